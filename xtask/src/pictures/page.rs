@@ -28,21 +28,37 @@ pub(super) fn run() -> Result<ExitCode> {
     chromium::install()?;
     let [kafka, nats] = [provide(Broker::Kafka)?, provide(Broker::Nats)?];
     let entrance_dir = Scratch::new("picture-entrance")?;
-    let faults = ["--rate", "50", "--fault", "bad-json,after=400,times=2"];
+    // Each platform cuts its connection once, so that there are gaps whose events are fetched.
+    let faults = [
+        "--rate",
+        "50",
+        "--fault",
+        "bad-json,after=400,times=2",
+        "--fault",
+        "cut,after=1000,times=1",
+    ];
     let entrance = Platform::start(&entrance_dir, &faults)?;
     let gate_dir = Scratch::new("picture-gate")?;
-    // Gaps whose events are fetched: at once, and after the REST list was refused for some seconds.
     let faults = [
         "--rate",
         "9",
         "--fault",
-        "cut,after=130,times=1",
+        "cut,after=90,times=1",
         "--fault",
-        "refuse-token,after=1,times=3",
+        "refuse-token,connection=2",
+        "--fault",
+        "refuse-token,connection=3",
+        "--fault",
+        "refuse-token,connection=4",
     ];
     let gate = Platform::start(&gate_dir, &faults)?;
     let dir = Scratch::new("picture-bridge")?;
-    let config = config(&entrance.url(), &gate.url(), &kafka.address(), &nats.address());
+    let config = config(
+        entrance.address(),
+        gate.address(),
+        &kafka.address(),
+        &nats.address(),
+    );
     let bridge = Bridge::start_with_relative_paths(&dir, &config)?;
 
     let browser_dir = Scratch::new("picture-browser")?;
@@ -76,12 +92,14 @@ fn config(entrance: &str, gate: &str, kafka: &str, nats: &str) -> String {
     format!(
         r#"
         [sources.entrance]
-        url = "{entrance}"
+        url = "ws://{entrance}/"
         token = "t"
+        backfill.url = "http://{entrance}"
 
         [sources.north_gate]
-        url = "{gate}"
+        url = "ws://{gate}/"
         token = "t"
+        backfill.url = "http://{gate}"
 
         [spool]
         type = "disk"

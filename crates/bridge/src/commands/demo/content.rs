@@ -213,12 +213,12 @@ impl Content<'_> {
     }
 }
 
-/// `  feed   ● authorised      1462 received`
+/// `  feed   ● authenticated    1462 received`
 fn counter(name: &str, style: Style, state: &str, count: u64, what: &str) -> Line {
     Line::default()
         .text(format!("  {name:<7}"))
-        .styled(style, format!("● {}", pad(state, 12)))
-        .styled(Style::Bold, format!("{count:>9}"))
+        .styled(style, format!("● {}", pad(state, 14)))
+        .styled(Style::Bold, format!("{count:>7}"))
         .text(format!(" {what:<10}"))
 }
 

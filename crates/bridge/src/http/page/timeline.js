@@ -12,7 +12,7 @@ const OUTCOMES = {
   unrecovered: "the events of this time are missed",
 };
 /** The time axis: the shortest of these that contains the record, with the distance of its marks, in seconds. */
-const AXES = [[600, 120], [3600, 600], [6 * 3600, 3600], [24 * 3600, 4 * 3600]];
+const AXES = [[120, 30], [600, 120], [3600, 600], [6 * 3600, 3600], [24 * 3600, 4 * 3600]];
 /** More sources than so many are listed only if they have a gap. */
 const LANES = 8;
 /** The distance from the pointer at which a gap is found, in pixels: a short gap is hard to hit. */
@@ -184,7 +184,8 @@ export class Timeline {
       text(lane.share, connected === null ? "–" : share(connected));
       text(lane.summary, `${summary}${fetched ? `, ${number(fetched)} fetched` : ""}`);
     }
-    text(this.title, `The last ${span < 3600 ? "10 minutes" : span === 3600 ? "hour" : `${span / 3600} hours`}.`);
+    this.place.dataset.span = span;
+    text(this.title, `The last ${span < 3600 ? `${span / 60} minutes` : span === 3600 ? "hour" : `${span / 3600} hours`}.`);
     text(this.rest, all.length < models.size ? `${number(models.size - all.length)} sources without a gap are not listed.` : "");
     this.axis(from, span, step);
   }
@@ -212,7 +213,7 @@ export class Timeline {
       const mark = this.grid.children[i + 1];
       moved(mark, "left", share);
       // The labels of both ends are those of the axis itself.
-      text(mark, share < 86 ? new Date(time * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" }) : "");
+      text(mark, share < 86 ? new Date(time * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: step < 60 ? "2-digit" : undefined }) : "");
     });
     const end = this.grid.firstChild;
     text(end, "now");
