@@ -397,7 +397,7 @@ async fn open_history(config: &Config) -> History {
     let sources: Vec<(String, bool)> = config
         .sources
         .iter()
-        .map(|(name, source)| (name.clone(), source.fills_gaps()))
+        .map(|(name, source)| (name.clone(), source.handles_gaps()))
         .collect();
     let open = move || {
         let sources: Vec<(&str, bool)> = sources

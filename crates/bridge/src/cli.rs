@@ -310,7 +310,7 @@ pub struct HealthcheckFlags {
     /// The configuration with the address of the bridge (http.listen).
     #[command(flatten)]
     pub config: ConfigFlag,
-    /// Requests readiness (all sources authorised, all required sinks up) instead of liveness.
+    /// Requests readiness (all sources authenticated, all required sinks up) instead of liveness.
     #[arg(long)]
     pub ready: bool,
     /// The address of the bridge, such as http://127.0.0.1:9797; no configuration is read.

@@ -89,7 +89,7 @@ impl Instance {
 /// The observable state of a running source.
 pub(crate) struct SourceHandle {
     /// Whether the events of gaps are fetched, or gaps reported to the sinks.
-    pub(crate) fills_gaps: bool,
+    pub(crate) handles_gaps: bool,
     /// Takes requests for missed events; `None` without an interface to fetch them from.
     pub(crate) backfill: Option<mpsc::Sender<Manual>>,
     /// The address of the feed, without credentials, path and query.
@@ -201,7 +201,7 @@ impl Feed {
         let (requester, requests) = manual::channel();
         let can_fetch = backfill.as_ref().is_some_and(FillerSettings::can_fetch);
         self.parts.set_source(Arc::new(SourceHandle {
-            fills_gaps: backfill.is_some(),
+            handles_gaps: backfill.is_some(),
             backfill: can_fetch.then_some(requester),
             address,
             intake: Arc::clone(&intake),

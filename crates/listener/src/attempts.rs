@@ -318,19 +318,19 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
 
 fn log_authorised<O: Outlet>(link: &Link<O>, gap: Option<Duration>, resumes: bool) {
     match gap {
-        None => info!(source = %link.name, "authorised"),
+        None => info!(source = %link.name, "authenticated"),
         Some(gap) if resumes => info!(
             source = %link.name,
             gap = format_duration(gap),
-            "authorised again; the feed continues after the last stored event"
+            "authenticated again; the feed continues after the last stored event"
         ),
         Some(gap) if link.hold.is_observed() => {
-            info!(source = %link.name, gap = format_duration(gap), "authorised again");
+            info!(source = %link.name, gap = format_duration(gap), "authenticated again");
         }
         Some(gap) => info!(
             source = %link.name,
             gap = format_duration(gap),
-            "authorised again; events of the gap are missed"
+            "authenticated again; events of the gap are missed"
         ),
     }
 }

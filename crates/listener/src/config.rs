@@ -208,7 +208,7 @@ impl SourceConfig {
     }
 
     /// Returns whether the events of gaps are fetched, or gaps become events.
-    pub fn fills_gaps(&self) -> bool {
+    pub fn handles_gaps(&self) -> bool {
         self.backfill_address().is_some() || self.reports_gaps()
     }
 

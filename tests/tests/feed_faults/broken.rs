@@ -162,7 +162,7 @@ fn each_cut_and_each_reconnection_is_logged() {
         CUTS,
         "{log}"
     );
-    assert_eq!(lines(["authorised again", "gap=\""]), CUTS, "{log}");
+    assert_eq!(lines(["authenticated again", "gap=\""]), CUTS, "{log}");
     assert!(
         took < Duration::from_secs(60),
         "several within a minute: {took:?}"

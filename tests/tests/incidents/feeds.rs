@@ -64,7 +64,7 @@ fn refused_token_is_reported_as_the_cause_of_the_gap() {
 
     fs::write(&token, "right\n").unwrap();
     scene.delivers("events");
-    scene.sees(&[Log("authorised again")]);
+    scene.sees(&[Log("authenticated again")]);
     scene.gap("token_refused");
     scene.lists(&["source_refused", "gap"]);
 }
@@ -84,7 +84,7 @@ fn silent_feed_reports_a_gap_from_its_last_byte() {
     ]);
     scene.platform.process().thaw().unwrap();
     scene.delivers("events");
-    scene.sees(&[Log("authorised again")]);
+    scene.sees(&[Log("authenticated again")]);
     scene.gap("pong_timeout");
     let gap = scene.change("gap", MAIN, "");
     assert!(gap["seconds"].as_f64() > Some(3.0), "{gap}");
@@ -120,7 +120,7 @@ fn cut_feed_reports_an_open_gap_until_it_reconnects() {
     relay.restore();
     scene.delivers("events");
     scene.sees(&[
-        Log("authorised again"),
+        Log("authenticated again"),
         Metric("neurobridge_source_open_gaps", &[], 0.0),
     ]);
     scene.gap("broken");

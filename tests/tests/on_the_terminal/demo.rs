@@ -31,7 +31,7 @@ fn screen_shows_each_fault_and_restores_the_terminal() {
     for line in [
         "events flow into the file",
         "cuts the connection",
-        "authorised again",
+        "authenticated again",
         "missed in the gap: fetched, none lost",
         "stops for 4 s",
         "has caught up",

@@ -38,7 +38,7 @@ impl FillerSettings {
     /// # Errors
     /// Returns an error if a file cannot be read.
     pub(crate) async fn new(source: &SourceConfig, config: &Config) -> anyhow::Result<Option<Self>> {
-        if !source.fills_gaps() {
+        if !source.handles_gaps() {
             return Ok(None);
         }
         Ok(Some(Self {

@@ -154,15 +154,15 @@ mod tests {
     fn statement_has_reason_duration_and_repeats() {
         let began: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
         let at: Timestamp = "2026-01-31T12:00:28.5Z".parse().unwrap();
-        let mut entry = Entry::new(Kind::Gap, at, "authorised again\u{1b}")
+        let mut entry = Entry::new(Kind::Gap, at, "authenticated again\u{1b}")
             .because("closed")
             .after(began);
-        assert_eq!(statement(&entry), "authorised again\\u{1b} (closed, 28s)");
+        assert_eq!(statement(&entry), "authenticated again\\u{1b} (closed, 28s)");
         entry.count = 3;
         entry.last = Some(at);
         assert_eq!(
             statement(&entry),
-            "authorised again\\u{1b} (closed, 28s, 3 times until 2026-01-31T12:00:28Z)"
+            "authenticated again\\u{1b} (closed, 28s, 3 times until 2026-01-31T12:00:28Z)"
         );
     }
 }

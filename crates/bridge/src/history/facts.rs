@@ -16,7 +16,7 @@ pub(super) struct SourceFacts {
     pub(super) reason: Option<String>,
     pub(super) since: Timestamp,
     /// Whether the events of gaps are fetched, or gaps reported to the sinks.
-    pub(super) fills_gaps: bool,
+    pub(super) handles_gaps: bool,
     pub(super) first_authorised: Option<Timestamp>,
     /// Whether that connection continued from an event of an earlier run.
     pub(super) first_resumed: bool,
@@ -44,7 +44,7 @@ impl SourceFacts {
             state: snapshot.state,
             reason: snapshot.reason.clone(),
             since: snapshot.since,
-            fills_gaps: source.handle.fills_gaps,
+            handles_gaps: source.handle.handles_gaps,
             first_authorised: snapshot.first_authorised,
             first_resumed: snapshot.first_resumed,
             open_gap: snapshot
@@ -67,7 +67,7 @@ impl SourceFacts {
 
     /// Returns the outcome of a gap of which the listener knows this one.
     pub(super) fn outcome(&self, outcome: &'static str) -> &'static str {
-        if self.fills_gaps && outcome == UNRECOVERED {
+        if self.handles_gaps && outcome == UNRECOVERED {
             FILLING
         } else {
             outcome

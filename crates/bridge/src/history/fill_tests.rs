@@ -15,7 +15,7 @@ fn with_gap(dir: &Path) -> History {
         let mut inner = history.lock();
         let Inner { book, watch, .. } = &mut *inner;
         let mut facts = SourceFacts {
-            fills_gaps: true,
+            handles_gaps: true,
             ..source(10)
         };
         watch.source(&facts, book, time(10));

@@ -31,7 +31,7 @@ pub(super) fn source(at: i64) -> SourceFacts {
         state: SourceState::Authenticated,
         reason: None,
         since: time(at),
-        fills_gaps: false,
+        handles_gaps: false,
         first_authorised: Some(time(at)),
         first_resumed: false,
         open_gap: None,

@@ -207,7 +207,7 @@ impl Watch {
             };
             match book.end_gap(name, at, outcome) {
                 Some(gap) => watch.gap_ended(&gap, source, book, true),
-                None => book.add(Entry::new(Kind::SourceConnected, at, "authorised").of_source(name)),
+                None => book.add(Entry::new(Kind::SourceConnected, at, "authenticated").of_source(name)),
             }
         }
         let ended = source.gaps.saturating_sub(watch.gaps_seen);
@@ -404,12 +404,12 @@ impl SourceWatch {
         }
         let text = match &*gap.reason {
             _ if gap.outcome == RECOVERED => {
-                "authorised again; the feed continues after the last stored event"
+                "authenticated again; the feed continues after the last stored event"
             }
-            _ if gap.outcome == FILLING => "authorised again; the missed events are being fetched",
-            RESTART => "authorised; events since the stop of the bridge are missed",
-            CRASH => "authorised; events since the crash of the bridge are missed",
-            _ => "authorised again; events of the gap are missed",
+            _ if gap.outcome == FILLING => "authenticated again; the missed events are being fetched",
+            RESTART => "authenticated; events since the stop of the bridge are missed",
+            CRASH => "authenticated; events since the crash of the bridge are missed",
+            _ => "authenticated again; events of the gap are missed",
         };
         let ended = gap.ended.unwrap_or(gap.began);
         if is_first {

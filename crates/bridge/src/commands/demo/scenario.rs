@@ -121,10 +121,10 @@ impl FeedCounters {
         });
         let authorised = authorised.into_iter().map(|(_, count)| {
             if count == 1 {
-                return "connected and authorised: events flow into the file".to_owned();
+                return "connected and authenticated: events flow into the file".to_owned();
             }
             let gap = self.gap_time.saturating_sub(before.gap_time).as_secs_f64();
-            format!("authorised again after a gap of {gap:.1} s")
+            format!("authenticated again after a gap of {gap:.1} s")
         });
         let attempts = failed.chain(authorised);
         if before.is_connected {
@@ -172,7 +172,7 @@ impl Scenario {
     pub(super) fn watch(&mut self, view: &View<'_>) {
         if let Some(source) = view.sources.first() {
             self.watch_feed(FeedCounters::of(&source.snapshot));
-            if source.handle.fills_gaps {
+            if source.handle.handles_gaps {
                 self.watch_gaps(&source.gaps.newest);
             }
         }
@@ -355,10 +355,10 @@ mod tests {
         assert_eq!(
             reports(&scenario),
             [
-                "connected and authorised: events flow into the file",
+                "connected and authenticated: events flow into the file",
                 "connection lost (broken); reconnecting",
                 "connecting failed (token refused); retrying with backoff",
-                "authorised again after a gap of 23.0 s",
+                "authenticated again after a gap of 23.0 s",
             ]
         );
     }
@@ -403,10 +403,10 @@ mod tests {
     fn changes_within_one_sample_are_reported_in_a_possible_order() {
         let since_connected = counters(2, 1, 1, 1, true).since(&counters(1, 0, 0, 0, true));
         let starts = since_connected.iter().map(|text| &text[..12]).collect::<Vec<_>>();
-        assert_eq!(starts, ["connection l", "connecting f", "authorised a"]);
+        assert_eq!(starts, ["connection l", "connecting f", "authenticate"]);
         let since_lost = counters(2, 1, 2, 1, false).since(&counters(1, 0, 1, 0, false));
         let starts = since_lost.iter().map(|text| &text[..12]).collect::<Vec<_>>();
-        assert_eq!(starts, ["connecting f", "authorised a", "connection l"]);
+        assert_eq!(starts, ["connecting f", "authenticate", "connection l"]);
     }
 
     fn ledger(stored: u64, delivered: u64) -> SinkLedger {
