@@ -12,10 +12,11 @@ mod instructions;
 mod latency;
 mod machine;
 mod program;
+mod rate;
 mod report;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Result, ensure};
 use neurobridge_tests::kafka::{Kafka, KafkaOptions};
@@ -25,8 +26,12 @@ use neurobridge_tests::shared::Broker;
 
 use self::case::{Case, Format, Sink};
 use self::program::{Cost, Program};
+use self::rate::RateCost;
 use crate::brokers;
 use crate::shell::{log, print};
+
+/// The rate of the latencies that are measured after saturation.
+const SATURATION_LATENCY_RATE: u64 = 10_000;
 
 /// The programs to measure and the number of runs.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,12 +45,22 @@ pub(crate) struct Args {
     /// Runs per program; the median is reported
     #[arg(long, default_value_t = 3)]
     turns: u32,
-    /// Events per second during the latency measurement
-    #[arg(long, default_value_t = 10_000)]
-    rate: u64,
-    /// Duration of the latency measurement in seconds; 0 skips it
+    /// Measures at constant rates of events per second instead, such as 10,1000,10000; without it, saturation and the latency
+    /// at 10,000 events per second are measured
+    #[arg(long, value_delimiter = ',')]
+    rate: Vec<u64>,
+    /// Duration of a measurement at a constant rate in seconds; 0 skips it
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// Sources of the bridge, with the rate in all of them together
+    #[arg(long, default_value_t = 1, requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+    sources: u32,
+    /// Another build of the bridge to compare with, such as that of an earlier commit
+    #[arg(long)]
+    before: Option<PathBuf>,
+    /// A Python interpreter with the packages neuroio, nats-py and uvloop, to compare with at a constant rate
+    #[arg(long, default_value = "python3")]
+    python: PathBuf,
     /// Sinks to measure [default: all]
     #[arg(long, value_enum)]
     sink: Vec<Sink>,
@@ -68,6 +83,8 @@ pub(crate) struct Bench {
     args: Args,
     neurobridge: PathBuf,
     bare_loop: PathBuf,
+    /// A Python interpreter that has the platform's client.
+    python: Option<PathBuf>,
     /// Kafka, if a case needs it. NATS is started for each run, since it starts within a tenth of a second.
     kafka: Option<Kafka>,
     scratch: Scratch,
@@ -79,8 +96,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         return instructions::run(args.accept);
     }
     ensure!(
-        args.turns > 0 && args.events > 0,
-        "--turns and --events must be at least 1"
+        args.turns > 0 && args.events > 0 && args.rate.iter().all(|rate| *rate > 0),
+        "--turns, --events and --rate must be at least 1"
     );
     sweep_scratch()?;
     log("building the programs");
@@ -91,32 +108,66 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         args: args.clone(),
         neurobridge,
         bare_loop,
+        python: python(args)?,
         kafka: brokers(&cases)?,
         scratch: Scratch::new("bench")?,
     };
     for line in machine::describe() {
         print(&line)?;
     }
-    let (events, size) = (args.events, args.size);
-    print(&format!(
-        "{events} events of about {} bytes per run",
-        size.unwrap_or(600)
-    ))?;
+    let size = args.size.unwrap_or(600);
+    if args.rate.is_empty() {
+        print(&format!("{} events of about {size} bytes per run", args.events))?;
+    } else {
+        print(&format!(
+            "events of about {size} bytes for {} s per run, {} sources",
+            args.seconds, args.sources
+        ))?;
+    }
     print("")?;
     for case in &cases {
-        bench.measure(*case)?;
+        if args.rate.is_empty() {
+            bench.measure(*case)?;
+        }
+        for rate in &args.rate {
+            bench.measure_at_rate(*case, *rate)?;
+        }
     }
-    if args.seconds > 0 {
+    if args.rate.is_empty() && args.seconds > 0 {
+        print(report::RATE_HEADING)?;
         for case in cases {
-            for program in Program::of(case, &args.program) {
-                if program.is_bridge() {
-                    let latency = bench.latency(program, case)?;
-                    print(&report::latency(program, case, args, &latency))?;
-                }
+            let programs = bench.programs(case).into_iter();
+            for program in programs.filter(|program| program.is_bridge()) {
+                let name = format!("bench-latency-{}-{case}", program.word());
+                let cost = bench.at_rate(program, case, SATURATION_LATENCY_RATE, &name)?;
+                print(&report::at_rate(program, case, SATURATION_LATENCY_RATE, &cost))?;
             }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the Python interpreter if it has the platform's client, which is compared at constant rates only.
+fn python(args: &Args) -> Result<Option<PathBuf>> {
+    if args.rate.is_empty() {
+        return Ok(None);
+    }
+    let mut command = Command::new(&args.python);
+    command
+        .args(["-c", "import neuroio, nats, uvloop"])
+        .stderr(Stdio::null());
+    let found = command.status().is_ok_and(|status| status.success());
+    if !found {
+        log(&format!(
+            "{} has no Python client to compare with: `pip install neuroio nats-py uvloop` installs it",
+            args.python.display()
+        ));
+    }
+    ensure!(
+        found || !args.program.contains(&Program::Python),
+        "the Python client is not installed"
+    );
+    Ok(found.then(|| args.python.clone()))
 }
 
 fn brokers(cases: &[Case]) -> Result<Option<Kafka>> {
@@ -140,10 +191,9 @@ fn brokers(cases: &[Case]) -> Result<Option<Kafka>> {
 impl Bench {
     /// Measures the programs in alternating runs, so that other load on the machine affects all of them equally.
     fn measure(&self, case: Case) -> Result<()> {
-        let mut programs: Vec<(Program, Vec<Cost>)> = Program::of(case, &self.args.program)
-            .into_iter()
-            .map(|program| (program, Vec::new()))
-            .collect();
+        let programs = self.programs(case).into_iter();
+        let programs = programs.filter(|program| *program != Program::Python);
+        let mut programs: Vec<(Program, Vec<Cost>)> = programs.map(|program| (program, Vec::new())).collect();
         print(report::HEADING)?;
         for turn in 0..self.args.turns {
             for (program, costs) in &mut programs {
@@ -154,6 +204,26 @@ impl Bench {
             }
         }
         for line in report::summary(case, &programs) {
+            print(&line)?;
+        }
+        print("")
+    }
+
+    /// Like [`measure`](Self::measure), at a constant rate.
+    fn measure_at_rate(&self, case: Case, rate: u64) -> Result<()> {
+        let programs = self.programs(case).into_iter();
+        let mut programs: Vec<(Program, Vec<RateCost>)> =
+            programs.map(|program| (program, Vec::new())).collect();
+        print(report::RATE_HEADING)?;
+        for turn in 0..self.args.turns {
+            for (program, costs) in &mut programs {
+                let name = format!("bench-{}-{case}-{rate}-{turn}", program.word());
+                let cost = self.at_rate(*program, case, rate, &name)?;
+                print(&report::at_rate(*program, case, rate, &cost))?;
+                costs.push(cost);
+            }
+        }
+        for line in report::rate_summary(case, rate, &programs) {
             print(&line)?;
         }
         print("")

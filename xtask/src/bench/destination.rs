@@ -10,6 +10,9 @@ use super::case::{Case, Sink};
 /// Enough partitions to use every core of a broker, and few enough for large batches.
 const PARTITIONS: u32 = 4;
 
+/// NeuroIO's default, which is the subject of the declared copy too.
+const SUBJECT: &str = "neuroio.entries.{space.id}.{source.id}.{result}";
+
 pub(super) struct Destination<'a> {
     case: Case,
     /// The name of the topic or stream.
@@ -61,10 +64,14 @@ impl Destination<'_> {
             Sink::Kafka => {
                 format!("type = \"kafka\"\nbootstrap_servers = \"{server}\"\ntopic = \"{name}\"")
             }
-            Sink::Core => format!("type = \"nats\"\nservers = [\"{server}\"]\nmode = \"core\""),
+            Sink::Core => {
+                format!("type = \"nats\"\nservers = [\"{server}\"]\nmode = \"core\"\nsubject = \"{SUBJECT}\"")
+            }
             Sink::Relaxed | Sink::Strict => {
                 let order = self.case.sink.word();
-                format!("type = \"nats\"\nservers = [\"{server}\"]\norder = \"{order}\"\n{stream}")
+                format!(
+                    "type = \"nats\"\nservers = [\"{server}\"]\norder = \"{order}\"\nsubject = \"{SUBJECT}\"\n{stream}"
+                )
             }
         };
         format!("{how}\nformat = \"{format}\"\n")

@@ -19,19 +19,22 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Starts the simulator and waits until it listens. Without a rate, it sends as fast as the client reads.
+    /// Starts the simulator and waits until it listens. Without a count it sends without an end, without a rate as fast as
+    /// the client reads. Each connection receives the events at this rate.
     pub(super) fn start(
         program: &Path,
         dir: &Path,
-        count: u64,
+        count: Option<u64>,
         size: Option<u32>,
-        rate: Option<u64>,
+        rate: Option<f64>,
     ) -> Result<Self> {
         let [port] = free_ports::<1>()?;
         let address = format!("127.0.0.1:{port}");
         let mut command = Command::new(program);
         command.args(["simulate", "--listen", &address, "--seed", "1"]);
-        command.args(["--count", &count.to_string()]);
+        if let Some(count) = count {
+            command.args(["--count", &count.to_string()]);
+        }
         if let Some(size) = size {
             command.args(["--size", &size.to_string()]);
         }

@@ -1,19 +1,8 @@
 //! The latency from receipt to acknowledgement, from the bridge's own histogram.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use neurobridge_tests::http::get;
-
-use super::Bench;
-use super::case::Case;
-use super::feed::Feed;
-use super::program::Program;
 
 const METRIC: &str = "neurobridge_sink_delivery_latency_seconds";
-
-/// The time that is excluded, because it contains the connections, the first batches and cold caches.
-const WARM_UP_SECONDS: u64 = 3;
 
 /// Two quantiles, each with its bucket.
 #[derive(Debug, Clone, Copy)]
@@ -30,38 +19,11 @@ pub(super) struct Quantile {
     pub(super) at_most: f64,
 }
 
-impl Bench {
-    /// Runs the bridge at a constant rate and reads its histogram, without the warm-up.
-    pub(super) fn latency(&self, program: Program, case: Case) -> Result<Latency> {
-        let name = format!("bench-latency-{}-{case}", program.word());
-        let destination = self.destination(case, &name)?;
-        let rate = self.args.rate;
-        let warm_up = rate * WARM_UP_SECONDS;
-        let events = warm_up + rate * self.args.seconds;
-        let feed = Feed::start(
-            &self.neurobridge,
-            self.scratch.path(),
-            events,
-            self.args.size,
-            Some(rate),
-        )?;
-        let limit = Duration::from_secs(60 + 2 * (WARM_UP_SECONDS + self.args.seconds));
-        let mut bridge = self.bridge(program, &destination, feed.url())?;
-        bridge.await_delivered(warm_up, limit)?;
-        let before = buckets(&get(&bridge.http, "/metrics")?)?;
-        bridge.await_delivered(events, limit)?;
-        let after = buckets(&get(&bridge.http, "/metrics")?)?;
-        let latency = between(&before, &after)?;
-        drop((bridge, feed));
-        destination.remove()?;
-        Ok(latency)
-    }
-}
-
 /// The upper bounds and cumulative counts of the histogram's buckets, in ascending order.
-type Buckets = Vec<(f64, u64)>;
+pub(super) type Buckets = Vec<(f64, u64)>;
 
-fn between(before: &Buckets, after: &Buckets) -> Result<Latency> {
+/// Returns the quantiles of the events between two readings of the histogram.
+pub(super) fn between(before: &Buckets, after: &Buckets) -> Result<Latency> {
     ensure!(
         before.len() == after.len(),
         "the histogram {METRIC} has other buckets than before"
@@ -105,7 +67,8 @@ fn quantile(buckets: &Buckets, events: u64, quantile: f64) -> Quantile {
     }
 }
 
-fn buckets(metrics: &str) -> Result<Buckets> {
+/// Reads the histogram of the sink `out` from the bridge's metrics.
+pub(super) fn buckets(metrics: &str) -> Result<Buckets> {
     let prefix = format!("{METRIC}_bucket{{");
     let lines = metrics
         .lines()

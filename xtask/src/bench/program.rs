@@ -6,7 +6,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum as _;
 use neurobridge_tests::http::get;
+use neurobridge_tests::paths::workspace_root;
 use neurobridge_tests::poll::wait_for;
 use neurobridge_tests::ports::free_ports;
 use neurobridge_tests::process::{Process, Usage};
@@ -24,6 +26,9 @@ const MIN_EVENTS_PER_SECOND: u64 = 5_000;
 /// affect the result, and short enough to notice the end.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// The limit for the first event.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
 /// A program to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Program {
@@ -36,42 +41,37 @@ pub(crate) enum Program {
     Bridge,
     /// The complete bridge with its spool on disk, where each event is synced.
     Disk,
+    /// The bridge with its spool in memory and NeuroIO as a declared feed; the difference is the cost of the declaration.
+    Declared,
+    /// The build of --before, with its spool in memory.
+    Before,
+    /// The platform's Python client with uvloop and nats-py, for core NATS at a constant rate.
+    Python,
 }
 
 impl Program {
-    /// Returns the selected programs of a case; an empty selection means all.
-    pub(super) fn of(case: Case, wanted: &[Self]) -> Vec<Self> {
-        let mut programs = vec![Self::Bare, Self::Bridge];
-        if case.sink == Sink::Relaxed && case.format == Format::Raw {
-            programs.insert(0, Self::Plain);
-        }
-        // The cost of the disk is independent of the sink, so one sink is enough.
-        if case.sink == Sink::Kafka {
-            programs.push(Self::Disk);
-        }
-        programs.retain(|program| wanted.is_empty() || wanted.contains(program));
-        programs
-    }
-
-    /// Returns whether the program is the bridge, with either spool.
+    /// Returns whether the program is compared with the bare loop.
     pub(super) const fn is_bridge(self) -> bool {
-        matches!(self, Self::Bridge | Self::Disk)
+        matches!(self, Self::Bridge | Self::Disk | Self::Declared | Self::Before)
     }
 
     /// Returns the spool's table in the bridge's configuration.
     const fn spool(self) -> &'static str {
         match self {
-            Self::Plain | Self::Bare | Self::Bridge => "type = \"memory\"",
             Self::Disk => "type = \"disk\"\nsync = \"always\"",
+            _ => "type = \"memory\"",
         }
     }
 
-    pub(super) fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Plain => "plain",
             Self::Bare => "bare",
             Self::Bridge => "bridge",
             Self::Disk => "disk",
+            Self::Declared => "declared",
+            Self::Before => "before",
+            Self::Python => "python",
         }
     }
 }
@@ -87,28 +87,48 @@ pub(crate) struct Cost {
 }
 
 impl Bench {
+    /// Returns the programs of a case that were selected, or all if none was.
+    pub(super) fn programs(&self, case: Case) -> Vec<Program> {
+        let core = case.sink == Sink::Core;
+        let measured = |program: Program| match program {
+            Program::Bare | Program::Bridge => true,
+            Program::Plain => case.sink == Sink::Relaxed && case.format == Format::Raw,
+            // The costs of the disk and of a declaration do not depend on the sink, so one sink is enough. At a constant
+            // rate, core NATS has the lowest costs of its own.
+            Program::Disk if self.args.rate.is_empty() => case.sink == Sink::Kafka,
+            Program::Disk | Program::Declared => core,
+            Program::Before => self.args.before.is_some(),
+            Program::Python => {
+                core && case.format == Format::Raw && !self.args.rate.is_empty() && self.python.is_some()
+            }
+        };
+        let selected = |program: &Program| {
+            if self.args.program.is_empty() {
+                measured(*program)
+            } else {
+                self.args.program.contains(program)
+            }
+        };
+        Program::value_variants()
+            .iter()
+            .copied()
+            .filter(selected)
+            .collect()
+    }
+
     /// Runs a program until it has moved all events of a fresh feed into the topic or stream `name`.
     pub(super) fn turn(&self, program: Program, case: Case, name: &str) -> Result<Cost> {
         let destination = self.destination(case, name)?;
         let events = self.args.events;
-        let feed = Feed::start(
-            &self.neurobridge,
-            self.scratch.path(),
-            events,
-            self.args.size,
-            None,
-        )?;
+        let feed = self.feed(Some(events), None)?;
         let limit = Duration::from_secs(60 + events / MIN_EVENTS_PER_SECOND);
         let started = Instant::now();
-        let usage = match program {
-            Program::Plain => self.bare(&destination, case, "plain", feed.url(), limit)?,
-            Program::Bare => self.bare(&destination, case, case.format.word(), feed.url(), limit)?,
-            Program::Bridge | Program::Disk => {
-                let mut bridge = self.bridge(program, &destination, feed.url())?;
-                bridge.await_delivered(events, limit)?;
-                bridge.process.usage()?
-            }
-        };
+        let mut running = self.start(program, &destination, case, feed.url(), events)?;
+        match &mut running {
+            Running::Bridge(bridge) => bridge.await_delivered(events, limit)?,
+            Running::Loop(process) => await_end(process, limit)?,
+        }
+        let usage = running.usage()?;
         let elapsed = started.elapsed();
         destination.remove()?;
         Ok(Cost {
@@ -118,49 +138,110 @@ impl Bench {
         })
     }
 
-    fn bare(
-        &self,
-        destination: &Destination<'_>,
-        case: Case,
-        format: &str,
-        url: &str,
-        limit: Duration,
-    ) -> Result<Usage> {
-        let events = self.args.events.to_string();
-        let mut command = Command::new(&self.bare_loop);
-        command.args([url, case.sink.word(), &destination.server()]);
-        command.args([&destination.name, format, &events]);
-        let log = self.scratch.join("bare-loop.log");
-        let mut process = Process::spawn("the bare loop", &mut command, &log)?;
-        let delivered = wait_for("the bare loop's last acknowledgement", limit, || {
-            if let Some(status) = process.exit_status()? {
-                bail!("the bare loop exited early with {status}");
-            }
-            Ok(process.logged()?.contains("delivered").then_some(()))
-        });
-        delivered.with_context(|| process.log_tail())?;
-        process.usage()
+    /// Starts the simulator, which sends `count` events, or does not end.
+    pub(super) fn feed(&self, count: Option<u64>, rate: Option<f64>) -> Result<Feed> {
+        Feed::start(
+            &self.neurobridge,
+            self.scratch.path(),
+            count,
+            self.args.size,
+            rate,
+        )
     }
 
-    /// Starts the bridge with one source, the program's spool and one sink.
-    pub(super) fn bridge(
+    /// Starts a program; a loop ends after `events`.
+    pub(super) fn start(
         &self,
         program: Program,
         destination: &Destination<'_>,
+        case: Case,
         url: &str,
-    ) -> Result<Bridge> {
+        events: u64,
+    ) -> Result<Running> {
+        let server = destination.server();
+        let mut command = match program {
+            Program::Python => {
+                let python = self
+                    .python
+                    .as_ref()
+                    .context("the Python client is not installed")?;
+                let mut command = Command::new(python);
+                let script = workspace_root().join("xtask/src/bench/python_client.py");
+                command.arg(script).args([url, &server]);
+                command
+            }
+            Program::Plain | Program::Bare => {
+                let format = match program {
+                    Program::Plain => "plain",
+                    _ => case.format.word(),
+                };
+                let mut command = Command::new(&self.bare_loop);
+                command.args([url, case.sink.word(), &server, &destination.name, format]);
+                command.arg(events.to_string());
+                command
+            }
+            _ => return self.bridge(program, destination, url).map(Running::Bridge),
+        };
+        let log = self.scratch.join(format!("{}.log", program.word()));
+        Process::spawn(program.word(), &mut command, &log).map(Running::Loop)
+    }
+
+    /// Starts the bridge with its sources, the program's spool and one sink.
+    fn bridge(&self, program: Program, destination: &Destination<'_>, url: &str) -> Result<Bridge> {
         let [port] = free_ports::<1>()?;
         let http = format!("127.0.0.1:{port}");
         let dir = self.scratch.join(&destination.name);
         fs::create_dir_all(&dir).with_context(|| format!("creating the folder {}", dir.display()))?;
         let config = dir.join("neurobridge.toml");
-        let text = configuration(&dir, program.spool(), url, &destination.sink(), &http);
+        let source = match program {
+            Program::Declared => format!("feed = \"{DECLARED}\"\n"),
+            _ => format!("url = \"{url}\"\ntoken = \"bench\"\n"),
+        };
+        fs::write(dir.join(DECLARED), declaration(url))?;
+        let text = configuration(
+            &dir,
+            program.spool(),
+            &source,
+            self.args.sources,
+            &destination.sink(),
+            &http,
+        );
         fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
-        let mut command = Command::new(&self.neurobridge);
+        let binary = match program {
+            Program::Before => self.args.before.as_ref().context("--before names the program")?,
+            _ => &self.neurobridge,
+        };
+        let mut command = Command::new(binary);
         command.arg("run").arg("-c").arg(&config).current_dir(&dir);
         let process = Process::spawn("the bridge", &mut command, &dir.join("bridge.log"))?;
         Ok(Bridge { process, http })
     }
+}
+
+/// A program under measurement, which is killed when dropped.
+pub(super) enum Running {
+    Bridge(Bridge),
+    /// A program without a status of its own.
+    Loop(Process),
+}
+
+impl Running {
+    pub(super) fn usage(&self) -> Result<Usage> {
+        match self {
+            Self::Bridge(bridge) => bridge.process.usage(),
+            Self::Loop(process) => process.usage(),
+        }
+    }
+}
+
+fn await_end(process: &mut Process, limit: Duration) -> Result<()> {
+    let delivered = wait_for("the loop's last acknowledgement", limit, || {
+        if let Some(status) = process.exit_status()? {
+            bail!("the loop exited early with {status}");
+        }
+        Ok(process.logged()?.contains("delivered").then_some(()))
+    });
+    delivered.with_context(|| process.log_tail())
 }
 
 /// A running bridge, which is killed when dropped.
@@ -170,6 +251,24 @@ pub(super) struct Bridge {
 }
 
 impl Bridge {
+    /// Returns how many events the sink has delivered.
+    pub(super) fn delivered(&self) -> Result<u64> {
+        delivered(&get(&self.http, "/status")?)
+    }
+
+    /// Waits until all sources receive events.
+    pub(super) fn await_connected(&self) -> Result<()> {
+        wait_for("all sources to receive events", START_LIMIT, || {
+            let Ok(status) = get(&self.http, "/status") else {
+                return Ok(None);
+            };
+            let status = Status::read(&status).context("reading /status")?;
+            let receives = status.sources.values().all(|source| source.ledger.received > 0);
+            Ok(receives.then_some(()))
+        })
+        .with_context(|| self.process.log_tail())
+    }
+
     /// Waits until the sink has delivered this many events.
     pub(super) fn await_delivered(&mut self, events: u64, limit: Duration) -> Result<()> {
         let mut last = "no answer".to_owned();
@@ -202,14 +301,27 @@ fn delivered(status: &str) -> Result<u64> {
     Ok(sink.ledger.delivered)
 }
 
-fn configuration(dir: &Path, spool: &str, url: &str, sink: &str, http: &str) -> String {
+/// The file with NeuroIO as a declared feed.
+const DECLARED: &str = "declared.toml";
+
+/// Returns NeuroIO as a declared feed: the declaration whose instructions are counted, with the opening.
+fn declaration(url: &str) -> String {
+    let declared = include_str!("../../../crates/hot-path/src/neuroio.toml");
+    format!(
+        "{}key = \"data.pid\"\n[[open]]\nsend = {{ action = \"AUTH\", data = {{ token = \"bench\" }} }}\n\
+         until = {{ auth = {{ present = true }} }}\n",
+        declared.replace("wss://events.neuroio.com", url)
+    )
+}
+
+fn configuration(dir: &Path, spool: &str, source: &str, sources: u32, sink: &str, http: &str) -> String {
+    let sources: String = (1..=sources)
+        .map(|number| format!("[sources.main{number}]\n{source}\n"))
+        .collect();
     format!(
         r#"data_dir = "{dir}/data"
 
-[sources.main]
-url = "{url}"
-token = "bench"
-
+{sources}
 [spool]
 {spool}
 

@@ -1,9 +1,9 @@
 //! The printed lines of the results.
 
-use super::Args;
 use super::case::Case;
-use super::latency::{Latency, Quantile};
+use super::latency::Quantile;
 use super::program::{Cost, Program};
+use super::rate::RateCost;
 
 /// The heading above the runs.
 pub(super) const HEADING: &str = "case                 program  CPU-s/million  events/s  peak MiB";
@@ -13,21 +13,36 @@ pub(super) fn turn(program: Program, case: Case, cost: &Cost) -> String {
     line(program, case, cost)
 }
 
-/// Formats the medians, the ratio of each bridge to the bare loop, and the additional cost of the disk.
+/// The pairs whose CPU times are compared.
+const COMPARED: [(Program, Program); 8] = [
+    (Program::Bridge, Program::Bare),
+    (Program::Disk, Program::Bare),
+    (Program::Declared, Program::Bare),
+    (Program::Before, Program::Bare),
+    (Program::Declared, Program::Bridge),
+    (Program::Bridge, Program::Before),
+    (Program::Bridge, Program::Python),
+    (Program::Disk, Program::Python),
+];
+
+/// The CPU times of a program's runs.
+type Times = (Program, Vec<f64>);
+
+/// Formats the medians, the ratios of the compared programs, and the additional cost of the disk.
 pub(super) fn summary(case: Case, programs: &[(Program, Vec<Cost>)]) -> Vec<String> {
     let mut lines: Vec<String> = programs
         .iter()
         .map(|(program, costs)| format!("{}  median", line(*program, case, &median(costs))))
         .collect();
-    let bridges = programs.iter().filter(|(program, _)| program.is_bridge());
-    lines.extend(bridges.filter_map(|(program, _)| {
-        let (low, median, high) = compared(programs, *program, Program::Bare, |bridge, bare| bridge / bare)?;
-        Some(format!(
-            "{case}, {}: {median:.2} times the CPU of its bare loop, per run {low:.2} to {high:.2}",
-            program.word()
-        ))
-    }));
-    let disk_cost = compared(programs, Program::Disk, Program::Bridge, |disk, memory| {
+    let times: Vec<Times> = programs
+        .iter()
+        .map(|(program, costs)| {
+            let times = costs.iter().map(|cost| cost.cpu_seconds_per_million);
+            (*program, times.collect())
+        })
+        .collect();
+    lines.extend(ratios(&case.to_string(), &times));
+    let disk_cost = compared(&times, Program::Disk, Program::Bridge, |disk, memory| {
         disk - memory
     });
     lines.extend(disk_cost.map(|(low, median, high)| {
@@ -39,17 +54,32 @@ pub(super) fn summary(case: Case, programs: &[(Program, Vec<Cost>)]) -> Vec<Stri
     lines
 }
 
+/// Formats the ratios of the CPU times of all pairs of programs that were run.
+fn ratios(what: &str, times: &[Times]) -> Vec<String> {
+    let pairs = COMPARED.iter();
+    pairs
+        .filter_map(|(one, other)| {
+            let (low, median, high) = compared(times, *one, *other, |one, other| one / other)?;
+            Some(format!(
+                "{what}, {}: {median:.2} times the CPU of {}, per run {low:.2} to {high:.2}",
+                one.word(),
+                other.word()
+            ))
+        })
+        .collect()
+}
+
 /// Compares the CPU time of two programs run by run, and returns the minimum, the median and the maximum. Both programs
 /// of a pair ran within the same minute, so other load cancels out, unlike in a comparison of two medians.
 fn compared(
-    programs: &[(Program, Vec<Cost>)],
+    programs: &[Times],
     one: Program,
     other: Program,
     compare: fn(f64, f64) -> f64,
 ) -> Option<(f64, f64, f64)> {
     let of = |wanted| {
-        let (_, costs) = programs.iter().find(|(program, _)| *program == wanted)?;
-        Some(costs.iter().map(|cost| cost.cpu_seconds_per_million))
+        let (_, times) = programs.iter().find(|(program, _)| *program == wanted)?;
+        Some(times.iter().copied())
     };
     let figures: Vec<f64> = of(one)?
         .zip(of(other)?)
@@ -60,16 +90,48 @@ fn compared(
     Some((least, middle(figures), most))
 }
 
-/// Formats the latency at a constant rate.
-pub(super) fn latency(program: Program, case: Case, args: &Args, latency: &Latency) -> String {
+/// The heading above the runs at a constant rate.
+pub(super) const RATE_HEADING: &str =
+    "case                   events/s  program  CPU-us/event  receipt to acknowledgement";
+
+/// Formats a run at a constant rate.
+pub(super) fn at_rate(program: Program, case: Case, rate: u64, cost: &RateCost) -> String {
+    let latency = cost.latency.map(|latency| {
+        format!(
+            "p50 {}, p99 {}, of {} events",
+            milliseconds(latency.p50),
+            milliseconds(latency.p99),
+            latency.events
+        )
+    });
     format!(
-        "{case}, {}: receipt to acknowledgement at {} events/s: p50 {}, p99 {}, of {} events",
+        "{:<20} {rate:>10}  {:<8} {:>12.1}  {}",
+        case.to_string(),
         program.word(),
-        args.rate,
-        milliseconds(latency.p50),
-        milliseconds(latency.p99),
-        latency.events
+        cost.cpu_microseconds,
+        latency.unwrap_or_else(|| "not measured".to_owned())
     )
+}
+
+/// Formats the median CPU times at a constant rate, and the ratios of the compared programs.
+pub(super) fn rate_summary(case: Case, rate: u64, programs: &[(Program, Vec<RateCost>)]) -> Vec<String> {
+    let times: Vec<Times> = programs
+        .iter()
+        .map(|(program, costs)| (*program, costs.iter().map(|cost| cost.cpu_microseconds).collect()))
+        .collect();
+    let mut lines: Vec<String> = times
+        .iter()
+        .map(|(program, times)| {
+            format!(
+                "{:<20} {rate:>10}  {:<8} {:>12.1}  median",
+                case.to_string(),
+                program.word(),
+                middle(times.clone())
+            )
+        })
+        .collect();
+    lines.extend(ratios(&format!("{case} at {rate} events/s"), &times));
+    lines
 }
 
 fn line(program: Program, case: Case, cost: &Cost) -> String {
@@ -144,8 +206,8 @@ mod tests {
                 "kafka-raw            bare              2.00    100000      50.0  median",
                 "kafka-raw            bridge            3.00    100000      50.0  median",
                 "kafka-raw            disk              3.50    100000      50.0  median",
-                "kafka-raw, bridge: 1.50 times the CPU of its bare loop, per run 0.22 to 9.00",
-                "kafka-raw, disk: 1.62 times the CPU of its bare loop, per run 0.39 to 10.00",
+                "kafka-raw, bridge: 1.50 times the CPU of bare, per run 0.22 to 9.00",
+                "kafka-raw, disk: 1.62 times the CPU of bare, per run 0.39 to 10.00",
                 "kafka-raw: the spool on disk costs 1.00 CPU-seconds per million more than the one in memory, per run 0.25 to 1.50",
             ]
         );
