@@ -48,12 +48,7 @@ pub fn attributes(
     attribute("id", scratch);
     attribute("source", event.source_uri);
     scratch.clear();
-    scratch.push_str(event.type_prefix);
-    match event.kind() {
-        Some(kind) if !kind.is_empty() => scratch.push_str(&kind),
-        // `type` is required, also for an event without a type of its own.
-        _ => scratch.push_str("unknown"),
-    }
+    write_type(event, scratch);
     attribute("type", scratch);
     if let Some(text) = event.time()
         && let Some(time) = rfc3339(&text, event.positions.time_format(), scratch)
@@ -68,6 +63,17 @@ pub fn attributes(
     }
     if event.origin == Origin::LateBackfill {
         attribute(LATE.0, LATE.1);
+    }
+}
+
+/// Appends the attribute `type`: the prefix and the type of the event. For an event without a type, `unknown` follows the dot of
+/// the prefix; a prefix without a dot at its end is a constant type.
+pub fn write_type(event: &Event<'_>, out: &mut String) {
+    out.push_str(event.type_prefix);
+    match event.kind() {
+        Some(kind) if !kind.is_empty() => out.push_str(&kind),
+        _ if event.type_prefix.is_empty() || event.type_prefix.ends_with('.') => out.push_str("unknown"),
+        _ => {}
     }
 }
 
@@ -259,6 +265,24 @@ mod tests {
             &mut out,
         );
         out
+    }
+
+    #[test]
+    fn prefix_without_a_dot_is_a_constant_type() {
+        for (type_prefix, frame, expected) in [
+            ("com.example.", r#"{"data":{"result":"new"}}"#, "com.example.new"),
+            ("com.example.", r#"{"data":{}}"#, "com.example.unknown"),
+            ("com.example.trade", r#"{"data":{}}"#, "com.example.trade"),
+            ("", r#"{"data":{}}"#, "unknown"),
+        ] {
+            let event = Event {
+                type_prefix,
+                ..testing::event(frame)
+            };
+            let mut written = String::new();
+            write_type(&event, &mut written);
+            assert_eq!(written, expected);
+        }
     }
 
     #[test]

@@ -197,7 +197,7 @@ pub struct EventFields {
     /// The CloudEvents attribute `source`. `/feeds/` and the name of the source by default.
     pub source: Option<String>,
     /// The first part of the CloudEvents attribute `type`, before the kind, such as `com.example.`. The name of the source and
-    /// a dot by default.
+    /// a dot by default. Without a dot at its end, it is the whole type of an event without a kind.
     pub type_prefix: Option<String>,
     /// The key: events with the same key stay in order. A path, or a list of paths.
     pub key: Option<Paths>,

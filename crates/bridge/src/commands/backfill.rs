@@ -5,6 +5,7 @@ use std::{fmt::Write, time::Duration};
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use neurobridge_core::{
+    cloudevents,
     event::{Event, FieldPath, Origin, Sequence},
     event_buf::EventBuf,
     foreign_text,
@@ -231,14 +232,12 @@ impl<'a> Reader<'a> {
                 .value(event)
                 .map(|value| value.into_owned())
         });
+        let mut kind = String::new();
+        cloudevents::write_type(&event, &mut kind);
         self.rows.push(Row {
             id: missed.id,
             created: event.time().map(|time| time.into_owned()),
-            kind: format!(
-                "{}{}",
-                self.attributes.type_prefix,
-                event.kind().as_deref().unwrap_or("unknown")
-            ),
+            kind,
             person,
         });
     }
