@@ -91,6 +91,7 @@ fn parse<T: SinkType + DeserializeOwned>(value: &Value) -> Result<Arc<dyn AnySin
 pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<Ended, ReadError>> + Send>>;
 
 /// The events that a sink delivers.
+#[expect(clippy::large_enum_variant, reason = "moved once, into the delivery")]
 #[derive(Debug)]
 pub enum AnyReader {
     /// The events of the spool after the sink's cursor.

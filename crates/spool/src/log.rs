@@ -1,6 +1,6 @@
 //! The common interface of the two kinds of log.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use neurobridge_core::{
@@ -12,12 +12,16 @@ use neurobridge_core::{
     reader::{Cursor, ReadError},
     record::{Batch, SealedBatch},
 };
-use tokio::{sync::watch, task::spawn_blocking, time::sleep};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, sleep_until},
+};
 use tracing::warn;
 
 use crate::{
     AppendError, OpenError, SpoolConfig, SpoolStatus, Start, Stored,
-    disk::{Disk, Walk, files::DiskError},
+    disk::{Disk, Shared, Walk, files::DiskError},
     memory::Memory,
     resume::{ResumePaths, ResumeValue, Values},
 };
@@ -230,9 +234,20 @@ impl Log {
 #[derive(Debug)]
 pub(crate) struct Finder {
     log: Log,
-    /// The reader in a log in memory, which drops events that are prefetched by a reader last.
+    /// The reader in a log in memory, which drops events that were passed to a reader last.
     reader: Option<u64>,
     walk: Walk,
+    /// The running look-up on the disk.
+    running: Option<LookUp>,
+    /// The time of the next attempt after a temporary error.
+    retry_at: Option<Instant>,
+}
+
+/// A look-up on the disk in a blocking thread.
+#[derive(Debug)]
+struct LookUp {
+    sequence: Sequence,
+    result: JoinHandle<(Walk, io::Result<Found>)>,
 }
 
 impl Finder {
@@ -241,6 +256,8 @@ impl Finder {
             log,
             reader: None,
             walk: Walk::default(),
+            running: None,
+            retry_at: None,
         }
     }
 
@@ -256,8 +273,8 @@ impl Finder {
         }
     }
 
-    /// Looks an event up in memory, or on disk in a blocking thread. If the future is dropped, the position on the disk is
-    /// lost and determined again by the next call.
+    /// Looks an event up in memory, or on disk in a blocking thread. Cancel-safe: a look-up on the disk continues, and the
+    /// next call waits for it.
     pub(crate) async fn find(&mut self, sequence: Sequence) -> Result<Found, ReadError> {
         let shared = match &self.log {
             Log::Memory(log) => {
@@ -266,18 +283,27 @@ impl Finder {
                     None => log.find(sequence),
                 });
             }
-            Log::Disk(log) => log.shared(),
+            Log::Disk(log) => Arc::clone(log.shared()),
         };
-        if let Some(found) = shared.find(sequence) {
-            return Ok(found);
-        }
         loop {
-            let (shared, mut walk) = (Arc::clone(shared), std::mem::take(&mut self.walk));
-            let asked = spawn_blocking(move || {
-                let found = walk.find(&shared, sequence);
-                (walk, found)
-            });
-            let found = match asked.await {
+            if let Some(at) = self.retry_at {
+                sleep_until(at).await;
+                self.retry_at = None;
+            }
+            if self.running.is_none()
+                && let Some(found) = shared.find(sequence)
+            {
+                return Ok(found);
+            }
+            let running = match &mut self.running {
+                Some(running) => running,
+                None => self
+                    .running
+                    .insert(LookUp::start(&shared, std::mem::take(&mut self.walk), sequence)),
+            };
+            let (of, result) = (running.sequence, (&mut running.result).await);
+            self.running = None;
+            let found = match result {
                 Ok((walk, found)) => {
                     self.walk = walk;
                     found
@@ -288,11 +314,22 @@ impl Finder {
                 },
             };
             match found {
+                // Of a position from before a rewind.
+                _ if of != sequence => {}
+                Ok(Found::Events(batch)) => {
+                    // The disk reads the next batch while this one is published.
+                    if shared.find(batch.end()).is_none() {
+                        let walk = std::mem::take(&mut self.walk);
+                        self.running = Some(LookUp::start(&shared, walk, batch.end()));
+                    }
+                    return Ok(Found::Events(batch));
+                }
+                Ok(found) => return Ok(found),
                 Err(error) if ErrorClass::of(&error).may_pass() => {
                     warn!(%error, "the spool cannot be read; retrying");
-                    sleep(RETRY_INTERVAL).await;
+                    self.retry_at = Some(Instant::now() + RETRY_INTERVAL);
                 }
-                found => return found.map_err(|source| ReadError::Disk { sequence, source }),
+                Err(source) => return Err(ReadError::Disk { sequence, source }),
             }
         }
     }
@@ -310,6 +347,19 @@ impl Finder {
                     found => return found.map_err(|source| ReadError::Disk { sequence, source }),
                 }
             },
+        }
+    }
+}
+
+impl LookUp {
+    fn start(shared: &Arc<Shared>, mut walk: Walk, sequence: Sequence) -> Self {
+        let shared = Arc::clone(shared);
+        Self {
+            sequence,
+            result: spawn_blocking(move || {
+                let found = walk.find(&shared, sequence);
+                (walk, found)
+            }),
         }
     }
 }

@@ -71,7 +71,7 @@ struct State {
 struct Reader {
     /// The first event that the reader has not settled.
     needed: Sequence,
-    /// The first event that was not passed to the reader since its last rewind. The events in between are prefetched.
+    /// The first event that was not passed to the reader since its last rewind. The events in between are being delivered.
     handed_to: Sequence,
 }
 
@@ -333,7 +333,7 @@ impl State {
         }
     }
 
-    /// Drops the oldest batch that no reader has prefetched. A prefetched batch will most likely be delivered although it would
+    /// Drops the oldest batch that no reader is delivering. A batch in delivery will most likely be delivered although it would
     /// count as lost, and its memory is in use until it is settled anyway.
     fn drop_oldest(&mut self) {
         let is_on_its_way = |held: &Held| {

@@ -119,7 +119,7 @@ async fn readers_are_independent_and_in_order() {
 }
 
 #[tokio::test]
-async fn rewind_discards_prefetched_events() {
+async fn rewind_continues_at_its_sequence() {
     let (spool, mut id) = (small(), 0);
     let mut reader = spool.reader("sink");
     for _ in 0..20 {
@@ -172,7 +172,7 @@ async fn full_log_drops_and_counts_the_oldest_events() {
 }
 
 #[tokio::test]
-async fn prefetched_events_are_dropped_last_and_counted_once() {
+async fn events_in_delivery_are_dropped_last_and_counted_once() {
     let (spool, mut id) = (open(ByteSize::from_mib(1), WhenFull::DropOldest), 0);
     let mut reader = spool.reader("sink");
     let (mut handed, mut skipped, mut settled) = (0, 0, Sequence::FIRST);

@@ -13,8 +13,8 @@ use crate::log::Found;
 /// The position of a reader on the disk. Empty until it reads there.
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
-    /// The first sequence of the segment, and the position in it.
-    at: Option<(Sequence, Scan)>,
+    /// The first sequence of the segment, and the position in it. Boxed, because the walk moves to a thread for each read.
+    at: Option<Box<(Sequence, Scan)>>,
 }
 
 impl Walk {
@@ -29,7 +29,7 @@ impl Walk {
             let Some(located) = shared.lock().locate(sequence) else {
                 continue;
             };
-            let scan = match &mut self.at {
+            let scan = match self.at.as_deref_mut() {
                 Some((first, scan))
                     if *first == located.first
                         && (located.place.sequence..=sequence).contains(&scan.expected()) =>
@@ -52,7 +52,7 @@ impl Walk {
                     };
                     let place = located.place;
                     let scan = Scan::new(file, place.offset, place.sequence, located.end, located.limit);
-                    &mut self.at.insert((located.first, scan)).1
+                    &mut self.at.insert(Box::new((located.first, scan))).1
                 }
             };
             match scan.next()? {
