@@ -7,6 +7,7 @@
 //! recorded when its events are stored.
 
 pub(crate) mod manual;
+mod part;
 pub(crate) mod report;
 mod settings;
 
@@ -16,6 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use neurobridge_core::{backoff::Backoff, clock, event::Origin, ledger::SourceLedger};
 use neurobridge_listener::{Batcher, FeedEvent, GapEnded, MalformedReason, Received};
 use neurobridge_platform::{Missed, Outcome, StopReason, Window, sentence};
+use neurobridge_protocol::Action;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until},
@@ -24,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::manual::Manual;
-pub(crate) use self::settings::{FillerSettings, entries};
+use self::part::{Bound, Fetched, Marks};
+pub(crate) use self::settings::{FillerSettings, entries, protocol};
 use crate::{
     history::{Gap, PARTLY, RECOVERED, UNRECOVERED},
     intake::{Encoded, Encoder, IntakeSource},
@@ -36,9 +39,6 @@ use crate::{
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
 /// The time after the end of a gap within which the events of the feed wait for those of the gap.
 const JUST_ENDED: Duration = Duration::from_secs(1);
-/// The largest distance in ids by which an event may be received after a later one. Events that are read twice are dropped
-/// as duplicates.
-const ID_OVERLAP: u64 = 100;
 /// The delays between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The interval at which the fetched events are checked for being stored.
@@ -57,17 +57,6 @@ pub(crate) struct Filler {
     take_over: Option<CancellationToken>,
     /// The number of events that earlier attempts have stored, by the id of the gap.
     fetched: BTreeMap<u64, u64>,
-}
-
-/// The result of reading a part of the list.
-#[derive(Default)]
-struct Fetched {
-    /// Why not all events were fetched.
-    reason: Option<StopReason>,
-    /// The largest id.
-    last_id: Option<u64>,
-    /// The number of events that were passed to the intake.
-    sent: u64,
 }
 
 /// What a filler has to do.
@@ -256,7 +245,7 @@ impl Filler {
         let settles = self.until_settled(gap);
         // After an earlier gap later events of the feed are stored already, so that waiting would not restore the order.
         let hold = hold.filter(|_| settles + JUST_ENDED > SETTLED_AFTER);
-        let first = self.fetch(&window, bound(gap), hold.as_ref()).await?;
+        let first = self.fetch(&window, self.bound(gap), hold.as_ref()).await?;
         drop(hold);
         let mut reason = first.reason;
         if reason.is_none() && !settles.is_zero() {
@@ -267,15 +256,15 @@ impl Filler {
                 () = sleep(settles) => {}
             }
             // Most of what the first reading has found is not read again.
-            let found = first
-                .last_id
-                .map(|id| id.saturating_sub(self.settings.settling_ids));
-            window.after = window
-                .after
-                .map(|after| found.map_or(after, |found| found.max(after)));
+            if let Some(mark) = first.mark {
+                window.after = window.after.and(Some(mark.id));
+                window.from = mark.time.map_or(window.from, |time| time.max(window.from));
+            }
+            window.skips_known = false;
             drop(state.view());
             let gaps = state.history.filling(&self.source.name);
-            let bound = gaps.iter().find(|other| other.id == gap.id).and_then(bound);
+            let bound = gaps.iter().find(|other| other.id == gap.id);
+            let bound = bound.and_then(|gap| self.bound(gap));
             reason = self.fetch(&window, bound, None).await?.reason;
         }
         self.stored().await;
@@ -292,17 +281,22 @@ impl Filler {
     /// Returns the part of the list that covers a gap.
     fn window(&self, gap: &Gap, state: &State) -> Window {
         // After a restart the deduplication window may not have the events before the gap.
-        let overlap = if gap.began < self.started {
-            0
-        } else {
-            self.settings.id_overlap
-        };
-        let after = gap.last_event.as_deref().and_then(|id| id.parse::<u64>().ok());
-        Window {
-            after: after.map(|id| id.saturating_sub(overlap)),
-            from: gap.began,
+        let skips_known = gap.began < self.started;
+        let overlap = if skips_known { 0 } else { self.settings.id_overlap };
+        let last = gap.last_event.as_deref();
+        let (after, to) = if self.settings.counts_ids {
+            let after = last.and_then(|id| id.parse::<u64>().ok());
             // By ids, the next event of the feed is the end, whatever the clocks are.
-            to: if after.is_some() { None } else { gap.ended },
+            let to = gap.ended.filter(|_| after.is_none());
+            (after.map(|id| id.saturating_sub(overlap).to_string()), to)
+        } else {
+            (last.map(str::to_owned), gap.ended)
+        };
+        Window {
+            after,
+            skips_known,
+            from: gap.began,
+            to,
             overlap: self.settings.config.overlap + self.skew(state),
         }
     }
@@ -314,11 +308,16 @@ impl Filler {
         Duration::try_from_secs_f64(skew.unwrap_or_default().abs()).unwrap_or_default()
     }
 
-    /// Reads a part of the list, and passes the events up to the id `bound` to the intake.
+    /// Returns the event of the feed up to which the events of a gap are fetched.
+    fn bound(&self, gap: &Gap) -> Option<Bound> {
+        Bound::new(gap.next_event.as_deref()?, self.settings.counts_ids)
+    }
+
+    /// Reads a part of the list, and passes the events up to `bound` to the intake.
     async fn fetch(
         &mut self,
         window: &Window,
-        bound: Option<u64>,
+        bound: Option<Bound>,
         hold: Option<&GapEnded>,
     ) -> Result<Fetched, Interrupted> {
         let Some(mut entries) = self.settings.entries.take() else {
@@ -331,30 +330,27 @@ impl Filler {
             report
         };
         let storing = async {
-            let (mut last_id, mut sent) = (None, 0);
+            let mut marks = Marks::new(self.settings.settling_ids);
             while let Some(mut page) = pages.recv().await {
-                let all = page.len();
-                page.retain(|missed| bound.is_none_or(|bound| missed.id <= bound));
-                last_id = page.iter().map(|missed| missed.id).max().max(last_id);
+                let has_sent_rest = bound.as_ref().is_some_and(|bound| bound.cut(&mut page));
                 let is_late = !hold.is_some_and(GapEnded::is_holding);
                 if !page.is_empty() && !self.store(&page, is_late).await {
                     return Err(Interrupted::Stopped);
                 }
-                sent += page.len() as u64;
-                if page.len() < all {
-                    // The feed has sent the rest.
+                marks.add(&page);
+                if has_sent_rest {
                     break;
                 }
             }
             drop(pages);
-            Ok((last_id, sent))
+            Ok(marks)
         };
         let (report, stored) = tokio::join!(reading, storing);
         self.settings.entries = Some(entries);
-        let (last_id, sent) = stored?;
+        let marks = stored?;
         Ok(Fetched {
-            last_id,
-            sent,
+            sent: marks.sent(),
+            mark: marks.into_mark(),
             reason: match report.outcome {
                 // Stopped at the bound.
                 Outcome::Complete
@@ -372,18 +368,27 @@ impl Filler {
         } else {
             Origin::Backfill
         });
+        let mut pushed = 0;
         for missed in page {
-            let text = &missed.frame;
-            self.encoder.push(match self.settings.frames.event(text) {
-                Some(positions) => Received::Event(FeedEvent::of_frame(text, positions)),
-                None => Received::Malformed {
-                    text,
-                    reason: MalformedReason::UnknownKind,
-                },
+            let encoder = &mut self.encoder;
+            self.settings.protocol.receive(&missed.frame, &mut |action| {
+                pushed += 1;
+                encoder.push(match action {
+                    // Neither resumed from nor acknowledged: the feed did not send it.
+                    Action::Event(event) => Received::Event(FeedEvent {
+                        resume: None,
+                        ack: None,
+                        ..event
+                    }),
+                    _ => Received::Malformed {
+                        text: &missed.frame,
+                        reason: MalformedReason::UnknownKind,
+                    },
+                });
             });
         }
         let batch = self.encoder.take(clock::now());
-        self.send(batch, page.len() as u64).await
+        self.send(batch, pushed).await
     }
 
     async fn send(&self, batch: Encoded, events: u64) -> bool {
@@ -447,13 +452,6 @@ impl Filler {
         state.history.filled(gap, outcome, fetched, &text);
         Ok(())
     }
-}
-
-/// Returns the id up to which the events of a gap are fetched: that of an event which the feed sent after it, and some more, because
-/// events may be received out of order.
-fn bound(gap: &Gap) -> Option<u64> {
-    let next: u64 = gap.next_event.as_deref()?.parse().ok()?;
-    Some(next.saturating_add(ID_OVERLAP))
 }
 
 /// Returns whether a later attempt may succeed.

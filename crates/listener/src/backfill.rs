@@ -1,4 +1,4 @@
-//! The configuration of backfill: reading the events that a feed did not deliver from the platform's REST interface.
+//! The configuration of backfill: reading the events that a feed did not deliver from a REST interface.
 
 use std::time::Duration;
 
@@ -23,16 +23,17 @@ const MAX_RATE: u32 = 1_000;
 /// The largest `hold`. Live events that wait longer are late for every consumer.
 const MAX_HOLD: Duration = Duration::from_secs(60);
 
-/// Reading missed events from the platform's REST interface, with the token, proxy and certificates of the source.
+/// Reading missed events from the platform's REST interface, with the token, proxy and certificates of the source; with a declared
+/// feed from the list in its `feed.backfill`, with its secrets.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct BackfillConfig {
     /// Whether missed events may be read from the REST interface. By default true if its address is known: the feed is
-    /// the platform's own (`events.neuroio.com`), or `url` is set.
+    /// the platform's own (`events.neuroio.com`), `url` is set, or a declared feed has the table `backfill`.
     pub enabled: Option<bool>,
     /// Address of the REST interface: `https://host[:port][/path]`, or `http://` without TLS. By default
-    /// `https://api.neuroio.com` for the platform's own feed, and none for another one.
+    /// `https://api.neuroio.com` for the platform's own feed, and none for another one. Not with a declared feed.
     #[schemars(extend("format" = address::SCHEMA_FORMAT))]
     pub url: Option<String>,
     /// Longest time for which live events wait while a gap is filled, so that the order for each key is complete. The
@@ -40,8 +41,8 @@ pub struct BackfillConfig {
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub hold: Duration,
-    /// Time by which a gap is extended at both ends if it is read by creation times, because no id before it is known. Events
-    /// that are read twice are recognised as duplicates within the deduplication window.
+    /// Time by which a gap is extended at both ends if it is read by times: because no id before it is known, or because the list
+    /// of a declared feed is selected by `{from}` and `{to}`. Events that are read twice are recognised as duplicates within the deduplication window.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub overlap: Duration,
@@ -50,7 +51,7 @@ pub struct BackfillConfig {
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub give_up_after: Duration,
-    /// Largest number of pages for one gap, of at most 100 events each. The rest of a larger gap is reported as not
+    /// Largest number of pages for one gap, with NeuroIO of at most 100 events each. The rest of a larger gap is reported as not
     /// recovered.
     #[schemars(range(min = 1, max = MAX_PAGES))]
     pub max_pages: u32,
@@ -93,19 +94,19 @@ impl BackfillConfig {
     }
 
     /// Returns the configuration errors, each with its key below the source and a sentence that states the found and the
-    /// expected value. With a declared feed, `url` and `enabled = true` are errors.
-    pub(crate) fn check(&self, feed: &str, is_declared: bool) -> Vec<(&'static str, String)> {
+    /// expected value. `declared` states of a declared feed whether it has a list of past events.
+    pub(crate) fn check(&self, feed: &str, declared: Option<bool>) -> Vec<(&'static str, String)> {
         let mut errors = Vec::new();
         match &self.url {
-            _ if is_declared => {
-                for (key, is_given) in [
-                    ("backfill.url", self.url.is_some()),
-                    ("backfill.enabled", self.enabled == Some(true)),
-                ] {
-                    if is_given {
-                        let message = "found it beside a declared feed, expected it with NeuroIO's feed only";
-                        errors.push((key, message.to_owned()));
-                    }
+            _ if declared.is_some() => {
+                if self.url.is_some() {
+                    let message = "found it beside a declared feed, expected the list of past events in \"feed.backfill\"";
+                    errors.push(("backfill.url", message.to_owned()));
+                }
+                if self.enabled == Some(true) && declared == Some(false) {
+                    let message =
+                        "found true, but the declared feed has no list of past events: expected one in \"feed.backfill\"";
+                    errors.push(("backfill.enabled", message.to_owned()));
                 }
             }
             Some(url) => {
@@ -209,7 +210,7 @@ mod tests {
             ..other
         };
         assert_eq!(off.address(OTHER), None);
-        assert!(default.check(OTHER, false).is_empty() && off.check(OTHER, true).len() == 1);
+        assert!(default.check(OTHER, None).is_empty() && off.check(OTHER, Some(true)).len() == 1);
     }
 
     #[test]
@@ -224,7 +225,7 @@ mod tests {
             timeout: Duration::ZERO,
             ..BackfillConfig::default()
         };
-        let errors = config.check(OTHER, false);
+        let errors = config.check(OTHER, None);
         let lines: Vec<_> = errors
             .iter()
             .map(|(key, text)| format!("{key}: {text}"))

@@ -92,7 +92,7 @@ pub struct SourceConfig {
     pub proxy_password_file: Option<PathBuf>,
     /// Delay before connecting again.
     pub backoff: BackoffConfig,
-    /// Reading missed events from the platform's REST interface.
+    /// Reading missed events from the REST interface of the platform, or of a declared feed.
     pub backfill: BackfillConfig,
     /// Whether a gap whose events could not be fetched becomes an event in every sink, of the type `neurobridge.gap`, so that
     /// consumers know of it. Default: true if missed events are fetched, otherwise false.
@@ -218,12 +218,18 @@ impl SourceConfig {
             .unwrap_or_else(|| self.backfill_address().is_some())
     }
 
-    /// Returns the address of the REST interface from which missed events are read; `None` if backfill is switched off, the
-    /// address is not known, or the feed is declared.
+    /// Returns the address of the REST interface from which missed events are read, for a declared feed that of its list with
+    /// placeholders; `None` if backfill is switched off, or the address is not known.
     pub fn backfill_address(&self) -> Option<&str> {
         match &self.feed {
             None => self.backfill.address(self.address()),
-            Some(_) => None,
+            Some(feed) => {
+                let list = feed
+                    .backfill
+                    .as_ref()
+                    .filter(|_| self.backfill.enabled != Some(false));
+                list.map(|list| list.url.as_str())
+            }
         }
     }
 
@@ -347,7 +353,8 @@ impl SourceConfig {
         if let Err(error) = self.proxy_choice() {
             errors.push(("proxy", error));
         }
-        errors.extend(self.backfill.check(self.address(), self.feed.is_some()));
+        let declared = self.feed.as_ref().map(|feed| feed.backfill.is_some());
+        errors.extend(self.backfill.check(self.address(), declared));
         let own = errors.into_iter().map(|(key, message)| Problem {
             key: key.split('.').map(str::to_owned).collect(),
             message,

@@ -49,6 +49,7 @@ pub use self::{
     http_dialler::{HttpDialError, HttpDialler},
     listener::{EventListener, EventStream, ListenError},
     received::Received,
+    secrets::{SecretsError, read_secrets},
     source::{Replacement, Source},
     stats::{
         ConnectionCounts, ConnectionOutcome, Counts, DisconnectCounts, DisconnectReason, FrameCounts,

@@ -6,12 +6,15 @@ use neurobridge_core::secret::{self, Secret, SecretError};
 use neurobridge_protocol::{SecretSource, Secrets, TOKEN};
 use tokio::time::sleep;
 
-use crate::handle::{Live, ProviderError};
+use crate::{
+    config::SourceConfig,
+    handle::{Live, ProviderError},
+};
 
 /// Why a secret is not available.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", unavailable(name))]
-pub(crate) struct SecretsError {
+pub struct SecretsError {
     name: String,
     source: Reason,
 }
@@ -31,6 +34,18 @@ enum Reason {
     Provider(#[from] ProviderError),
     #[error("the environment variable {0} is not set or empty")]
     Variable(String),
+}
+
+/// Reads the current secrets of a source, by name.
+///
+/// # Errors
+/// The first secret that cannot be read.
+pub async fn read_secrets(config: &SourceConfig) -> Result<Secrets, SecretsError> {
+    let reader = SecretReader {
+        sources: config.secrets(),
+        live: Live::default(),
+    };
+    reader.read().await
 }
 
 /// The sources of the secrets, by name, and the token that replaces the configured one.

@@ -45,6 +45,15 @@ pub struct Client {
     idle: Mutex<Option<Connection>>,
 }
 
+/// What gives a request access to an interface.
+#[derive(Clone, Copy)]
+pub(crate) enum Access<'a> {
+    /// The header `Authorization: Token …` of NeuroIO.
+    Token(&'a Secret),
+    /// The headers of a declared list.
+    Headers(&'a [(String, Secret)]),
+}
+
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// Reads and writes the connection.
@@ -79,16 +88,25 @@ impl Client {
         self.dialler.authority()
     }
 
+    /// Removes further secrets from the texts of errors.
+    pub(crate) fn add_secrets<'a>(&self, secrets: impl IntoIterator<Item = &'a Secret>) {
+        secrets
+            .into_iter()
+            .for_each(|secret| self.secrets.add(secret.expose()));
+    }
+
     /// Sends a request and returns the body of the answer, if its status is 2xx.
     pub(crate) async fn request(
         &self,
         method: Method,
         path: &str,
-        token: &Secret,
+        access: Access<'_>,
         body: Option<String>,
     ) -> Result<Bytes, RequestError> {
-        self.secrets.add(token.expose());
-        let request = self.build(method, path, token, body)?;
+        if let Access::Token(token) = access {
+            self.secrets.add(token.expose());
+        }
+        let request = self.build(method, path, access, body)?;
         let used = self.idle.lock().await.take();
         // A server may close an idle connection at any time, so an error of a reused one is not an error of the request.
         if let Some(mut connection) = used
@@ -110,26 +128,37 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        token: &Secret,
+        access: Access<'_>,
         body: Option<String>,
     ) -> Result<Request<Full<Bytes>>, RequestError> {
-        let mut authorization = HeaderValue::from_str(&format!("Token {}", token.expose()))
-            .map_err(|_| RequestError::TokenText)?;
-        authorization.set_sensitive(true);
         let path = format!("{}{path}", self.dialler.path().trim_end_matches('/'));
         let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, self.host())
-            .header(AUTHORIZATION, authorization)
             .header(ACCEPT, "application/json")
             .header(USER_AGENT, concat!("neurobridge/", env!("CARGO_PKG_VERSION")));
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
-        Ok(request
+        let mut request = request
             .body(Full::from(body.unwrap_or_default()))
-            .expect("a path without blanks and valid headers make a request"))
+            .map_err(|_| RequestError::Target)?;
+        let mut insert = |name: HeaderName, value: &str| {
+            let mut value = HeaderValue::from_str(value).map_err(|_| RequestError::TokenText)?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(name, value);
+            Ok::<_, RequestError>(())
+        };
+        match access {
+            Access::Token(token) => insert(AUTHORIZATION, &format!("Token {}", token.expose()))?,
+            Access::Headers(headers) => {
+                for (name, value) in headers {
+                    insert(name.parse().map_err(|_| RequestError::Target)?, value.expose())?;
+                }
+            }
+        }
+        Ok(request)
     }
 
     async fn connect(&self) -> Result<Connection, RequestError> {

@@ -3,13 +3,15 @@
 use std::{fmt, time::Duration};
 
 use hyper::Method;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use neurobridge_core::{
     backoff::Backoff,
+    clock,
     secret::{self, Secret},
     units::format_duration,
 };
-use neurobridge_listener::SourceConfig;
+use neurobridge_listener::{SourceConfig, read_secrets};
+use neurobridge_protocol::{EventList, ListError};
 use tokio::{
     sync::mpsc,
     task::spawn_blocking,
@@ -18,10 +20,13 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    client::Client,
+    client::{Access, Client},
+    declared::DeclaredListing,
     error::RequestError,
+    listing::{Listing, Unreadable},
+    neuroio::EntryListing,
     page::{self, PageError},
-    pager::{Missed, Pager, PagingError, Part, Progress},
+    pager::{Missed, PagingError},
 };
 
 /// The number of attempts for one page.
@@ -29,26 +34,44 @@ const ATTEMPTS: u32 = 5;
 /// The longest delay that a server may request. Entries that are read later are of little use to a consumer that waits,
 /// and the same gap can be filled by hand.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
-/// The query parameter that requests the oldest entries first. *Assumed*: no public client uses it.
-const OLDEST_FIRST: &str = "&ordering=id";
+/// The description of a declared list, for an error.
+const EXPECTED_LIST: &str = "an array at the path `feed.backfill.list`, or the answer itself as an array";
 
-/// The list of entries of a platform, `GET /v1/entries/`.
+/// A list with past events: `GET /v1/entries/` of NeuroIO, or that of a declared feed.
 #[derive(Debug)]
 pub struct Entries {
+    requester: Requester,
+    list: List,
+}
+
+/// The list to read.
+#[derive(Debug)]
+enum List {
+    Neuroio {
+        /// Whether requests contain `ordering`; false after the server has refused it.
+        asks_for_order: bool,
+    },
+    Declared(Box<EventList>),
+}
+
+/// Sends the requests for one list.
+#[derive(Debug)]
+struct Requester {
     client: Client,
     config: SourceConfig,
     /// The time before which no request may be sent.
     next_request: Instant,
-    /// Whether requests contain `ordering`; false after the server has refused it.
-    asks_for_order: bool,
 }
 
 /// The part of the list that was missed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The newest id before the gap, if it is known. Then it alone selects the first entry: creation times are neither
+    /// The newest id before the gap, if it is known. For NeuroIO it alone selects the first entry then: creation times are neither
     /// in the order of ids nor close to the time of recognition.
-    pub after: Option<u64>,
+    pub after: Option<String>,
+    /// Whether the event with that id and those before it in the list are left out, because the deduplication window may not
+    /// recognise them. NeuroIO's list leaves them out in any case.
+    pub skips_known: bool,
     /// The start of the gap.
     pub from: Timestamp,
     /// The end of the gap; `None` to read the list to its end.
@@ -109,6 +132,21 @@ pub enum StopReason {
         /// Their number.
         count: u64,
     },
+    /// Entries of a declared list were skipped.
+    #[error(
+        "{count} entries of the list are no events with an id; expected entries that a rule of the feed makes an event: compare \
+         `feed.backfill.frame` with `feed.rules` and `feed.event.id`"
+    )]
+    NoEvents {
+        /// Their number.
+        count: u64,
+    },
+    /// The start of a declared list is unknown.
+    #[error(
+        "no event before the gap is known, and no time selects the start of the list; add {{from}} to `feed.backfill`, or fill the \
+         gap with `neurobridge backfill --after ID`"
+    )]
+    NoStart,
     /// The receiver of the events was dropped.
     #[error("the reading of events was stopped")]
     Stopped,
@@ -152,7 +190,6 @@ impl fmt::Display for Outcome {
 /// The counts of one run.
 #[derive(Default)]
 struct Counts {
-    pages: u32,
     requests: u32,
     entries: u64,
 }
@@ -161,42 +198,120 @@ impl Entries {
     /// Creates a reader with a client of the REST interface and the settings of a source: its token, `backfill` and
     /// `backoff`.
     pub fn new(client: Client, config: &SourceConfig) -> Self {
+        let list = List::Neuroio { asks_for_order: true };
+        Self::of(client, config, list)
+    }
+
+    /// Creates a reader of a declared list, with a client of its [`origin`](EventList::origin), and the secrets, `backfill` and
+    /// `backoff` of a source.
+    pub fn declared(client: Client, config: &SourceConfig, list: EventList) -> Self {
+        Self::of(client, config, List::Declared(Box::new(list)))
+    }
+
+    fn of(client: Client, config: &SourceConfig, list: List) -> Self {
         Self {
-            client,
-            config: config.clone(),
-            next_request: Instant::now(),
-            asks_for_order: true,
+            requester: Requester {
+                client,
+                config: config.clone(),
+                next_request: Instant::now(),
+            },
+            list,
         }
     }
 
-    /// Reads the entries of a window, and sends them to `events`, page by page, in ascending order of id, as the events
-    /// that the feed would have sent. Returns when the list is read, or cannot be read further; waits while the channel
-    /// is full. Dropping the future stops the reading.
+    /// Reads the entries of a window, and sends them to `events`, page by page, in the order in which they occurred (NeuroIO: in
+    /// ascending order of id), as the events that the feed would have sent. Returns when the list is read, or cannot be read
+    /// further; waits while the channel is full. Dropping the future stops the reading.
     ///
-    /// Reads the token at the start, so that a rotated token is used. A list with the newest entries first is held in
+    /// Reads the secrets at the start, so that a rotated token is used. A list with the newest entries first is held in
     /// memory, at most 64 MiB of it, and sent at the end.
     pub async fn fetch(&mut self, window: &Window, events: &mpsc::Sender<Vec<Missed>>) -> Report {
+        match &mut self.list {
+            List::Neuroio { asks_for_order } => {
+                let mut listing =
+                    EntryListing::new(window, self.requester.config.backfill.max_pages, asks_for_order);
+                let token = match self.requester.token().await {
+                    Ok(token) => token,
+                    Err(error) => return Report::failed(error.into()),
+                };
+                let report = self
+                    .requester
+                    .run(&mut listing, Access::Token(&token), events)
+                    .await;
+                report.with_skipped(|count| StopReason::WithoutId { count })
+            }
+            List::Declared(list) => {
+                if window.after.is_none() && list.needs_last_id() {
+                    return Report::failed(StopReason::NoStart);
+                }
+                let secrets = match read_secrets(&self.requester.config).await {
+                    Ok(secrets) => secrets,
+                    Err(error) => return Report::failed(RequestError::from(error).into()),
+                };
+                self.requester.client.add_secrets(secrets.values());
+                let headers = list.headers(&secrets);
+                let max_pages = self.requester.config.backfill.max_pages;
+                let mut listing = DeclaredListing::new(list, window, max_pages, &secrets, clock::now());
+                let report = self
+                    .requester
+                    .run(&mut listing, Access::Headers(&headers), events)
+                    .await;
+                report.with_skipped(|count| StopReason::NoEvents { count })
+            }
+        }
+    }
+}
+
+impl Report {
+    /// Returns the report of a reading that sent no request.
+    fn failed(reason: StopReason) -> Self {
+        Self {
+            pages: 0,
+            requests: 0,
+            entries: 0,
+            known: 0,
+            without_id: 0,
+            outcome: Outcome::Failed(reason),
+        }
+    }
+
+    /// Sets the reason of a list that was read to its end, but of which entries were skipped.
+    fn with_skipped(mut self, reason: impl FnOnce(u64) -> StopReason) -> Self {
+        if matches!(self.outcome, Outcome::Complete) && self.without_id > 0 {
+            let reason = reason(self.without_id);
+            self.outcome = if self.entries > 0 {
+                Outcome::Partly(reason)
+            } else {
+                Outcome::Failed(reason)
+            };
+        }
+        self
+    }
+}
+
+impl Requester {
+    /// Reads a list to its end, or as far as possible.
+    async fn run(
+        &mut self,
+        listing: &mut (dyn Listing + Send),
+        access: Access<'_>,
+        events: &mpsc::Sender<Vec<Missed>>,
+    ) -> Report {
         let mut counts = Counts::default();
-        let max_pages = self.config.backfill.max_pages;
-        let mut pager = Pager::new(window.after, window.after.is_some(), max_pages);
-        let mut stopped = self.read(window, &mut pager, events, &mut counts).await.err();
+        let mut stopped = self.read(listing, access, events, &mut counts).await.err();
         if !matches!(stopped, Some(StopReason::Stopped)) {
-            let rest = pager.finish();
+            let rest = listing.finish();
             if let Err(reason) = send(events, rest, &mut counts).await {
                 stopped = Some(reason);
             }
         }
-        if stopped.is_none() && pager.without_id() > 0 {
-            stopped = Some(StopReason::WithoutId {
-                count: pager.without_id(),
-            });
-        }
+        let tally = listing.tally();
         Report {
-            pages: counts.pages + pager.pages(),
+            pages: tally.pages,
             requests: counts.requests,
             entries: counts.entries,
-            known: pager.known(),
-            without_id: pager.without_id(),
+            known: tally.known,
+            without_id: tally.without_id,
             outcome: match stopped {
                 None => Outcome::Complete,
                 Some(reason) if counts.entries > 0 => Outcome::Partly(reason),
@@ -207,41 +322,33 @@ impl Entries {
 
     async fn read(
         &mut self,
-        window: &Window,
-        pager: &mut Pager,
+        listing: &mut (dyn Listing + Send),
+        access: Access<'_>,
         events: &mpsc::Sender<Vec<Missed>>,
         counts: &mut Counts,
     ) -> Result<(), StopReason> {
-        let token = self.token().await?;
-        let mut is_by_id = window.after.is_some();
         loop {
-            let part = pager.next()?;
-            let body = match self.page(window, is_by_id, part, &token, counts).await {
+            let body = match self.page(listing, access, counts).await {
                 Ok(body) => body,
-                Err(StopReason::Request(error @ RequestError::TooLarge { .. })) => {
-                    if pager.shrink() {
-                        continue;
-                    }
-                    return Err(error.into());
-                }
+                Err(StopReason::Request(RequestError::TooLarge { .. })) if listing.shrink() => continue,
                 Err(reason) => return Err(reason),
             };
-            let page = page::parse(&body, part.offset).map_err(|error| match error {
-                PageError::NotJson => self.client.not_json(&body),
-                PageError::OtherShape(problem) => self.client.other_shape(&problem, page::EXPECTED),
-            })?;
-            let progress = pager.accept(&page)?;
-            send(events, pager.take_ready(), counts).await?;
-            match progress {
-                Progress::Continue => {}
-                Progress::Done => return Ok(()),
-                Progress::IgnoresId => {
-                    debug!("the platform ignores `id_from`; reading by time");
-                    is_by_id = false;
-                    counts.pages += pager.pages();
-                    let left = self.config.backfill.max_pages.saturating_sub(counts.pages);
-                    *pager = Pager::new(window.after, false, left);
+            let is_end = listing.accept(&body).map_err(|error| match error {
+                Unreadable::Paging(error) => StopReason::from(error),
+                Unreadable::Page(PageError::OtherShape(problem)) => {
+                    self.client.other_shape(&problem, page::EXPECTED).into()
                 }
+                Unreadable::List(problem @ ListError::NoArray { .. }) => self
+                    .client
+                    .other_shape(&problem.to_string(), EXPECTED_LIST)
+                    .into(),
+                Unreadable::Page(PageError::NotJson) | Unreadable::List(ListError::NotJson) => {
+                    self.client.not_json(&body).into()
+                }
+            })?;
+            send(events, listing.take_ready(), counts).await?;
+            if is_end {
+                return Ok(());
             }
         }
     }
@@ -263,27 +370,21 @@ impl Entries {
     /// Requests one part, and retries if the error may be temporary.
     async fn page(
         &mut self,
-        window: &Window,
-        is_by_id: bool,
-        part: Part,
-        token: &Secret,
+        listing: &mut (dyn Listing + Send),
+        access: Access<'_>,
         counts: &mut Counts,
     ) -> Result<bytes::Bytes, StopReason> {
         let mut backoff = Backoff::new(self.config.backoff.min, self.config.backoff.max);
         let mut failures = 0;
         loop {
+            let target = listing.next()?;
             self.wait_for_turn().await;
             counts.requests += 1;
-            let mut path = query(window, is_by_id, part);
-            if self.asks_for_order {
-                path.push_str(OLDEST_FIRST);
-            }
-            let error = match self.client.request(Method::GET, &path, token, None).await {
+            let error = match self.client.request(Method::GET, &target, access, None).await {
                 Ok(body) => return Ok(body),
                 Err(error) => error,
             };
-            if self.asks_for_order && matches!(error, RequestError::Status { status: 400, .. }) {
-                self.asks_for_order = false;
+            if matches!(error, RequestError::Status { status: 400, .. }) && listing.change_refused() {
                 continue;
             }
             failures += 1;
@@ -321,50 +422,4 @@ async fn send(
     events.send(missed).await.map_err(|_| StopReason::Stopped)?;
     counts.entries += sent;
     Ok(())
-}
-
-/// Returns path and query of a request for a part of the list.
-///
-/// With a known id there is no lower limit of the time. The id itself is requested too, in case the limit is exclusive.
-fn query(window: &Window, is_by_id: bool, part: Part) -> String {
-    let overlap = SignedDuration::try_from(window.overlap).unwrap_or(SignedDuration::MAX);
-    let upper = window.to.map_or_else(String::new, |to| {
-        format!("&date_to={}", to.checked_add(overlap).unwrap_or(Timestamp::MAX))
-    });
-    let lower = match window.after.filter(|_| is_by_id) {
-        Some(id) => format!("id_from={id}"),
-        None => {
-            let from = window.from.checked_sub(overlap).unwrap_or(Timestamp::MIN);
-            format!("date_from={from}")
-        }
-    };
-    let Part { offset, limit } = part;
-    format!("/v1/entries/?{lower}{upper}&limit={limit}&offset={offset}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn query_has_the_id_or_the_extended_window() {
-        let window = Window {
-            after: Some(7),
-            from: "2026-01-31T12:00:00Z".parse().unwrap(),
-            to: Some("2026-01-31T13:00:00.5Z".parse().unwrap()),
-            overlap: Duration::from_secs(60),
-        };
-        let part = Part {
-            offset: 99,
-            limit: 100,
-        };
-        insta::assert_snapshot!(
-            query(&window, true, part),
-            @"/v1/entries/?id_from=7&date_to=2026-01-31T13:01:00.5Z&limit=100&offset=99"
-        );
-        insta::assert_snapshot!(
-            query(&window, false, part),
-            @"/v1/entries/?date_from=2026-01-31T11:59:00Z&date_to=2026-01-31T13:01:00.5Z&limit=100&offset=99"
-        );
-    }
 }

@@ -6,7 +6,7 @@ use neurobridge_core::{
     secret::{SecretError, SecretSet},
     units::{ByteSize, format_duration},
 };
-use neurobridge_listener::HttpDialError;
+use neurobridge_listener::{HttpDialError, SecretsError};
 use serde::Deserialize;
 
 /// Why a request has no usable answer. No text contains the token.
@@ -19,6 +19,12 @@ pub enum RequestError {
     /// The token contains a character that no header can contain.
     #[error("the token contains a control character; expected the text of the token alone")]
     TokenText,
+    /// A secret of a declared feed cannot be read.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    /// The address of the next page contains a character that no URL contains.
+    #[error("the address of the next page cannot be requested; expected a URL")]
+    Target,
     /// No connection could be opened.
     #[error(transparent)]
     Dial(#[from] HttpDialError),
@@ -47,7 +53,7 @@ pub enum RequestError {
         limit: ByteSize,
     },
     /// The platform does not accept the token.
-    #[error("{host} refused the token (HTTP 401){answer}; expected a valid token of the account or space")]
+    #[error("{host} refused the token (HTTP 401){answer}; expected a valid one")]
     Unauthorised {
         /// The host of the interface.
         host: String,

@@ -7,7 +7,10 @@ use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use neurobridge_core::secret::Secret;
 use serde::{Deserialize, Deserializer};
 
-use crate::{client::Client, error::RequestError};
+use crate::{
+    client::{Access, Client},
+    error::RequestError,
+};
 
 /// The address of the platform's own IAM interface.
 pub const IAM_URL: &str = "https://iam.neuroio.com";
@@ -91,7 +94,7 @@ impl Iam {
         let body = format!(r#"{{"permanent":{permanent}}}"#);
         let answer = self
             .client
-            .request(Method::POST, &path, credential, Some(body))
+            .request(Method::POST, &path, Access::Token(credential), Some(body))
             .await?;
         // The answer may contain a token, so no error quotes it.
         let token: Token = serde_json::from_slice(&answer).map_err(|error| {
@@ -124,7 +127,11 @@ impl Iam {
     /// The platform refuses the credential, or cannot be reached.
     pub async fn delete(&self, credential: &Secret, id: u64) -> Result<bool, RequestError> {
         let path = format!("/v1/tokens/{id}");
-        match self.client.request(Method::DELETE, &path, credential, None).await {
+        match self
+            .client
+            .request(Method::DELETE, &path, Access::Token(credential), None)
+            .await
+        {
             Ok(_) => Ok(true),
             Err(RequestError::Status { status: 404, .. }) => Ok(false),
             Err(error) => Err(error),
@@ -138,7 +145,7 @@ impl Iam {
     pub async fn whoami(&self, token: &Secret) -> Result<Identity, RequestError> {
         let answer = self
             .client
-            .request(Method::GET, "/v1/whoami", token, None)
+            .request(Method::GET, "/v1/whoami", Access::Token(token), None)
             .await?;
         self.client.parse(&answer, IDENTITY)
     }

@@ -1,6 +1,7 @@
-//! The REST and IAM interfaces of the NeuroIO platform.
+//! The REST and IAM interfaces of the NeuroIO platform, and the lists of declared feeds.
 //!
-//! - [`Entries`] reads the entries of a gap, and converts each to the event that the feed would have sent.
+//! - [`Entries`] reads the entries of a gap, and converts each to the event that the feed would have sent: from NeuroIO's list,
+//!   or from one that is declared with the feed.
 //! - [`Iam`] creates and deletes tokens; [`Renewal`] decides when, and [`TokenFile`] stores the token of a bridge across
 //!   restarts.
 //!
@@ -19,9 +20,12 @@
 //! not hold: it reads the newest first, by time instead of by id, or stops with a reason.
 
 mod client;
+mod declared;
 mod entries;
 mod error;
 mod iam;
+mod listing;
+mod neuroio;
 mod page;
 mod pager;
 mod renewal;

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use neurobridge_core::units::ByteSize;
+use neurobridge_protocol::OtherOrigin;
 
 use crate::page::{Page, RawEntry};
 
@@ -16,7 +18,7 @@ const PAGE_ENTRIES: u64 = 100;
 
 /// The least number of entries on a full page. A shorter list with the newest first that grows while it is read looks like
 /// a repeated page. *Assumed*: no server limits a page to so few entries, so that such a list was read to its end.
-const LEAST_PAGE_ENTRIES: usize = 3;
+pub(crate) const LEAST_PAGE_ENTRIES: usize = 3;
 
 /// The largest size of entries that wait in memory: those of a list with the newest first, and of a server that does not
 /// offer another order.
@@ -25,16 +27,24 @@ pub(crate) const MAX_HELD: ByteSize = ByteSize::from_mib(64);
 /// A missed event, as the feed would have sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missed {
-    /// The id of the entry.
-    pub id: u64,
-    /// The frame: `{"id":…,"data":…}`.
+    /// The identity of the event.
+    pub id: String,
+    /// The time of the event, if it selects the start of a list.
+    pub time: Option<Timestamp>,
+    /// The frame, for NeuroIO `{"id":…,"data":…}`.
     pub frame: String,
 }
 
 impl Missed {
+    /// Returns the id, if it counts events.
+    pub fn number(&self) -> Option<u64> {
+        self.id.parse().ok()
+    }
+
     fn new(id: u64, entry: &str) -> Self {
         Self {
-            id,
+            id: id.to_string(),
+            time: None,
             frame: format!(r#"{{"id":{id},"data":{entry}}}"#),
         }
     }
@@ -52,6 +62,17 @@ pub enum PagingError {
         /// The offset that was requested.
         offset: u64,
     },
+    /// The server returned a page of a declared list again.
+    #[error(
+        "the answer for {position} is the same as an earlier one; expected the list to continue, or an empty page at its end"
+    )]
+    Repeated {
+        /// The position that was requested.
+        position: String,
+    },
+    /// The next page is at another server.
+    #[error(transparent)]
+    OtherOrigin(#[from] OtherOrigin),
     /// The ids are not in one order.
     #[error("id {found} follows id {before}; expected a list in the order of ids")]
     Backwards {

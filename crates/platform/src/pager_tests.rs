@@ -46,7 +46,7 @@ fn read(list: &mut List, after: Option<u64>, mut change: impl FnMut(&mut List, u
         read.extend(pager.take_ready());
         if progress == Progress::Done {
             read.extend(pager.finish());
-            return read.iter().map(|missed| missed.id).collect();
+            return read.iter().filter_map(Missed::number).collect();
         }
         assert_eq!(progress, Progress::Continue);
     }
@@ -141,7 +141,7 @@ fn ignored_id_is_noticed() {
     // With the newest first, the older entries follow the missed ones.
     let mut pager = Pager::new(Some(5), true, 10);
     assert_eq!(accept(&mut pager, &[7, 6, 5, 4, 3]), Ok(Progress::Done));
-    let ids: Vec<_> = pager.finish().iter().map(|missed| missed.id).collect();
+    let ids: Vec<_> = pager.finish().iter().filter_map(Missed::number).collect();
     assert_eq!(ids, [6, 7]);
     assert_eq!(pager.known(), 1);
 }

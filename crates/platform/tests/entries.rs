@@ -60,6 +60,7 @@ async fn window_without_an_id_is_read_by_time() {
     let start: Timestamp = support::START.parse().unwrap();
     let between = |from, to, overlap| Window {
         after: None,
+        skips_known: false,
         from: start + SignedDuration::from_secs(from),
         to: Some(start + SignedDuration::from_secs(to)),
         overlap: Duration::from_secs(overlap),
@@ -375,7 +376,8 @@ proptest! {
             }
             let start: Timestamp = support::START.parse().unwrap();
             let window = Window {
-                after: case.after,
+                after: case.after.map(|id| id.to_string()),
+                skips_known: false,
                 from: start,
                 to: Some(start + Duration::from_secs(case.end)),
                 overlap: Duration::ZERO,

@@ -1,5 +1,8 @@
 //! Validates a deserialised declaration, and compiles its texts and messages.
 
+pub(crate) mod backfill;
+mod request;
+
 use std::time::Duration;
 
 use neurobridge_core::{
@@ -8,6 +11,7 @@ use neurobridge_core::{
     units::format_duration,
 };
 
+use self::backfill::CompiledList;
 use crate::{
     declaration::{Declaration, Heartbeat, Meaning, OpeningStep, Rule, SecretSource},
     notation::{Answer, MessageText, Paths, Rewind},
@@ -17,18 +21,6 @@ use crate::{
 
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(86_400);
-/// Headers that only the client may set.
-const RESERVED_HEADERS: [&str; 8] = [
-    "host",
-    "connection",
-    "upgrade",
-    "content-length",
-    "sec-websocket-key",
-    "sec-websocket-version",
-    "sec-websocket-protocol",
-    "sec-websocket-extensions",
-];
-
 /// The compiled texts and messages of a declaration.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Compiled {
@@ -40,6 +32,7 @@ pub(crate) struct Compiled {
     /// The reply of each rule; `None` for a rule without a reply.
     pub(crate) replies: Vec<Option<Template>>,
     pub(crate) ack: Option<Template>,
+    pub(crate) list: Option<CompiledList>,
 }
 
 /// Validates and compiles a declaration.
@@ -67,6 +60,7 @@ pub(crate) fn compile(declaration: &Declaration) -> Result<Compiled, Vec<Problem
     check.event(declaration);
     check.resume(declaration);
     compiled.ack = check.ack(declaration);
+    compiled.list = check.backfill(declaration);
     if let Some(max_age) = declaration.max_age {
         check.time(
             &["max_age"],
@@ -172,7 +166,7 @@ impl Check<'_> {
         let allowed = Allowed {
             secrets: self.secrets,
             request_id,
-            values: false,
+            ..Allowed::default()
         };
         Text::parse(text, allowed)
             .map_err(|message| self.add(key, message))
@@ -184,6 +178,7 @@ impl Check<'_> {
             secrets: self.secrets,
             request_id: true,
             values,
+            ..Allowed::default()
         };
         if message.0.as_str() == Some("") {
             self.add(key, "found an empty text, expected a message");
@@ -191,54 +186,6 @@ impl Check<'_> {
         Template::parse(message, allowed)
             .map_err(|message| self.add(key, message))
             .ok()
-    }
-
-    fn request(&mut self, declaration: &Declaration, compiled: &mut Compiled) {
-        let request = &declaration.request;
-        for (name, value) in &request.headers {
-            let key = ["request", "headers", name.as_str()];
-            if !is_token(name) {
-                self.add(
-                    &key,
-                    "found an invalid header name, expected letters, digits and \"-\"",
-                );
-            } else if RESERVED_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
-                let instead = match name.to_ascii_lowercase().as_str() {
-                    "sec-websocket-protocol" => "expected \"request.subprotocols\" instead",
-                    _ => "expected a header that the client does not set itself",
-                };
-                self.add(&key, format!("found \"{name}\", {instead}"));
-            }
-            if value.contains(char::is_control) {
-                self.add(&key, "found a control character, expected a text in one line");
-            }
-            if let Some(text) = self.text(&key, value, false) {
-                compiled.headers.push((name.clone(), text));
-            }
-        }
-        for (name, values) in &request.query {
-            let key = ["request", "query", name.as_str()];
-            if name.is_empty() {
-                self.add(
-                    &key,
-                    "found an empty name, expected the name of a query parameter",
-                );
-            }
-            for value in values.iter() {
-                if let Some(text) = self.text(&key, value, false) {
-                    compiled.query.push((name.clone(), text));
-                }
-            }
-        }
-        for (index, name) in request.subprotocols.iter().enumerate() {
-            if !is_token(name) {
-                let key = ["request", "subprotocols", &index.to_string()];
-                self.add(
-                    &key,
-                    format!("found \"{name}\", expected the name of a sub-protocol without blanks"),
-                );
-            }
-        }
     }
 
     fn step(&mut self, index: usize, step: &OpeningStep) -> Option<Template> {

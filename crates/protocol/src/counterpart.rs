@@ -1,8 +1,11 @@
 //! The other end of a declared feed: recognises the requests and messages of a client, for simulators.
 
+use neurobridge_core::path::Path;
+
 use crate::{
     check::{self, Compiled},
     declaration::Declaration,
+    percent::{decoded, pairs},
     problem::Problem,
     text::{Recognised, Secrets, Template},
 };
@@ -23,6 +26,24 @@ pub struct RequestError {
     pub is_secret: bool,
     /// The part that differs, without its value.
     pub message: String,
+}
+
+/// The query parameter of the links that [`Counterpart::check_list_request`] reads.
+pub const CURSOR: &str = "cursor";
+
+/// A request for the list of past events. The values are texts as requested.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListRequest {
+    /// The value of `{from}`.
+    pub from: Option<String>,
+    /// The value of `{to}`.
+    pub to: Option<String>,
+    /// The value of `{last_id}`.
+    pub last_id: Option<String>,
+    /// The offset, the number of the page, or the cursor; that of a link in the parameter [`CURSOR`].
+    pub position: Option<String>,
+    /// The number of entries.
+    pub limit: Option<String>,
 }
 
 impl Counterpart {
@@ -92,6 +113,69 @@ impl Counterpart {
         Ok(value.map(|(_, value)| value))
     }
 
+    /// Compares a request for the list of past events with the declared one; `None` if its path is another one.
+    ///
+    /// # Errors
+    /// A header or a parameter is missing or has another value.
+    pub fn check_list_request(
+        &self,
+        path: &str,
+        query: &str,
+        header: &dyn Fn(&str) -> Vec<String>,
+    ) -> Option<Result<ListRequest, RequestError>> {
+        let (list, declaration) = (self.compiled.list.as_ref()?, self.declaration.backfill.as_ref()?);
+        let secrets = &self.secrets;
+        let mut found = Recognised::default();
+        if !list.path.recognise(&decoded(path), secrets, &mut found) {
+            return None;
+        }
+        let wrong = |text: &crate::text::Text, what: &str, name: &str| {
+            Some(Err(RequestError {
+                is_secret: text.has_secret(),
+                message: format!("the {what} \"{name}\" is missing or has another value"),
+            }))
+        };
+        for (name, text) in &list.headers {
+            let is_right = |value: &String| text.recognise(value, secrets, &mut Recognised::default());
+            if !header(name).iter().any(is_right) {
+                return wrong(text, "header", name);
+            }
+        }
+        let pairs = pairs(query);
+        let value = |name: &str| {
+            let mut pairs = pairs.iter();
+            pairs
+                .find(|(known, _)| known == name)
+                .map(|(_, value)| value.clone())
+        };
+        let pages = declaration.pages.as_ref();
+        let position = pages.and_then(|pages| pages.parameter()).unwrap_or(CURSOR);
+        for (name, text) in list.query.iter().filter(|(name, _)| name != position) {
+            let values = pairs.iter().filter(|(known, _)| known == name);
+            let is_right = values
+                .map(|(_, value)| value)
+                .any(|value| text.recognise(value, secrets, &mut found));
+            if !is_right && !text.uses_window()[2] {
+                return wrong(text, "parameter", name);
+            }
+        }
+        let [from, to, last_id] = found.window;
+        Some(Ok(ListRequest {
+            from,
+            to,
+            last_id,
+            position: value(position),
+            limit: pages.and_then(|pages| value(pages.limit_parameter())),
+        }))
+    }
+
+    /// Returns the path of an entry of the list in its frame.
+    pub fn entry_path(&self) -> Path {
+        let list = self.compiled.list.as_ref();
+        let frame = list.and_then(|list| list.frame.as_ref());
+        frame.and_then(|frame| frame.entry_path()).unwrap_or_default()
+    }
+
     /// Recognises the message of an opening step.
     pub fn opening(&self, step: usize, message: &str) -> Option<Recognised> {
         self.recognise(self.compiled.open.get(step)?.as_ref(), message)
@@ -116,36 +200,6 @@ impl Counterpart {
     fn recognise(&self, template: Option<&Template>, message: &str) -> Option<Recognised> {
         template?.recognise(message, &self.secrets)
     }
-}
-
-/// Returns the decoded names and values of a query.
-fn pairs(query: &str) -> Vec<(String, String)> {
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decoded(name), decoded(value))
-        })
-        .collect()
-}
-
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        let digit = |at: usize| after.get(at).and_then(|byte| (*byte as char).to_digit(16));
-        rest = after;
-        match (first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push((high * 16 + low) as u8);
-                rest = &after[2..];
-            }
-            (b'+', ..) => bytes.push(b' '),
-            (byte, ..) => bytes.push(*byte),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

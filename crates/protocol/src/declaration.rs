@@ -6,8 +6,9 @@ use neurobridge_core::{address, positions::TimeFormat, secret::Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::notation::{
-    Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, When, texts_schema,
+use crate::{
+    backfill::BackfillList,
+    notation::{Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, When, texts_schema},
 };
 
 /// A declared feed: the opening of a connection, its heartbeat, and the meaning of its frames.
@@ -47,6 +48,9 @@ pub struct Declaration {
     /// The messages that acknowledge stored events to the feed.
     #[serde(default)]
     pub ack: Option<Acknowledgement>,
+    /// The list of past events from which the events of gaps are fetched.
+    #[serde(default)]
+    pub backfill: Option<BackfillList>,
     /// Whether binary frames contain JSON, like text frames. Otherwise binary frames are ignored.
     #[serde(default)]
     pub binary: bool,

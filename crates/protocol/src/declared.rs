@@ -16,6 +16,7 @@ use crate::{
     elements::Elements,
     fields::{EventSlots, Slots, Test, Unit, UnitReader},
     notation::{Answer, FeedPath, When},
+    percent,
     problem::Problem,
     protocol::Pings,
     resume,
@@ -144,6 +145,7 @@ impl Declared {
             secrets,
             request_id: 0,
             events: &[],
+            window: Default::default(),
         };
         let render = |(name, value): &(String, crate::text::Text)| {
             let mut text = String::new();
@@ -158,7 +160,7 @@ impl Declared {
         }
         let pairs: Vec<String> = query
             .iter()
-            .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
+            .map(|(name, value)| percent::pair(name, value))
             .collect();
         Prepared {
             headers: self.compiled.headers.iter().map(render).collect(),
@@ -178,6 +180,7 @@ impl Declared {
         messages
     }
 
+    /// Completes the opening without a connection.
     pub(crate) const fn skip_opening(&mut self) {
         self.phase = Phase::Ready;
     }
@@ -427,6 +430,7 @@ fn render(
         secrets,
         request_id: *request_id,
         events,
+        window: Default::default(),
     })
 }
 
@@ -435,21 +439,6 @@ fn shown(path: Option<&FeedPath>, unit: &str, frame: &str) -> String {
     let raw = path.and_then(|path| path.of(unit, frame)).unwrap_or(unit);
     let whole = text(raw).unwrap_or(raw.into());
     whole[..whole.floor_char_boundary(MAX_TEXT_BYTES)].to_owned()
-}
-
-/// Percent-encodes a name or a value of a query, except for the characters that RFC 3986 allows in a query and that do not
-/// separate parameters.
-fn encode(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~!$'()*,;:@/?".contains(&byte) {
-            encoded.push(byte as char);
-        } else {
-            use std::fmt::Write as _;
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! in the frame. Paths are relative to the unit; a path that begins with `$.` is relative to the frame.
 
 mod action;
+mod backfill;
 mod check;
 mod counterpart;
 mod declaration;
@@ -15,8 +16,10 @@ mod declared;
 mod elements;
 mod error_fields;
 mod fields;
+mod list;
 mod neuroio;
 mod notation;
+mod percent;
 mod problem;
 mod protocol;
 mod resume;
@@ -25,13 +28,15 @@ mod text;
 
 pub use self::{
     action::{Action, MalformedReason, Ping, Prepared},
-    counterpart::{Counterpart, RequestError},
+    backfill::{BackfillList, ListOrder, PageType, Pages},
+    counterpart::{CURSOR, Counterpart, ListRequest, RequestError},
     declaration::{
         Acknowledgement, Declaration, EventFields, Heartbeat, Meaning, OpeningStep, Request, Resume, Rule,
         SecretSource,
     },
     declared::Declared,
     fields::FeedEvent,
+    list::{EventList, ListEntry, ListError, ListPage, ListWindow, OtherOrigin, Position},
     neuroio::{Neuroio, TOKEN},
     notation::{Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, When},
     problem::Problem,

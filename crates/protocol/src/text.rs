@@ -27,6 +27,14 @@ enum Placeholder {
     Value,
     /// `{values}`: the acknowledgement values of several events.
     Values,
+    /// `{from}`: the time from which missed events are requested.
+    From,
+    /// `{to}`: the time up to which missed events are requested.
+    To,
+    /// `{last_id}`: the id of the last event before the gap.
+    LastId,
+    /// `{entry:json}`: an entry of the list of past events.
+    Entry,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,11 +46,15 @@ enum Piece {
 }
 
 /// The placeholders that are valid in a text.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Allowed<'a> {
     pub(crate) secrets: &'a [&'a str],
     pub(crate) request_id: bool,
     pub(crate) values: bool,
+    /// `{from}`, `{to}` and `{last_id}`. Then any other word in braces is an error.
+    pub(crate) window: bool,
+    /// `{entry:json}`.
+    pub(crate) entry: bool,
 }
 
 /// A text with placeholders. Braces around any other content are literal text, as in a GraphQL query.
@@ -77,8 +89,10 @@ impl Text {
             };
             match placeholder(name, allowed)? {
                 None => literal.push_str(&from[..word.len() + 2]),
-                Some(Placeholder::Values) if !is_json => {
-                    return Err("found {values}, expected \"{values:json}\" as the whole text".to_owned());
+                Some(Placeholder::Values | Placeholder::Entry) if !is_json => {
+                    return Err(format!(
+                        "found {{{name}}}, expected \"{{{name}:json}}\" as the whole text"
+                    ));
                 }
                 Some(placeholder) if is_json => {
                     if text.len() != word.len() + 2 {
@@ -102,6 +116,11 @@ impl Text {
             pieces.push(Piece::Literal(literal));
         }
         Ok(Self(pieces))
+    }
+
+    /// Returns whether the text contains `{from}`, `{to}` and `{last_id}`.
+    pub(crate) fn uses_window(&self) -> [bool; 3] {
+        [Placeholder::From, Placeholder::To, Placeholder::LastId].map(|wanted| self.uses(&wanted))
     }
 
     fn uses(&self, wanted: &Placeholder) -> bool {
@@ -147,6 +166,17 @@ fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, 
         "request_id" => Placeholder::RequestId,
         "value" => Placeholder::Value,
         "values" => Placeholder::Values,
+        "from" if allowed.window => Placeholder::From,
+        "to" if allowed.window => Placeholder::To,
+        "last_id" if allowed.window => Placeholder::LastId,
+        "entry" if allowed.entry => Placeholder::Entry,
+        _ if allowed.window => {
+            let suggestion = nearest(name, &["from", "to", "last_id"])
+                .map_or_else(String::new, |known| format!(" (did you mean {{{known}}}?)"));
+            return Err(format!(
+                "found {{{name}}}, an unknown placeholder{suggestion}, expected {{from}}, {{to}} or {{last_id}}"
+            ));
+        }
         _ => {
             // Only a text similar to a placeholder is an error: `{secrets.x}`, `{request_di}`.
             let first = name.split('.').next().unwrap_or(name);
@@ -166,7 +196,8 @@ fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, 
     };
     let is_allowed = match found {
         Placeholder::RequestId => allowed.request_id,
-        _ => allowed.values,
+        Placeholder::Value | Placeholder::Values => allowed.values,
+        _ => true,
     };
     if is_allowed {
         return Ok(Some(found));
@@ -187,8 +218,10 @@ fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, 
 pub(crate) struct Values<'a> {
     pub(crate) secrets: &'a Secrets,
     pub(crate) request_id: u64,
-    /// The acknowledgement values of events, as written by the feed.
+    /// The acknowledgement values of events, as written by the feed; or one entry of a list.
     pub(crate) events: &'a [&'a str],
+    /// The texts of `{from}`, `{to}` and `{last_id}`.
+    pub(crate) window: [&'a str; 3],
 }
 
 impl Values<'_> {
@@ -196,7 +229,10 @@ impl Values<'_> {
         match placeholder {
             Placeholder::Secret(name) => out.push_str(self.secrets.get(name).map_or("", Secret::expose)),
             Placeholder::RequestId => drop(write!(out, "{}", self.request_id)),
-            Placeholder::Value => {
+            Placeholder::From => out.push_str(self.window[0]),
+            Placeholder::To => out.push_str(self.window[1]),
+            Placeholder::LastId => out.push_str(self.window[2]),
+            Placeholder::Value | Placeholder::Entry => {
                 let raw = self.events.first().copied().unwrap_or("null");
                 out.push_str(&neurobridge_core::json::text(raw).unwrap_or(raw.into()));
             }
@@ -206,13 +242,15 @@ impl Values<'_> {
 
     fn json(&self, placeholder: &Placeholder, out: &mut String) {
         match placeholder {
-            Placeholder::Secret(_) => {
+            Placeholder::Secret(_) | Placeholder::From | Placeholder::To | Placeholder::LastId => {
                 let mut text = String::new();
                 self.text(placeholder, &mut text);
                 push_string(&text, out);
             }
             Placeholder::RequestId => self.text(placeholder, out),
-            Placeholder::Value => out.push_str(self.events.first().copied().unwrap_or("null")),
+            Placeholder::Value | Placeholder::Entry => {
+                out.push_str(self.events.first().copied().unwrap_or("null"));
+            }
             Placeholder::Values => {
                 let _ = write!(out, "[{}]", self.events.join(","));
             }
@@ -261,6 +299,11 @@ impl Template {
     /// Returns whether the message contains `{values:json}`.
     pub(crate) fn uses_values(&self) -> bool {
         self.uses(&Placeholder::Values)
+    }
+
+    /// Returns whether the message contains `{entry:json}`.
+    pub(crate) fn uses_entry(&self) -> bool {
+        self.uses(&Placeholder::Entry)
     }
 
     fn uses(&self, wanted: &Placeholder) -> bool {
@@ -377,6 +420,8 @@ mod tests {
         secrets: &["token"],
         request_id: true,
         values: true,
+        window: false,
+        entry: false,
     };
 
     fn render(message: &Value, events: &[&str]) -> String {
@@ -386,6 +431,7 @@ mod tests {
             secrets: &secrets,
             request_id: 7,
             events,
+            window: Default::default(),
         });
         assert!(!format!("{message:?}").contains("hunter"));
         message.into_text()
@@ -432,6 +478,7 @@ mod tests {
             secrets: &[],
             request_id: false,
             values: false,
+            ..ALLOWED
         };
         assert!(error("{request_id}", none).contains("valid only in messages"));
         assert!(error("{value}", none).contains("valid only in \"ack.send\""));

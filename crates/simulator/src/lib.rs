@@ -47,7 +47,8 @@
 //! The platform recognises an entry whether a client is connected or not; with a rate, from the first authenticated
 //! client on. `GET /v1/entries/` lists the recognised entries that [`RestOptions`] retains, and the file of
 //! [`Options::recognised`] contains one line for each of them: `{"id":1,"at":"2026-03-01T08:00:00.000000Z"}`, by a clock
-//! without [deviation](EntryOptions::clock_offset).
+//! without [deviation](EntryOptions::clock_offset). With a declared feed whose declaration has a `backfill`, requests for that list are
+//! answered instead.
 //!
 //! # Tokens
 //! `POST /v1/tokens/` and `POST /v1/spaces/{id}/tokens` create a token, `DELETE /v1/tokens/{id}` deletes it, and

@@ -17,7 +17,7 @@ pub(crate) struct Manual {
     pub(crate) from: Timestamp,
     pub(crate) to: Timestamp,
     /// The id after which the events are fetched.
-    pub(crate) after: Option<u64>,
+    pub(crate) after: Option<String>,
     pub(crate) answer: oneshot::Sender<Answer>,
 }
 
@@ -35,6 +35,7 @@ impl Filler {
     ) -> Result<(), Interrupted> {
         let window = Window {
             after: request.after,
+            skips_known: false,
             from: request.from,
             to: Some(request.to),
             overlap: self.skew(state),

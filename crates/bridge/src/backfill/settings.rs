@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use neurobridge_core::neuroio::Frames;
 use neurobridge_listener::{BackfillConfig, SourceConfig};
 use neurobridge_platform::{Client, Entries};
+use neurobridge_protocol::{EventList, Protocol};
 use tokio::task::spawn_blocking;
 
-use super::ID_OVERLAP;
+use super::part::ID_OVERLAP;
 use crate::{config::Config, feed::joined};
 
 /// The smallest deduplication window that recognises the events of the overlap.
 const MIN_WINDOW: usize = 10 * ID_OVERLAP as usize;
-/// The largest number of ids that the second reading of the list repeats.
+/// The largest number of events that the second reading of the list repeats.
 const MAX_SETTLING_IDS: u64 = 16_384;
 
 /// The settings of a filler.
@@ -23,10 +23,13 @@ pub(crate) struct FillerSettings {
     pub(super) config: BackfillConfig,
     /// Whether gaps that are not filled become events.
     pub(super) reports: bool,
-    pub(super) frames: Frames,
+    /// Reads the fetched frames as those of the feed.
+    pub(super) protocol: Protocol,
+    /// Whether the ids of events are numbers in the order of the list.
+    pub(super) counts_ids: bool,
     /// The number of ids by which the list overlaps what was received; 0 if the deduplication window is too small.
     pub(super) id_overlap: u64,
-    /// The number of ids that the second reading of the list repeats: those of three seconds at some thousand events per second, and
+    /// The number of events that the second reading of the list repeats: those of three seconds at some thousand events per second, and
     /// not more than the deduplication window recognises.
     pub(super) settling_ids: u64,
 }
@@ -45,7 +48,8 @@ impl FillerSettings {
             entries: entries(source).await?,
             config: source.backfill.clone(),
             reports: source.reports_gaps(),
-            frames: Frames::new(&config.named_fields()),
+            protocol: protocol(source, config)?,
+            counts_ids: source.feed.is_none(),
             id_overlap: if config.deduplicate.max_events >= MIN_WINDOW {
                 ID_OVERLAP
             } else {
@@ -75,9 +79,39 @@ pub(crate) async fn entries(source: &SourceConfig) -> anyhow::Result<Option<Entr
     let Some(url) = source.backfill_address().map(str::to_owned) else {
         return Ok(None);
     };
+    let list = match source.feed.as_deref() {
+        Some(feed) => EventList::new(feed).map_err(|problems| {
+            anyhow!(
+                "feed.{}",
+                problems
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("; ")
+            )
+        })?,
+        None => None,
+    };
     let source = source.clone();
-    let made = spawn_blocking(move || Client::new(&source, &url).map(|client| Entries::new(client, &source)));
+    let made = spawn_blocking(move || match list {
+        Some(list) => {
+            Client::new(&source, list.origin()).map(|client| Entries::declared(client, &source, list))
+        }
+        None => Client::new(&source, &url).map(|client| Entries::new(client, &source)),
+    });
     joined(made.await)
         .map(Some)
         .map_err(|(key, error)| anyhow!("{key}: {error}"))
+}
+
+/// Returns the protocol that reads the frames of fetched events, which need no connection.
+///
+/// # Errors
+/// The first error of the declaration.
+pub(crate) fn protocol(source: &SourceConfig, config: &Config) -> anyhow::Result<Protocol> {
+    let mut protocol = source
+        .protocol(&config.named_fields())
+        .map_err(|problem| anyhow!("feed.{problem}"))?;
+    protocol.skip_opening();
+    Ok(protocol)
 }

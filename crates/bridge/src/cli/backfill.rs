@@ -31,7 +31,7 @@ pub struct BackfillFlags {
     /// The id of the last known event, such as "last_event" in `gaps ls --json`: shows only later ones. Then --from has
     /// no effect, since an event may have been created long before it was recognised.
     #[arg(long, value_name = "ID")]
-    pub after: Option<u64>,
+    pub after: Option<String>,
     /// Shows the events, and stores none. No bridge is needed.
     #[arg(long)]
     pub dry_run: bool,

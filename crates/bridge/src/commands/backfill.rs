@@ -6,14 +6,14 @@ use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use neurobridge_core::{
     cloudevents,
-    event::{Event, FieldPath, Origin, Sequence},
+    event::{Event, FieldPath, Origin},
     event_buf::EventBuf,
     foreign_text,
-    neuroio::Frames,
     redact::Redaction,
 };
-use neurobridge_listener::{EventAttributes, SourceConfig};
+use neurobridge_listener::{EventAttributes, FeedEvent, SourceConfig};
 use neurobridge_platform::{Entries, Missed, Report, Window, sentence};
+use neurobridge_protocol::{Action, Protocol};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -49,7 +49,7 @@ async fn store(config: &Config, flags: &BackfillFlags) -> Result<(), Failure> {
         source: flags.source.clone(),
         from,
         to,
-        after: flags.after,
+        after: flags.after.clone(),
     };
     let answer = Client::request(&config.data_dir, request)
         .await
@@ -125,7 +125,8 @@ struct Found {
 /// An event, after the filter and the redaction of the configuration.
 #[derive(Debug, Serialize)]
 struct Row {
-    id: u64,
+    /// A number, where the id is one.
+    id: serde_json::Value,
     created: Option<String>,
     #[serde(rename = "type")]
     kind: String,
@@ -144,20 +145,24 @@ async fn find(config: &Config, flags: &BackfillFlags) -> Result<Found, Failure> 
     })?;
     let (from, to) = period(flags)?;
     let window = Window {
-        after: flags.after,
+        after: flags.after.clone(),
+        skips_known: false,
         from,
         to: Some(to),
         // The times are those of the platform.
         overlap: Duration::ZERO,
     };
     let redaction = read_redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event").await?;
+    let mut protocol = backfill::protocol(source, config)
+        .with_context(|| format!("sources.{}", flags.source))
+        .or_exit(Exit::Config)?;
     let mut reader = Reader::new(config, &flags.source, source, redaction);
     let mut entries = connect(&flags.source, source.clone()).await?;
     let (events, mut received) = mpsc::channel(1);
     let reading = async move { entries.fetch(&window, &events).await };
     let showing = async {
         while let Some(page) = received.recv().await {
-            page.iter().for_each(|missed| reader.read(missed));
+            page.iter().for_each(|missed| reader.read(missed, &mut protocol));
         }
     };
     let (report, ()) = tokio::join!(reading, showing);
@@ -174,7 +179,7 @@ async fn connect(name: &str, source: SourceConfig) -> Result<Entries, Failure> {
     entries.ok_or_else(|| {
         let message = format!(
             "{place}.backfill: found no address of a REST interface, expected `url` for another feed than the platform's \
-             own, and `enabled` that is not false"
+             own, the table `backfill` in a declared feed, and `enabled` that is not false"
         );
         Failure::new(Exit::Config, anyhow!(message))
     })
@@ -186,7 +191,6 @@ struct Reader<'a> {
     name: &'a str,
     attributes: EventAttributes,
     redaction: Redaction,
-    frames: Frames,
     buffer: EventBuf,
     rows: Vec<Row>,
     filtered: u64,
@@ -199,27 +203,24 @@ impl<'a> Reader<'a> {
             name,
             attributes: source.attributes(name),
             redaction,
-            frames: Frames::new(&config.named_fields()),
             buffer: EventBuf::default(),
             rows: Vec::new(),
             filtered: 0,
         }
     }
 
-    fn read(&mut self, missed: &Missed) {
-        let Some(positions) = self.frames.event(&missed.frame) else {
-            return;
-        };
+    fn read(&mut self, missed: &Missed, protocol: &mut Protocol) {
+        protocol.receive(&missed.frame, &mut |action| {
+            if let Action::Event(event) = action {
+                self.add(missed, &event);
+            }
+        });
+    }
+
+    fn add(&mut self, missed: &Missed, event: &FeedEvent<'_>) {
         let event = Event {
-            sequence: Sequence::FIRST,
-            received_at: Timestamp::UNIX_EPOCH,
-            source: self.name,
-            source_uri: &self.attributes.source,
-            type_prefix: &self.attributes.type_prefix,
-            conflict: None,
             origin: Origin::Backfill,
-            positions,
-            frame: &missed.frame,
+            ..self.attributes.event(self.name, event)
         };
         if !self.config.event.filter.matches(&event) {
             self.filtered += 1;
@@ -235,7 +236,9 @@ impl<'a> Reader<'a> {
         let mut kind = String::new();
         cloudevents::write_type(&event, &mut kind);
         self.rows.push(Row {
-            id: missed.id,
+            id: missed
+                .number()
+                .map_or_else(|| missed.id.clone().into(), Into::into),
             created: event.time().map(|time| time.into_owned()),
             kind,
             person,
@@ -267,7 +270,10 @@ impl Found {
             |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| foreign_text::clean(text));
         for event in &self.events {
             table.row([
-                event.id.to_string(),
+                event
+                    .id
+                    .as_str()
+                    .map_or_else(|| event.id.to_string(), foreign_text::clean),
                 shown(event.created.as_ref()),
                 foreign_text::clean(&event.kind),
                 shown(event.person.as_ref()),
@@ -311,13 +317,13 @@ mod tests {
 
     const START: &str = "2026-03-01T08:00:00Z";
 
-    fn flags(after: Option<u64>) -> BackfillFlags {
+    fn flags(after: Option<&str>) -> BackfillFlags {
         BackfillFlags {
             config: crate::cli::ConfigFlag::default(),
             source: "main".to_owned(),
             from: START.parse().unwrap(),
             to: Some("2026-03-01T08:00:59Z".parse().unwrap()),
-            after,
+            after: after.map(str::to_owned),
             dry_run: true,
             json: false,
         }
@@ -367,7 +373,7 @@ mod tests {
         assert!(all.events.iter().any(|row| row.person.is_some()));
         config.event.filter = Filter::new([("result", ["new"])]).unwrap();
         config.event.redact = vec!["pid".parse().unwrap()];
-        let found = find(&config, &flags(Some(50))).await.unwrap();
+        let found = find(&config, &flags(Some("50"))).await.unwrap();
         assert_eq!(found.events.len() as u64 + found.filtered, 10);
         assert!(found.filtered > 0 && found.events.iter().all(|row| row.person.is_none()));
         let text = found.to_table();

@@ -61,7 +61,8 @@ impl Loaded {
             }
             if source.backfill_address().is_some_and(|url| is_far(url, "http")) {
                 let message = "the token and all events are sent unencrypted; https:// encrypts them";
-                found.add(format!("sources.{name}.backfill.url"), message);
+                let place = if source.feed.is_some() { ".feed" } else { "" };
+                found.add(format!("sources.{name}{place}.backfill.url"), message);
             }
             if self.config.deduplicate.max_events == 0 && source.backfill_address().is_some() {
                 let message = "events that the feed sends and the bridge also fetches after a gap are published twice; \

@@ -39,7 +39,7 @@ pub(crate) enum Request {
         source: String,
         from: Timestamp,
         to: Timestamp,
-        after: Option<u64>,
+        after: Option<String>,
     },
 }
 

@@ -100,7 +100,8 @@ pub(crate) fn entries(config: &SourceConfig) -> Entries {
 pub(crate) fn window(after: Option<u64>) -> Window {
     let from: Timestamp = START.parse().unwrap();
     Window {
-        after,
+        after: after.map(|id| id.to_string()),
+        skips_known: false,
         from,
         to: Some(from + Duration::from_secs(1_000_000)),
         overlap: Duration::ZERO,
@@ -120,7 +121,7 @@ pub(crate) async fn read(mut entries: Entries, window: Window) -> (Vec<Missed>, 
 }
 
 pub(crate) fn ids(missed: &[Missed]) -> Vec<u64> {
-    missed.iter().map(|missed| missed.id).collect()
+    missed.iter().filter_map(Missed::number).collect()
 }
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use neurobridge_core::{json, secret::Secret};
+use neurobridge_core::{json, path::Path, secret::Secret};
 use serde_json::value::RawValue;
 
 use super::{Node, Piece, Placeholder, Secrets, Template, Text};
@@ -14,6 +14,8 @@ pub struct Recognised {
     pub request_id: Option<u64>,
     /// The acknowledgement values, as texts.
     pub values: Vec<String>,
+    /// The values of `{from}`, `{to}` and `{last_id}`, as texts.
+    pub window: [Option<String>; 3],
 }
 
 impl Template {
@@ -26,6 +28,36 @@ impl Template {
             Self::Json(node) => node.recognise(message.trim(), secrets, &mut found),
         };
         matches.then_some(found)
+    }
+}
+
+impl Template {
+    /// Returns the path of `{entry:json}` in the message; `None` without one.
+    pub(crate) fn entry_path(&self) -> Option<Path> {
+        fn find(node: &Node, steps: &mut Vec<String>) -> bool {
+            let mut below = |step: String, node: &Node| {
+                steps.push(step);
+                let is_found = find(node, steps);
+                if !is_found {
+                    steps.pop();
+                }
+                is_found
+            };
+            match node {
+                Node::Text(Text(pieces)) => pieces.contains(&Piece::Json(Placeholder::Entry)),
+                Node::Scalar(_) => false,
+                Node::Array(items) => items
+                    .iter()
+                    .enumerate()
+                    .any(|(index, item)| below(index.to_string(), item)),
+                Node::Object(keys) => keys.iter().any(|(key, node)| below(key.clone(), node)),
+            }
+        }
+        let mut steps = Vec::new();
+        match self {
+            Self::Json(node) => find(node, &mut steps).then(|| Path::new(steps)),
+            Self::Plain(_) => None,
+        }
     }
 }
 
@@ -91,7 +123,10 @@ fn insert(placeholder: &Placeholder, value: &str, found: &mut Recognised) -> boo
             }
             found.request_id = number;
         }
-        Placeholder::Value | Placeholder::Values => found.values.push(value.to_owned()),
+        Placeholder::Value | Placeholder::Values | Placeholder::Entry => found.values.push(value.to_owned()),
+        Placeholder::From => found.window[0] = Some(value.to_owned()),
+        Placeholder::To => found.window[1] = Some(value.to_owned()),
+        Placeholder::LastId => found.window[2] = Some(value.to_owned()),
     }
     true
 }
@@ -137,7 +172,10 @@ fn json_value(placeholder: &Placeholder, raw: &str, secrets: &Secrets, found: &m
                 .get(name)
                 .map_or(!value.is_empty(), |known| known.expose() == value)
         }),
-        Placeholder::RequestId => insert(placeholder, raw, found),
+        Placeholder::RequestId | Placeholder::Entry => insert(placeholder, raw, found),
+        Placeholder::From | Placeholder::To | Placeholder::LastId => {
+            string(raw).is_some_and(|value| insert(placeholder, &value, found))
+        }
         Placeholder::Value => json::text(raw).is_some_and(|value| insert(placeholder, &value, found)),
         Placeholder::Values => serde_json::from_str::<Vec<&RawValue>>(raw).is_ok_and(|values| {
             values.iter().all(|value| {
@@ -162,6 +200,8 @@ mod tests {
             secrets: &["token"],
             request_id: true,
             values: true,
+            window: false,
+            entry: false,
         };
         Template::parse(&MessageText(message.clone()), allowed).unwrap()
     }
@@ -190,11 +230,13 @@ mod tests {
                     secrets: &secrets,
                     request_id: 7,
                     events: &["10", "\"b\""],
+                    window: Default::default(),
                 })
                 .into_text();
             let expected = Recognised {
                 request_id,
                 values: values.into_iter().map(str::to_owned).collect(),
+                window: Default::default(),
             };
             assert_eq!(
                 template.recognise(&text, &secrets),

@@ -20,6 +20,7 @@ use tracing::debug;
 pub(crate) use self::socket::Socket;
 use self::{declared::Client, session::Session};
 use crate::{
+    declared::Service,
     faults::{ConnectionFaults, Phase, Reaction, RestFault},
     http::{Delivery, ErrorCode, RequestError, Response, read_body, read_request},
     platform::{Count, Platform},
@@ -38,7 +39,8 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
         Ok(read) => read,
         Err(error) => return refuse(socket, &error).await,
     };
-    if !wants_upgrade(&request) && platform.declared.is_some() {
+    let serves_rest = platform.declared.as_ref().is_none_or(Service::has_list);
+    if !wants_upgrade(&request) && !serves_rest {
         let response = Response::error(
             426,
             "a declared feed accepts WebSocket connections only",
@@ -147,7 +149,10 @@ async fn serve_rest(mut socket: Socket, request: &Request, after_head: Vec<u8>, 
                 Some(RestFault::Cut) => delivery = Delivery::Cut,
                 _ => {}
             }
-            rest::respond(request, &body, platform, fault.as_ref())
+            match &platform.declared {
+                Some(service) => service.list(request, platform, fault.as_ref()),
+                None => rest::respond(request, &body, platform, fault.as_ref()),
+            }
         }
     };
     answer(socket, &response, delivery).await;

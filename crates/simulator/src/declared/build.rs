@@ -72,7 +72,7 @@ impl Builder {
 }
 
 /// Sets the value at a path, and creates the objects and arrays on the way.
-fn put(at: &mut Value, steps: &[Box<str>], value: Value) {
+pub(super) fn put(at: &mut Value, steps: &[Box<str>], value: Value) {
     let Some((step, below)) = steps.split_first() else {
         *at = value;
         return;

@@ -179,6 +179,12 @@ impl Events {
             .unwrap_or(Timestamp::MAX)
     }
 
+    /// Returns the number of the last event that is not after a time; 0 if there is none.
+    pub(super) fn number_at(&self, time: Timestamp) -> u64 {
+        let passed = time.as_nanosecond() - self.begin().as_nanosecond();
+        u64::try_from(passed.div_euclid(self.step)).unwrap_or(0)
+    }
+
     /// Returns the number of the last event whose value at `path` is not after `text`; `None` if the text is no such value.
     pub(super) fn number_of(&self, path: &FeedPath, text: &str) -> Option<u64> {
         match self.roles.of(path)? {

@@ -4,6 +4,7 @@ mod acknowledged;
 mod build;
 mod events;
 mod frames;
+mod list;
 mod sample;
 mod script;
 
@@ -23,7 +24,7 @@ use self::{
     sample::{Roles, Sample},
 };
 use crate::{
-    faults::{ERROR, Reaction},
+    faults::{ERROR, Reaction, RestFault},
     feed::Feed,
     wire::Opcode,
 };
@@ -318,7 +319,13 @@ impl Service {
     /// Returns whether a declared feed has a use for a reaction.
     pub(crate) fn supports(&self, reaction: &Reaction) -> bool {
         match reaction {
-            Reaction::Rest(_) => false,
+            Reaction::Rest(fault) => {
+                self.has_list()
+                    && !matches!(
+                        fault,
+                        RestFault::Endless | RestFault::NoId | RestFault::Huge { .. }
+                    )
+            }
             Reaction::SameId | Reaction::Huge { .. } => self.events.can_have_members(),
             Reaction::Error { .. } => self.frames.error.is_some(),
             _ => true,

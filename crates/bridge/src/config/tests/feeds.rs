@@ -65,6 +65,76 @@ fn time_limit_of_neuroio_beside_a_declared_feed_is_an_error() {
 }
 
 #[test]
+fn errors_of_a_list_of_past_events_have_their_lines() {
+    let declaration = r#"
+url = "ws://localhost:1/feed"
+rules = [{ is = "event" }]
+event = { id = "n" }
+[backfill]
+url = "http://localhost:1/orders?since={form}"
+lst = "data"
+pages = { type = "pages", path = "next" }
+"#;
+    let config = "[sources.main]\nfeed = \"mine.toml\"\nbackfill = { url = \"http://localhost:1\" }\n";
+    let report = load_with(config, &[("mine.toml", declaration)]).unwrap_err();
+    insta::assert_snapshot!(report, @r#"
+    error: sources.main.backfill.url: found it beside a declared feed
+     --> FOLDER/neurobridge.toml:3:20
+      |
+    3 | backfill = { url = "http://localhost:1" }
+      |                    ^^^^^^^^^^^^^^^^^^^^
+      |
+      = expected: the list of past events in "feed.backfill"
+
+    error: sources.main.feed.backfill.url: found {form}, an unknown placeholder (did you mean {from}?)
+     --> FOLDER/mine.toml:6:7
+      |
+    6 | url = "http://localhost:1…"
+      |       ^^^^^^^^^^^^^^^^^^^^^
+      |
+      = expected: {from}, {to} or {last_id}
+
+    error: sources.main.feed.backfill.lst: unknown key
+     --> FOLDER/mine.toml:7:1
+      |
+    7 | lst = …
+      | ^^^ did you mean "list"?
+      |
+      = expected: one of "frame", "headers", "list", "order", "pages", "query", "unit", "url"
+
+    error: sources.main.feed.backfill.pages.type: found "pages"
+     --> FOLDER/mine.toml:8:18
+      |
+    8 | pages = { type = "pages", path = "next" }
+      |                  ^^^^^^^ did you mean "page"?
+      |
+      = expected: one of "offset", "page", "next"
+
+    error: sources.main.feed.backfill.pages.path: found without a next link
+     --> FOLDER/mine.toml:8:34
+      |
+    8 | pages = { type = "pages", path = "next" }
+      |                                  ^^^^^^
+      |
+      = expected: type = "next"
+
+    error: 5 configuration errors; fix them and run `neurobridge check` again
+    "#);
+}
+
+#[test]
+fn backfill_without_a_list_of_past_events_is_an_error() {
+    let config = "[sources.main]\nfeed = \"okx\"\nbackfill = { enabled = true }\n";
+    let report = load_with(config, &[]).unwrap_err();
+    assert!(
+        report.contains(
+            "sources.main.backfill.enabled: found true, but the declared feed has no list of past events"
+        ) && report.contains(":3:"),
+        "{report}"
+    );
+}
+
+#[test]
 fn unknown_declaration_is_refused() {
     for (named, found) in [
         ("okex", "found \"okex\""),

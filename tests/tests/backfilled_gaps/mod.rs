@@ -1,5 +1,7 @@
 //! What the platform recognised while the bridge was not connected is fetched, or reported to the consumers.
 
+mod declared;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
@@ -36,6 +38,24 @@ rate = 500
 "#
     )
 }
+
+/// A feed with missed events, as the bridge and the consumers see it.
+struct Feed {
+    /// The name of folders and destinations.
+    name: &'static str,
+    /// The configuration of the source `main`.
+    source: fn(&Platform) -> String,
+    /// The field of the body whose events are in order.
+    person: &'static str,
+    subject: &'static str,
+}
+
+const NEUROIO: Feed = Feed {
+    name: "backfilled-gaps",
+    source,
+    person: "pid",
+    subject: "gaps.{result}",
+};
 
 /// Returns the number of events that the platform has recognised so far.
 fn recognised(record: &Path) -> usize {
@@ -75,11 +95,11 @@ struct Arrived {
 }
 
 impl Arrived {
-    fn new(id: &str, body: &[u8], header: impl Fn(&str) -> Option<String>) -> Self {
+    fn new(id: &str, body: &[u8], person: &str, header: impl Fn(&str) -> Option<String>) -> Self {
         let body: Value = serde_json::from_slice(body).unwrap();
         Self {
             id: id.parse().unwrap(),
-            person: body["pid"].as_str().map(str::to_owned),
+            person: body[person].as_str().map(str::to_owned),
             is_backfill: header("origin").as_deref() == Some("backfill"),
             is_late: header("late").as_deref() == Some("true"),
         }
@@ -113,19 +133,24 @@ fn assert_complete(destination: &str, events: &[Arrived]) {
 
 #[test]
 fn missed_events_are_fetched_once_and_in_order() {
+    let dir = Scratch::new(NEUROIO.name).unwrap();
+    assert_fetched_once_and_in_order(&NEUROIO, &dir, &[]);
+}
+
+/// Checks that Kafka and NATS have each event once, after a crash and a restart of the bridge while events are recognised.
+fn assert_fetched_once_and_in_order(feed: &Feed, dir: &Scratch, args: &[&str]) {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
     };
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
-    let dir = Scratch::new("backfilled-gaps").unwrap();
-    let topic = format!("backfilled-gaps-{}", std::process::id());
+    let topic = format!("{}-{}", feed.name, std::process::id());
     let record = dir.join("recognised.jsonl");
     let path = record.display().to_string();
     let count = EVENTS.to_string();
-    let platform =
-        Platform::start(&dir, &["--rate", RATE, "--count", &count, "--recognised", &path]).unwrap();
+    let own = ["--rate", RATE, "--count", &count, "--recognised", &path];
+    let platform = Platform::start(dir, &[&own, args].concat()).unwrap();
     let config = format!(
         r#"{}
 [spool]
@@ -142,14 +167,15 @@ replicas = 1
 [sinks.stream]
 type = "nats"
 servers = ["{}"]
-subject = "gaps.{{result}}"
+subject = "{}"
 stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
 "#,
-        source(&platform),
-        nats.url()
+        (feed.source)(&platform),
+        nats.url(),
+        feed.subject
     );
 
-    let mut bridge = Bridge::start(&dir, &config).unwrap();
+    let mut bridge = Bridge::start(dir, &config).unwrap();
     let events = |bridge: &Bridge, more_than: u64| {
         bridge
             .wait("events", SOON, |status| status.delivered("stream") > more_than)
@@ -170,9 +196,9 @@ stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
             recognised(&record) >= until
         })
         .unwrap();
-        bridge = Bridge::start(&dir, &config).unwrap();
+        bridge = Bridge::start(dir, &config).unwrap();
         events(&bridge, 300);
-        wait_for_outcomes(&dir, if is_crash { 1 } else { 2 });
+        wait_for_outcomes(dir, if is_crash { 1 } else { 2 });
     }
     bridge
         .wait("all events", SOON, |status| {
@@ -181,7 +207,7 @@ stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
                 .all(|sink| status.sink(sink).ledger.delivered + status.sink(sink).ledger.duplicate >= EVENTS)
         })
         .unwrap();
-    let gaps = wait_for_outcomes(&dir, 2);
+    let gaps = wait_for_outcomes(dir, 2);
     let facts = |gap: &Value| {
         let text = |key: &str| gap[key].as_str().unwrap().to_owned();
         (
@@ -213,7 +239,7 @@ stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
         .iter()
         .map(|message| {
             let header = |name: &str| message.header(&format!("ce-{name}")).map(str::to_owned);
-            Arrived::new(&header("id").unwrap(), &message.payload, header)
+            Arrived::new(&header("id").unwrap(), &message.payload, feed.person, header)
         })
         .collect();
     assert_complete("NATS", &stream);
@@ -222,7 +248,8 @@ stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
         .iter()
         .map(|record| {
             let header = |name: &str| record.header(&format!("ce_{name}")).map(str::to_owned);
-            Arrived::new(&header("id").unwrap(), record.value.as_deref().unwrap(), header)
+            let body = record.value.as_deref().unwrap();
+            Arrived::new(&header("id").unwrap(), body, feed.person, header)
         })
         .collect();
     assert_complete("Kafka", &topic);

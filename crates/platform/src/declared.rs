@@ -1,0 +1,403 @@
+//! Reads a declared list page by page, without I/O.
+//!
+//! The ids of a declared feed have no order. So the order of the list is declared, or recognised from the times of the events, and
+//! a list with the newest events first waits in memory until it was read. Consecutive pages by offset overlap by one entry: where
+//! that is not on the page, entries before it were deleted, and the page before is requested again.
+
+use std::collections::{HashSet, VecDeque};
+
+use jiff::{SignedDuration, Timestamp};
+use neurobridge_protocol::{
+    EventList, ListEntry, ListOrder, ListPage, ListWindow, PageType, Pages, Position, Secrets,
+};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    entries::Window,
+    listing::{Listing, Tally, Unreadable},
+    pager::{LEAST_PAGE_ENTRIES, MAX_HELD, Missed, PagingError},
+};
+
+/// The number of pages whose events are recognised when they are on a later page again. The deduplication window recognises those
+/// of earlier pages.
+const RECENT_PAGES: usize = 2;
+
+/// The name of a position without a number, for an error.
+const NEXT_PAGE: &str = "the next page";
+
+/// The state of reading a declared list.
+pub(crate) struct DeclaredListing<'a> {
+    list: &'a mut EventList,
+    secrets: &'a Secrets,
+    window: ListWindow,
+    max_pages: u32,
+    position: Position,
+    /// Path and query of the next request.
+    target: String,
+    limit: Option<u32>,
+    order: Option<ListOrder>,
+    tally: Tally,
+    /// The last page.
+    fingerprint: Option<u64>,
+    /// Whether the last page was the same as the one before.
+    has_repeated_page: bool,
+    /// The hashes of the cursors and links that were followed.
+    cursors: HashSet<u64>,
+    /// The id at the offset of the next page, where that was read before.
+    expected: Option<String>,
+    /// The number of entries on the largest page.
+    largest: usize,
+    /// The id of the entry that was read last.
+    last: Option<String>,
+    /// The number of short pages in a row that ended with the entry that was read last.
+    ends: u32,
+    /// The ids on the last pages.
+    recent: VecDeque<HashSet<String>>,
+    last_time: Option<Timestamp>,
+    known: Known,
+    /// New events, which wait for older ones while the order is unknown or the newest come first.
+    held: Vec<Missed>,
+    held_bytes: u64,
+    ready: Vec<Missed>,
+}
+
+/// The events that are dropped because they were stored before the gap.
+enum Known {
+    /// None: copies are recognised as duplicates.
+    None,
+    /// The event with this id, after which the list was requested.
+    Last(String),
+    /// The event with this id and all before it, if it is not later than this time.
+    UpTo(String, Timestamp),
+}
+
+impl<'a> DeclaredListing<'a> {
+    pub(crate) fn new(
+        list: &'a mut EventList,
+        window: &Window,
+        max_pages: u32,
+        secrets: &'a Secrets,
+        now: Timestamp,
+    ) -> Self {
+        let overlap = SignedDuration::try_from(window.overlap).unwrap_or(SignedDuration::MAX);
+        let later = |time: Timestamp| time.checked_add(overlap).unwrap_or(Timestamp::MAX);
+        let declaration = list.declaration();
+        let (order, limit) = (
+            declaration.order,
+            declaration.pages.as_ref().and_then(|pages| pages.limit),
+        );
+        let position = match &declaration.pages {
+            Some(pages) if pages.kind == PageType::Page => Position::Page(pages.first.unwrap_or(1)),
+            _ => Position::First,
+        };
+        let known = match &window.after {
+            Some(id) if list.uses_last_id() => Known::Last(id.clone()),
+            Some(id) if window.skips_known => Known::UpTo(id.clone(), later(window.from)),
+            _ => Known::None,
+        };
+        let mut listing = Self {
+            window: ListWindow {
+                from: window.from.checked_sub(overlap).unwrap_or(Timestamp::MIN),
+                to: later(window.to.unwrap_or(now)),
+                last_id: window.after.clone(),
+            },
+            list,
+            secrets,
+            max_pages,
+            position,
+            target: String::new(),
+            limit,
+            order,
+            tally: Tally::default(),
+            fingerprint: None,
+            has_repeated_page: false,
+            cursors: HashSet::new(),
+            expected: None,
+            largest: 0,
+            last: None,
+            ends: 0,
+            recent: VecDeque::new(),
+            last_time: None,
+            known,
+            held: Vec::new(),
+            held_bytes: 0,
+            ready: Vec::new(),
+        };
+        listing.aim();
+        listing
+    }
+
+    /// Renders the next request.
+    fn aim(&mut self) {
+        self.target = self
+            .list
+            .target(&self.window, &self.position, self.limit, self.secrets);
+    }
+
+    /// Holds the events of a page that are not on an earlier one. `overlaps` if the first entry was read before.
+    fn collect(&mut self, page: &mut ListPage, overlaps: bool) -> Result<(), PagingError> {
+        let mut ids = HashSet::new();
+        for (index, entry) in page.entries.drain(..).enumerate() {
+            match entry {
+                ListEntry::Event { id, time, frame } => {
+                    self.recognise_order(time);
+                    let is_repeated =
+                        self.recent.iter().any(|page| page.contains(&id)) || !ids.insert(id.clone());
+                    if matches!(&self.known, Known::Last(last) if *last == id) {
+                        self.tally.known += 1;
+                    } else if !is_repeated {
+                        self.held_bytes += frame.len() as u64;
+                        self.held.push(Missed { id, time, frame });
+                    }
+                }
+                ListEntry::WithoutId | ListEntry::NoEvent if index > 0 || !overlaps => {
+                    self.tally.without_id += 1;
+                }
+                _ => {}
+            }
+        }
+        self.recent.push_back(ids);
+        if self.recent.len() > RECENT_PAGES {
+            self.recent.pop_front();
+        }
+        if self.held_bytes <= MAX_HELD.bytes() {
+            return Ok(());
+        }
+        if self.order == Some(ListOrder::OldestFirst) {
+            // Copies of events before the gap are recognised as duplicates, within the deduplication window.
+            self.known = Known::None;
+            return Ok(());
+        }
+        Err(PagingError::TooMuch)
+    }
+
+    /// Returns whether two short pages in a row ended with the entry that was read last. Then it is the last one of the list,
+    /// although entries that are added at the start shift it to each position that is requested.
+    fn has_ended(&mut self, count: usize, last: Option<&String>) -> bool {
+        let is_short = count < self.largest || count < LEAST_PAGE_ENTRIES;
+        let is_end = self.order != Some(ListOrder::OldestFirst)
+            && is_short
+            && last.is_some()
+            && last == self.last.as_ref();
+        self.ends = if is_end { self.ends + 1 } else { 0 };
+        self.largest = self.largest.max(count);
+        self.last = last.cloned();
+        self.ends == 2
+    }
+
+    fn recognise_order(&mut self, time: Option<Timestamp>) {
+        if self.order.is_none()
+            && let (Some(before), Some(time)) = (self.last_time, time)
+            && before != time
+        {
+            self.order = Some(if before < time {
+                ListOrder::OldestFirst
+            } else {
+                ListOrder::NewestFirst
+            });
+        }
+        self.last_time = time.or(self.last_time);
+    }
+
+    /// Drops the events that were stored before the gap, and releases the others if none may precede them. Returns whether all
+    /// further entries are older.
+    fn release(&mut self) -> bool {
+        if let Known::UpTo(id, limit) = &self.known {
+            let found = self.held.iter().position(|missed| missed.id == *id);
+            match (found, self.order) {
+                (Some(at), Some(ListOrder::NewestFirst)) => {
+                    self.tally.known += (self.held.len() - at) as u64;
+                    self.held.truncate(at);
+                    return true;
+                }
+                (Some(at), Some(ListOrder::OldestFirst)) => {
+                    self.tally.known += at as u64 + 1;
+                    self.held.drain(..=at);
+                    self.known = Known::None;
+                }
+                (_, Some(ListOrder::OldestFirst))
+                    if self
+                        .held
+                        .last()
+                        .and_then(|missed| missed.time)
+                        .is_some_and(|time| time > *limit) =>
+                {
+                    self.known = Known::None;
+                }
+                _ => return false,
+            }
+        }
+        if self.order == Some(ListOrder::OldestFirst) {
+            self.ready.append(&mut self.held);
+            self.held_bytes = 0;
+        }
+        false
+    }
+
+    /// Moves to the page after one with this number of entries. Returns whether the list was read to its end.
+    fn advance(
+        &mut self,
+        pages: &Pages,
+        count: usize,
+        last: Option<String>,
+        next: Option<String>,
+    ) -> Result<bool, PagingError> {
+        match &mut self.position {
+            Position::Page(_) if count == 0 => return Ok(true),
+            Position::Page(number) => *number += 1,
+            position if pages.kind == PageType::Offset => {
+                if count == 0 {
+                    return Ok(true);
+                }
+                let overlaps = count > 1 && last.is_some();
+                let offset = match position {
+                    Position::Offset(offset) => *offset,
+                    _ => 0,
+                };
+                *position = Position::Offset(offset + count as u64 - u64::from(overlaps));
+                self.expected = last.filter(|_| overlaps);
+            }
+            position => {
+                let Some(next) = next else {
+                    return Ok(true);
+                };
+                if !self.cursors.insert(xxh3_64(next.as_bytes())) {
+                    return Err(PagingError::Repeated {
+                        position: NEXT_PAGE.to_owned(),
+                    });
+                }
+                if pages.parameter().is_none() {
+                    self.target = self.list.follow(&self.target, &next)?;
+                    return Ok(false);
+                }
+                *position = Position::Cursor(next);
+            }
+        }
+        self.aim();
+        Ok(false)
+    }
+
+    fn shown_position(&self) -> String {
+        match &self.position {
+            Position::Offset(offset) => format!("offset {offset}"),
+            Position::Page(number) => format!("page {number}"),
+            Position::First | Position::Cursor(_) => NEXT_PAGE.to_owned(),
+        }
+    }
+
+    /// Requests the page before an offset again, if the entry that was there has moved. Returns whether it did.
+    fn step_back(&mut self, page: &ListPage) -> bool {
+        let Some(expected) = self.expected.take() else {
+            return false;
+        };
+        let has = |entry: &ListEntry| matches!(entry, ListEntry::Event { id, .. } if *id == expected);
+        if page.entries.iter().any(has) {
+            return false;
+        }
+        let Position::Offset(offset) = &mut self.position else {
+            return false;
+        };
+        let step = page.entries.len().max(self.recent.back().map_or(0, HashSet::len)) as u64;
+        *offset = offset.saturating_sub(step.max(1));
+        self.fingerprint = None;
+        self.aim();
+        true
+    }
+}
+
+impl Listing for DeclaredListing<'_> {
+    fn next(&self) -> Result<String, PagingError> {
+        if self.tally.pages >= self.max_pages {
+            return Err(PagingError::TooManyPages {
+                pages: self.max_pages,
+            });
+        }
+        Ok(self.target.clone())
+    }
+
+    fn accept(&mut self, body: &[u8]) -> Result<bool, Unreadable> {
+        let mut page = self.list.read(body).map_err(Unreadable::List)?;
+        self.tally.pages += 1;
+        let overlaps = self.expected.is_some();
+        if self.step_back(&page) {
+            return Ok(false);
+        }
+        let pages = self.list.declaration().pages.clone();
+        let count = page.entries.len();
+        let last = match page.entries.last() {
+            Some(ListEntry::Event { id, .. }) => Some(id.clone()),
+            _ => None,
+        };
+        if pages.as_ref().is_some_and(|pages| pages.kind != PageType::Next)
+            && self.has_ended(count, last.as_ref())
+        {
+            return Ok(true);
+        }
+        let is_single = count == 1 && overlaps;
+        let fingerprint = Some(xxh3_64(body));
+        if count > 0 && self.fingerprint == fingerprint && !is_single {
+            // One repetition may mean that the list was shifted by exactly one page.
+            if self.has_repeated_page || pages.as_ref().is_none_or(|pages| pages.kind == PageType::Next) {
+                return Err(PagingError::Repeated {
+                    position: self.shown_position(),
+                }
+                .into());
+            }
+            self.has_repeated_page = true;
+        } else {
+            self.has_repeated_page = false;
+        }
+        self.fingerprint = fingerprint;
+        self.collect(&mut page, overlaps)?;
+        let all_are_older = self.release();
+        match &pages {
+            Some(pages) if !all_are_older => Ok(self.advance(pages, count, last, page.next)?),
+            _ => Ok(true),
+        }
+    }
+
+    fn change_refused(&mut self) -> bool {
+        false
+    }
+
+    fn shrink(&mut self) -> bool {
+        // Another size would change the meaning of a number of a page, and is not part of a link.
+        let can_shrink =
+            matches!(&self.list.declaration().pages, Some(pages) if pages.kind == PageType::Offset);
+        match &mut self.limit {
+            Some(limit) if can_shrink && *limit > 1 => {
+                *limit /= 2;
+                self.aim();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn take_ready(&mut self) -> Vec<Missed> {
+        std::mem::take(&mut self.ready)
+    }
+
+    fn finish(&mut self) -> Vec<Missed> {
+        match (&self.known, self.order) {
+            (_, Some(ListOrder::NewestFirst)) => self.held.reverse(),
+            // Whether the others are later is unknown.
+            (Known::UpTo(id, _), None) => {
+                let before = self.held.len();
+                self.held.retain(|missed| missed.id != *id);
+                self.tally.known += (before - self.held.len()) as u64;
+            }
+            _ => {}
+        }
+        self.ready.append(&mut self.held);
+        self.take_ready()
+    }
+
+    fn tally(&self) -> Tally {
+        self.tally
+    }
+}
+
+#[cfg(test)]
+#[path = "declared_tests.rs"]
+mod tests;
