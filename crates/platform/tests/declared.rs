@@ -1,5 +1,7 @@
 //! The list of a declared feed, read from a simulator that plays the same declaration.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
+
 mod support;
 
 use std::time::Duration;
@@ -148,7 +150,17 @@ async fn each_fault_of_a_declared_list_has_its_reason() {
         "another key: {}",
         report.outcome.to_string().replace(&host, "HOST")
     ));
-    insta::assert_snapshot!(lines.join("\n"), @"");
+    insta::assert_snapshot!(lines.join("\n"), @r#"
+    rest-http=503,times=1: 60 events, complete
+    rest-http=429,times=1: 60 events, complete
+    rest-http=503: 0 events, failed: HOST answered HTTP 503: refused by a fault rule (error 600)
+    rest-http=403: 0 events, failed: HOST answered HTTP 403: refused by a fault rule (error 600); expected a token with the rights for it
+    rest-cut,times=1: 60 events, complete
+    rest-no-json: 0 events, failed: the answer of HOST is not JSON: found "<html><body>Please sign in</body></html>"; is the address that of the interface?
+    rest-other-shape: 0 events, failed: the answer of HOST has an unknown shape: found a table at "backfill.list" (the answer itself); expected an array at the path `feed.backfill.list`, or the answer itself as an array
+    rest-same-page: 20 events, partly: the answer for offset 38 is the same as an earlier one; expected the list to continue, or an empty page at its end
+    another key: failed: HOST refused the token (HTTP 401): the parameter "key" is missing or has another value (error 601); expected a valid one
+    "#);
 }
 
 #[tokio::test]
