@@ -286,14 +286,17 @@ impl Finder {
             Log::Disk(log) => Arc::clone(log.shared()),
         };
         loop {
+            // Before a look-up that was started for another position, which a rewind has made useless.
+            let is_expected = self
+                .running
+                .as_ref()
+                .is_some_and(|running| running.sequence == sequence);
+            if !is_expected && let Some(found) = shared.find(sequence) {
+                return Ok(found);
+            }
             if let Some(at) = self.retry_at {
                 sleep_until(at).await;
                 self.retry_at = None;
-            }
-            if self.running.is_none()
-                && let Some(found) = shared.find(sequence)
-            {
-                return Ok(found);
             }
             let running = match &mut self.running {
                 Some(running) => running,

@@ -5,7 +5,7 @@ use neurobridge_core::{
     event::Sequence,
     reader::{Cursor, Read, ReadError, Reader, Skipped},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::consume_budget};
 
 use crate::{
     Start,
@@ -56,6 +56,8 @@ impl SpoolReader {
 impl Reader for SpoolReader {
     async fn next(&mut self) -> Result<Read, ReadError> {
         loop {
+            // A look-up in memory never waits: without this a long log would keep other tasks from the thread.
+            consume_budget().await;
             // Read before the look-up, so that a close in between is not missed.
             let is_closed = *self.closed.borrow_and_update();
             self.durable.mark_unchanged();

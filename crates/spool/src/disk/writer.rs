@@ -202,12 +202,16 @@ impl Writer<'_> {
         }
     }
 
-    /// Returns how long to wait for more batches, so that they share a sync: as long as the last sync took. At most this doubles
-    /// the time until an event is durable, and at medium rates it halves the number of syncs. A busy feed fills its batches
-    /// meanwhile, and waits for nothing.
+    /// Returns how long to wait for more batches, so that they share a sync: as long as the last sync took, up to
+    /// [`MAX_SHARED_WAIT`]. At medium rates this halves the number of syncs. A busy feed has enough waiting batches by then, and
+    /// waits for nothing.
     fn shared_wait(&self, state: &State) -> Duration {
         let waiting: usize = state.queue.iter().map(|pending| pending.batch.len()).sum();
-        if self.shared.options.sync != SyncPolicy::Always || waiting >= ENOUGH_TO_SYNC || has_ended(state) {
+        if self.shared.options.sync != SyncPolicy::Always
+            || waiting == 0
+            || waiting >= ENOUGH_TO_SYNC
+            || has_ended(state)
+        {
             return Duration::ZERO;
         }
         self.last_sync.min(MAX_SHARED_WAIT)
