@@ -257,10 +257,8 @@ impl Filler {
             }
             // Most of what the first reading has found is not read again.
             if let Some(mark) = first.mark {
-                window.after = window.after.and(Some(mark.id));
-                window.from = mark.time.map_or(window.from, |time| time.max(window.from));
+                mark.start(&mut window);
             }
-            window.skips_known = false;
             drop(state.view());
             let gaps = state.history.filling(&self.source.name);
             let bound = gaps.iter().find(|other| other.id == gap.id);
@@ -308,7 +306,7 @@ impl Filler {
         Duration::try_from_secs_f64(skew.unwrap_or_default().abs()).unwrap_or_default()
     }
 
-    /// Returns the event of the feed up to which the events of a gap are fetched.
+    /// Returns the event of the feed up to which the events of a gap are fetched; `None` to read the list to its end.
     fn bound(&self, gap: &Gap) -> Option<Bound> {
         Bound::new(gap.next_event.as_deref()?, self.settings.counts_ids)
     }

@@ -1,8 +1,9 @@
 //! Reads a declared list page by page, without I/O.
 //!
 //! The ids of a declared feed have no order. So the order of the list is declared, or recognised from the times of the events, and
-//! a list with the newest events first waits in memory until it was read. Consecutive pages by offset overlap by one entry: where
-//! that is not on the page, entries before it were deleted, and the page before is requested again.
+//! a list with the newest events first waits in memory until it was read; a page in the other order ends the reading. Consecutive
+//! pages by offset overlap by one entry: where no entry of a page was read before, earlier ones were deleted, and the page before is
+//! requested again.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -21,6 +22,9 @@ use crate::{
 /// The number of pages whose events are recognised when they are on a later page again. The deduplication window recognises those
 /// of earlier pages.
 const RECENT_PAGES: usize = 2;
+
+/// The least time by which the first and the last event of a page have to deviate from the order of the list to contradict it.
+const LEAST_CONTRADICTION: SignedDuration = SignedDuration::from_mins(1);
 
 /// The name of a position without a number, for an error.
 const NEXT_PAGE: &str = "the next page";
@@ -54,6 +58,8 @@ pub(crate) struct DeclaredListing<'a> {
     /// The ids on the last pages.
     recent: VecDeque<HashSet<String>>,
     last_time: Option<Timestamp>,
+    /// The time by which the events of a page may deviate from the order of the list.
+    disorder: SignedDuration,
     known: Known,
     /// New events, which wait for older ones while the order is unknown or the newest come first.
     held: Vec<Missed>,
@@ -118,6 +124,7 @@ impl<'a> DeclaredListing<'a> {
             ends: 0,
             recent: VecDeque::new(),
             last_time: None,
+            disorder: overlap.max(LEAST_CONTRADICTION),
             known,
             held: Vec::new(),
             held_bytes: 0,
@@ -137,15 +144,18 @@ impl<'a> DeclaredListing<'a> {
     /// Holds the events of a page that are not on an earlier one. `overlaps` if the first entry was read before.
     fn collect(&mut self, page: &mut ListPage, overlaps: bool) -> Result<(), PagingError> {
         let mut ids = HashSet::new();
+        let mut times = None;
         for (index, entry) in page.entries.drain(..).enumerate() {
             match entry {
                 ListEntry::Event { id, time, frame } => {
-                    self.recognise_order(time);
+                    if let Some(time) = time {
+                        times = Some((times.map_or(time, |(first, _)| first), time));
+                    }
                     let is_repeated =
                         self.recent.iter().any(|page| page.contains(&id)) || !ids.insert(id.clone());
                     if matches!(&self.known, Known::Last(last) if *last == id) {
                         self.tally.known += 1;
-                    } else if !is_repeated {
+                    } else if !is_repeated && time.is_none_or(|time| time <= self.window.to) {
                         self.held_bytes += frame.len() as u64;
                         self.held.push(Missed { id, time, frame });
                     }
@@ -159,6 +169,9 @@ impl<'a> DeclaredListing<'a> {
         self.recent.push_back(ids);
         if self.recent.len() > RECENT_PAGES {
             self.recent.pop_front();
+        }
+        if let Some((first, last)) = times {
+            self.recognise_order(first, last)?;
         }
         if self.held_bytes <= MAX_HELD.bytes() {
             return Ok(());
@@ -185,34 +198,52 @@ impl<'a> DeclaredListing<'a> {
         self.ends == 2
     }
 
-    fn recognise_order(&mut self, time: Option<Timestamp>) {
-        if self.order.is_none()
-            && let (Some(before), Some(time)) = (self.last_time, time)
-            && before != time
-        {
-            self.order = Some(if before < time {
-                ListOrder::OldestFirst
-            } else {
-                ListOrder::NewestFirst
-            });
+    /// Recognises the order from the first and the last time on a page, and checks that a known order is that of the page.
+    fn recognise_order(&mut self, first: Timestamp, last: Timestamp) -> Result<(), PagingError> {
+        // A page of one event is compared with the page before.
+        let before = match self.last_time {
+            Some(before) if first == last => before,
+            _ => first,
+        };
+        self.last_time = Some(last);
+        match self.order {
+            None if before < last => self.order = Some(ListOrder::OldestFirst),
+            None if before > last => self.order = Some(ListOrder::NewestFirst),
+            Some(ListOrder::OldestFirst) if first.duration_since(last) > self.disorder => {
+                return Err(PagingError::OtherOrder {
+                    order: "oldest",
+                    first,
+                    last,
+                });
+            }
+            Some(ListOrder::NewestFirst) if last.duration_since(first) > self.disorder => {
+                return Err(PagingError::OtherOrder {
+                    order: "newest",
+                    first,
+                    last,
+                });
+            }
+            _ => {}
         }
-        self.last_time = time.or(self.last_time);
+        Ok(())
     }
 
     /// Drops the events that were stored before the gap, and releases the others if none may precede them. Returns whether all
     /// further entries are older.
     fn release(&mut self) -> bool {
         if let Known::UpTo(id, limit) = &self.known {
+            let limit = *limit;
             let found = self.held.iter().position(|missed| missed.id == *id);
             match (found, self.order) {
                 (Some(at), Some(ListOrder::NewestFirst)) => {
-                    self.tally.known += (self.held.len() - at) as u64;
-                    self.held.truncate(at);
-                    return true;
+                    let older = self.held.split_off(at);
+                    return self.drop_known(older, limit);
                 }
                 (Some(at), Some(ListOrder::OldestFirst)) => {
-                    self.tally.known += at as u64 + 1;
-                    self.held.drain(..=at);
+                    let newer = self.held.split_off(at + 1);
+                    let older = std::mem::take(&mut self.held);
+                    self.drop_known(older, limit);
+                    self.held.extend(newer);
                     self.known = Known::None;
                 }
                 (_, Some(ListOrder::OldestFirst))
@@ -220,7 +251,7 @@ impl<'a> DeclaredListing<'a> {
                         .held
                         .last()
                         .and_then(|missed| missed.time)
-                        .is_some_and(|time| time > *limit) =>
+                        .is_some_and(|time| time > limit) =>
                 {
                     self.known = Known::None;
                 }
@@ -232,6 +263,18 @@ impl<'a> DeclaredListing<'a> {
             self.held_bytes = 0;
         }
         false
+    }
+
+    /// Drops the events of a part of the list that was stored before the gap, but none that is later than `limit`: the order of
+    /// the list is not certain. Returns whether all were dropped.
+    fn drop_known(&mut self, part: Vec<Missed>, limit: Timestamp) -> bool {
+        let count = part.len();
+        let is_later = |missed: &Missed| missed.time.is_some_and(|time| time > limit);
+        let kept: Vec<_> = part.into_iter().filter(is_later).collect();
+        self.tally.known += (count - kept.len()) as u64;
+        let are_all_dropped = kept.is_empty();
+        self.held.extend(kept);
+        are_all_dropped
     }
 
     /// Moves to the page after one with this number of entries. Returns whether the list was read to its end.
@@ -261,7 +304,12 @@ impl<'a> DeclaredListing<'a> {
                 let Some(next) = next else {
                     return Ok(true);
                 };
-                if !self.cursors.insert(xxh3_64(next.as_bytes())) {
+                let is_new = self.cursors.insert(xxh3_64(next.as_bytes()));
+                if !is_new && count == 0 {
+                    // The server names the last position again.
+                    return Ok(true);
+                }
+                if !is_new {
                     return Err(PagingError::Repeated {
                         position: NEXT_PAGE.to_owned(),
                     });
@@ -285,20 +333,27 @@ impl<'a> DeclaredListing<'a> {
         }
     }
 
-    /// Requests the page before an offset again, if the entry that was there has moved. Returns whether it did.
+    /// Requests the page before an offset again while no entry of the page was read before: then entries before it were deleted.
+    /// Returns whether it did.
     fn step_back(&mut self, page: &ListPage) -> bool {
-        let Some(expected) = self.expected.take() else {
+        let Some(expected) = &self.expected else {
             return false;
         };
-        let has = |entry: &ListEntry| matches!(entry, ListEntry::Event { id, .. } if *id == expected);
-        if page.entries.iter().any(has) {
-            return false;
-        }
-        let Position::Offset(offset) = &mut self.position else {
-            return false;
+        let is_read = |entry: &ListEntry| match entry {
+            ListEntry::Event { id, .. } => id == expected || self.recent.iter().any(|page| page.contains(id)),
+            _ => false,
         };
+        let is_continued = page.entries.iter().any(is_read);
         let step = page.entries.len().max(self.recent.back().map_or(0, HashSet::len)) as u64;
-        *offset = offset.saturating_sub(step.max(1));
+        match &mut self.position {
+            Position::Offset(offset) if !is_continued && *offset > 0 => {
+                *offset = offset.saturating_sub(step.max(1));
+            }
+            _ => {
+                self.expected = None;
+                return false;
+            }
+        }
         self.fingerprint = None;
         self.aim();
         true
@@ -334,8 +389,8 @@ impl Listing for DeclaredListing<'_> {
             return Ok(true);
         }
         let is_single = count == 1 && overlaps;
-        let fingerprint = Some(xxh3_64(body));
-        if count > 0 && self.fingerprint == fingerprint && !is_single {
+        let fingerprint = fingerprint(&page);
+        if fingerprint.is_some() && self.fingerprint == fingerprint && !is_single {
             // One repetition may mean that the list was shifted by exactly one page.
             if self.has_repeated_page || pages.as_ref().is_none_or(|pages| pages.kind == PageType::Next) {
                 return Err(PagingError::Repeated {
@@ -396,6 +451,20 @@ impl Listing for DeclaredListing<'_> {
     fn tally(&self) -> Tally {
         self.tally
     }
+}
+
+/// Returns a hash of the ids on a page; `None` without an event. The rest of an answer may contain the time of the server.
+fn fingerprint(page: &ListPage) -> Option<u64> {
+    let id = |entry: &ListEntry| match entry {
+        ListEntry::Event { id, .. } => Some(id.clone()),
+        _ => None,
+    };
+    let ids: Vec<Option<String>> = page.entries.iter().map(id).collect();
+    let has_event = ids.iter().any(Option::is_some);
+    has_event.then(|| {
+        let ids: Vec<String> = ids.into_iter().map(Option::unwrap_or_default).collect();
+        xxh3_64(ids.join("\n").as_bytes())
+    })
 }
 
 #[cfg(test)]

@@ -85,6 +85,9 @@ fn list(pages: &str) -> EventList {
     EventList::new(&declaration).unwrap().unwrap()
 }
 
+/// The time of event 0.
+const START: Timestamp = Timestamp::constant(1_769_860_800, 0);
+
 const KINDS: [&str; 4] = [
     "pages = { type = \"offset\", limit = 7 }",
     "pages = { type = \"page\", limit = 7 }",
@@ -262,4 +265,120 @@ fn link_to_another_server_ends_the_reading() {
     };
     assert_eq!(error.found, "https://other.example/…");
     assert_eq!(listing.finish().len(), 1);
+}
+
+/// Reads bodies one after another. Returns the ids of the events, and whether the list was read to its end.
+fn read_bodies(
+    list: &mut EventList,
+    window: &Window,
+    bodies: &[String],
+) -> (Vec<String>, Result<bool, String>) {
+    let secrets = Secrets::new();
+    let mut listing = DeclaredListing::new(list, window, 200, &secrets, Timestamp::MAX);
+    let mut result = Ok(false);
+    for body in bodies {
+        result = match listing.accept(body.as_bytes()) {
+            Ok(is_end) => Ok(is_end),
+            Err(Unreadable::Paging(error)) => Err(error.to_string()),
+            Err(error) => panic!("{error:?}"),
+        };
+    }
+    let mut events = listing.take_ready();
+    events.extend(listing.finish());
+    (events.into_iter().map(|missed| missed.id).collect(), result)
+}
+
+fn body(numbers: &[u64], rest: &str) -> String {
+    let entries: Vec<String> = numbers.iter().map(|number| entry(*number)).collect();
+    format!(r#"{{"items":[{}]{rest}}}"#, entries.join(","))
+}
+
+#[test]
+fn order_is_that_of_a_page_not_of_its_first_events() {
+    // The first two events of a list with the oldest first are out of order.
+    let known = Window {
+        from: START + Duration::from_secs(10),
+        ..window(Some(10))
+    };
+    let bodies = [body(&[9, 8, 10, 11, 12], ""), body(&[12, 13], "")];
+    let (found, result) = read_bodies(&mut list(KINDS[0]), &known, &bodies);
+    assert_eq!((found, result), (ids([11, 12, 13]), Ok(false)));
+}
+
+#[test]
+fn page_in_the_other_order_ends_the_reading() {
+    for (order, bodies) in [
+        ("oldest", [body(&[500, 501], ""), body(&[501, 100], "")]),
+        ("newest", [body(&[501, 500], ""), body(&[500, 900], "")]),
+    ] {
+        let (found, result) = read_bodies(&mut list(KINDS[0]), &window(None), &bodies);
+        let error = result.unwrap_err();
+        assert!(error.contains(&format!("expected the {order} first")), "{error}");
+        assert_eq!(found.len(), 3, "{order}");
+    }
+}
+
+#[test]
+fn event_later_than_the_gap_is_never_dropped_as_known() {
+    for order in ["oldest_first", "newest_first"] {
+        let mut list = list(&format!("order = \"{order}\""));
+        // Event 900 is on the side of the known events, but later than the start of the gap.
+        let numbers = match order {
+            "oldest_first" => [900, 10, 901],
+            _ => [901, 10, 900],
+        };
+        let (found, _) = read_bodies(&mut list, &window(Some(10)), &[body(&numbers, "")]);
+        assert_eq!(found, ids([900, 901]), "{order}");
+    }
+}
+
+#[test]
+fn events_after_the_window_are_left_out() {
+    let window = Window {
+        to: Some(START + Duration::from_secs(100)),
+        ..window(None)
+    };
+    let (found, _) = read_bodies(&mut list(""), &window, &[body(&[1, 120, 121], "")]);
+    assert_eq!(found, ids([1, 120]));
+}
+
+#[test]
+fn list_that_lost_more_than_a_page_is_complete() {
+    let server = Server {
+        events: (0..40).collect(),
+        newest_first: false,
+        max_page: 5,
+        has_cursor: false,
+    };
+    let mut pages = 0;
+    let found = read(KINDS[0], &window(None), server, &mut |server| {
+        pages += 1;
+        if pages == 4 {
+            server.events.drain(..12);
+        }
+    });
+    let found = found.unwrap();
+    assert!((12..40).all(|number| found.contains(&id(number))), "{found:?}");
+}
+
+#[test]
+fn repeated_page_is_recognised_by_its_ids() {
+    let bodies: Vec<String> = (0..3)
+        .map(|now| {
+            body(
+                &[1, 2, 3],
+                &format!(r#","server_time":{now},"next":"?since=0&cursor={now}""#),
+            )
+        })
+        .collect();
+    let (_, result) = read_bodies(&mut list(KINDS[3]), &window(None), &bodies);
+    assert!(result.unwrap_err().contains("is the same as an earlier one"));
+}
+
+#[test]
+fn repeated_cursor_of_an_empty_page_is_the_end() {
+    let next = r#","next":"7""#;
+    let bodies = [body(&[1, 2], next), body(&[], next)];
+    let (found, result) = read_bodies(&mut list(KINDS[3]), &window(None), &bodies);
+    assert_eq!((found, result), (ids([1, 2]), Ok(true)));
 }

@@ -31,6 +31,8 @@ use crate::{
 
 /// The number of attempts for one page.
 const ATTEMPTS: u32 = 5;
+/// The largest number of events that are sent at once. A list with the newest first is sent at its end, as a whole.
+const MAX_SENT: usize = 4096;
 /// The longest delay that a server may request. Entries that are read later are of little use to a consumer that waits,
 /// and the same gap can be filled by hand.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
@@ -275,9 +277,10 @@ impl Report {
         }
     }
 
-    /// Sets the reason of a list that was read to its end, but of which entries were skipped.
+    /// Sets the reason of a list that was read to its end, or as far as the receiver needs it, but of which entries were skipped.
     fn with_skipped(mut self, reason: impl FnOnce(u64) -> StopReason) -> Self {
-        if matches!(self.outcome, Outcome::Complete) && self.without_id > 0 {
+        let is_read = matches!(self.outcome.reason(), None | Some(StopReason::Stopped));
+        if is_read && self.without_id > 0 {
             let reason = reason(self.without_id);
             self.outcome = if self.entries > 0 {
                 Outcome::Partly(reason)
@@ -328,7 +331,7 @@ impl Requester {
         counts: &mut Counts,
     ) -> Result<(), StopReason> {
         loop {
-            let body = match self.page(listing, access, counts).await {
+            let body = match self.page(listing, access, events, counts).await {
                 Ok(body) => body,
                 Err(StopReason::Request(RequestError::TooLarge { .. })) if listing.shrink() => continue,
                 Err(reason) => return Err(reason),
@@ -367,11 +370,12 @@ impl Requester {
         Ok(token.unwrap_or_else(|| Secret::new("")))
     }
 
-    /// Requests one part, and retries if the error may be temporary.
+    /// Requests one part, and retries if the error may be temporary and the events are still needed.
     async fn page(
         &mut self,
         listing: &mut (dyn Listing + Send),
         access: Access<'_>,
+        events: &mpsc::Sender<Vec<Missed>>,
         counts: &mut Counts,
     ) -> Result<bytes::Bytes, StopReason> {
         let mut backoff = Backoff::new(self.config.backoff.min, self.config.backoff.max);
@@ -386,6 +390,9 @@ impl Requester {
             };
             if matches!(error, RequestError::Status { status: 400, .. }) && listing.change_refused() {
                 continue;
+            }
+            if events.is_closed() {
+                return Err(StopReason::Stopped);
             }
             failures += 1;
             if !error.may_pass() || failures >= ATTEMPTS {
@@ -415,11 +422,56 @@ async fn send(
     missed: Vec<Missed>,
     counts: &mut Counts,
 ) -> Result<(), StopReason> {
-    if missed.is_empty() {
-        return Ok(());
+    let mut missed = missed.into_iter();
+    loop {
+        let part: Vec<_> = missed.by_ref().take(MAX_SENT).collect();
+        let sent = part.len() as u64;
+        if sent == 0 {
+            return Ok(());
+        }
+        events.send(part).await.map_err(|_| StopReason::Stopped)?;
+        counts.entries += sent;
     }
-    let sent = missed.len() as u64;
-    events.send(missed).await.map_err(|_| StopReason::Stopped)?;
-    counts.entries += sent;
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_entry_is_reported_of_a_list_read_up_to_a_bound() {
+        for outcome in [Outcome::Complete, Outcome::Partly(StopReason::Stopped)] {
+            let report = Report {
+                entries: 3,
+                without_id: 1,
+                outcome,
+                ..Report::failed(StopReason::Stopped)
+            };
+            let report = report.with_skipped(|count| StopReason::WithoutId { count });
+            let reason = report.outcome.reason();
+            assert!(
+                matches!(reason, Some(StopReason::WithoutId { count: 1 })),
+                "{reason:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn long_list_is_sent_in_parts() {
+        let (events, mut received) = mpsc::channel(3);
+        let missed = |id: usize| Missed {
+            id: id.to_string(),
+            time: None,
+            frame: String::new(),
+        };
+        let mut counts = Counts::default();
+        let all = (0..2 * MAX_SENT + 1).map(missed).collect();
+        send(&events, all, &mut counts).await.unwrap();
+        drop(events);
+        let mut parts = Vec::new();
+        while let Some(part) = received.recv().await {
+            parts.push(part.len());
+        }
+        assert_eq!(parts, [MAX_SENT, MAX_SENT, 1]);
+    }
 }

@@ -81,6 +81,19 @@ pub enum PagingError {
         /// The id.
         found: u64,
     },
+    /// The events of a page of a declared list are in the other order.
+    #[error(
+        "a page of the list begins with {first} and ends with {last}; expected the {order} first: set `feed.backfill.order`, or \
+         request another order"
+    )]
+    OtherOrder {
+        /// The word for the events that are first in the list.
+        order: &'static str,
+        /// The first time on the page.
+        first: Timestamp,
+        /// The last time on the page.
+        last: Timestamp,
+    },
     /// The limit of pages is reached.
     #[error("the list has more than {pages} pages; raise `backfill.max_pages`, or fill a shorter time")]
     TooManyPages {

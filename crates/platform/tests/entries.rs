@@ -405,3 +405,14 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn failed_request_is_not_repeated_without_a_receiver() {
+    let (platform, _) = Platform::recognised(3, Options::default()).await;
+    platform.fault("rest-http=503");
+    let (events, received) = mpsc::channel(1);
+    drop(received);
+    let report = platform.entries().fetch(&window(None), &events).await;
+    assert_eq!(report.requests, 1, "{report:?}");
+    assert!(matches!(report.outcome, Outcome::Failed(StopReason::Stopped)));
+}

@@ -245,7 +245,7 @@ impl EventList {
         if link.starts_with('?') {
             return Ok(format!("{path}{link}"));
         }
-        if !link.contains("://") {
+        if !link.split('?').next().is_some_and(|path| path.contains("://")) {
             // A colon before the first slash begins a scheme.
             let first = link.split(['/', '?']).next().unwrap_or_default();
             if first.contains(':') {
@@ -267,12 +267,15 @@ impl EventList {
     /// Reads an answer.
     ///
     /// # Errors
-    /// It is not JSON, or has no array at the path of the list.
+    /// It is not JSON, or has no array at the path of the list. Null at a path is an empty list.
     pub fn read(&mut self, body: &[u8]) -> Result<ListPage, ListError> {
         let text = str::from_utf8(body).map_err(|_| ListError::NotJson)?.trim();
         serde_json::from_str::<IgnoredAny>(text).map_err(|_| ListError::NotJson)?;
         let path = self.list.list.as_ref();
-        let found = path.map_or(Some(text), |path| path.of(text, text));
+        let mut found = path.map_or(Some(text), |path| path.of(text, text));
+        if path.is_some() && found == Some("null") {
+            found = Some("[]");
+        }
         let Some(array) = found.filter(|found| found.starts_with('[')) else {
             return Err(ListError::NoArray {
                 found: found.map_or_else(|| "nothing".to_owned(), described),
@@ -306,8 +309,12 @@ fn read_entry(compiled: &CompiledList, feed: &mut Declared, entry: &str) -> List
         None => entry.to_owned(),
     };
     let mut read = ListEntry::NoEvent;
+    let mut actions = 0;
     feed.receive(&frame, &mut |action| {
+        actions += 1;
         read = match action {
+            // The id of an entry is that of one event.
+            _ if actions > 1 => ListEntry::NoEvent,
             Action::Event(event) => match event.id() {
                 Some(id) => ListEntry::Event {
                     id: id.into_owned(),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
-use neurobridge_platform::{Missed, StopReason};
+use neurobridge_platform::{Missed, StopReason, Window};
 
 /// The largest distance in ids by which an event may be received after a later one. Events that are read twice are dropped
 /// as duplicates.
@@ -21,33 +21,22 @@ pub(super) struct Fetched {
 }
 
 /// The event of the feed up to which the events of a gap are fetched: the feed has sent the rest.
-pub(super) enum Bound {
-    /// The id up to which events are fetched.
-    Number(u64),
-    /// The id of an event, whose page is the last one.
-    Id(String),
-}
+pub(super) struct Bound(u64);
 
 impl Bound {
-    /// Returns the bound for an event that the feed sent after a gap. `counts_ids` states whether ids are numbers in the order of
-    /// the list. Some more events are fetched, because events may be received out of order.
+    /// Returns the bound for an event that the feed sent after a gap; `None` unless ids are numbers in the order of the list
+    /// (`counts_ids`): otherwise the feed may have sent an event from before the gap again. Some more events are fetched, because
+    /// events may be received out of order.
     pub(super) fn new(next: &str, counts_ids: bool) -> Option<Self> {
-        Some(match counts_ids {
-            true => Self::Number(next.parse::<u64>().ok()?.saturating_add(ID_OVERLAP)),
-            false => Self::Id(next.to_owned()),
-        })
+        let number = next.parse::<u64>().ok().filter(|_| counts_ids)?;
+        Some(Self(number.saturating_add(ID_OVERLAP)))
     }
 
     /// Removes the events after the bound from a page. Returns whether it was the last page.
     pub(super) fn cut(&self, page: &mut Vec<Missed>) -> bool {
-        match self {
-            Self::Number(bound) => {
-                let all = page.len();
-                page.retain(|missed| missed.number().is_some_and(|id| id <= *bound));
-                page.len() < all
-            }
-            Self::Id(bound) => page.iter().any(|missed| missed.id == *bound),
-        }
+        let all = page.len();
+        page.retain(|missed| missed.number().is_some_and(|id| id <= self.0));
+        page.len() < all
     }
 }
 
@@ -55,6 +44,16 @@ impl Bound {
 pub(super) struct Mark {
     pub(super) id: String,
     pub(super) time: Option<Timestamp>,
+}
+
+impl Mark {
+    /// Makes a window begin with this event.
+    pub(super) fn start(self, window: &mut Window) {
+        window.after = window.after.take().and(Some(self.id));
+        window.from = self.time.map_or(window.from, |time| time.max(window.from));
+        // The event was passed on already, so that its copy is a duplicate.
+        window.skips_known = false;
+    }
 }
 
 /// Finds the event from which a second reading begins: one that is followed by enough others.
@@ -105,6 +104,8 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn page(ids: std::ops::Range<u64>) -> Vec<Missed> {
@@ -139,7 +140,35 @@ mod tests {
         assert_eq!(events.len(), 201);
         assert!(!Bound::new("300", true).unwrap().cut(&mut events));
         assert!(Bound::new("x", true).is_none());
-        let bound = Bound::new("250", false).unwrap();
-        assert!(!bound.cut(&mut events) && bound.cut(&mut page(200..300)));
+    }
+
+    #[test]
+    fn repeated_event_of_a_declared_feed_is_no_bound() {
+        assert!(Bound::new("100", false).is_none());
+    }
+
+    #[test]
+    fn second_reading_leaves_known_events_out_without_a_mark() {
+        let from = Timestamp::UNIX_EPOCH;
+        let mut window = Window {
+            after: None,
+            skips_known: true,
+            from,
+            to: None,
+            overlap: Duration::ZERO,
+        };
+        let mut marks = Marks::new(10);
+        marks.add(&page(0..10));
+        if let Some(mark) = marks.into_mark() {
+            mark.start(&mut window);
+        }
+        assert!(window.skips_known);
+        let time = from.checked_add(Duration::from_secs(9)).unwrap();
+        let mark = Mark {
+            id: "7".to_owned(),
+            time: Some(time),
+        };
+        mark.start(&mut window);
+        assert!(!window.skips_known && window.from == time && window.after.is_none());
     }
 }

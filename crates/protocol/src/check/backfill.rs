@@ -118,6 +118,13 @@ impl Check<'_> {
         let written = &url[..url.len() - address.rest.len()];
         let (path, query) = address.rest.split_once('?').unwrap_or((address.rest, ""));
         let path = if path.is_empty() { "/" } else { path };
+        if path.chars().any(|c| !c.is_ascii_graphic()) {
+            self.add(
+                &KEY,
+                "found a blank or a character other than ASCII in the path, expected it percent-encoded, such as %20",
+            );
+            return None;
+        }
         let path = self.window_text(&KEY, path, false)?;
         let mut compiled = Vec::new();
         for (name, value) in pairs(query) {
@@ -160,7 +167,7 @@ impl Check<'_> {
             );
         }
         let texts = query.iter().map(|(_, text)| text).chain([path]);
-        let [from, _, last_id] = texts.map(Text::uses_window).fold([false; 3], |all, one| {
+        let [from, to, last_id] = texts.map(Text::uses_window).fold([false; 3], |all, one| {
             std::array::from_fn(|index| all[index] || one[index])
         });
         if !from && !last_id {
@@ -168,6 +175,14 @@ impl Check<'_> {
                 url,
                 "found neither {from} nor {last_id} here and in \"backfill.query\", expected one of them, so that the answer \
                  begins with the gap",
+            );
+        }
+        let has_order = list.order.is_some() && to;
+        if declaration.event.id.is_some() && declaration.event.time.is_none() && !has_order {
+            self.add(
+                &["event", "time"],
+                "missing: the order of the list and the end of the gap are recognised by it, expected its path, or \
+                 \"backfill.order\" and {to}",
             );
         }
         let parts = declaration.event.id.iter().flat_map(Paths::iter).count();

@@ -13,7 +13,7 @@ fn problems(feed: &str, list: &str) -> String {
 
 #[test]
 fn each_mistake_of_a_list_is_explained_at_its_key() {
-    let id = "event = { id = \"n\" }";
+    let id = "event = { id = \"n\", time = \"t\" }";
     let url = "url = \"https://h/x?since={from}\"";
     let pages = |pages: &str| format!("{url}\npages = {{ {pages} }}");
     for (feed, list, expected) in [
@@ -24,9 +24,24 @@ fn each_mistake_of_a_list_is_explained_at_its_key() {
             "event.id: missing: a fetched event is recognised as a copy by its id",
         ),
         (
-            "event = { id = \"n\" }\nresume = { value = \"n\", query = \"q\" }",
+            "event = { id = \"n\", time = \"t\" }\nresume = { value = \"n\", query = \"q\" }",
             url.to_owned(),
             "backfill: found together with \"resume\"",
+        ),
+        (
+            "event = { id = \"n\" }",
+            url.to_owned() + "\norder = \"oldest_first\"",
+            "event.time: missing: the order of the list and the end of the gap are recognised by it",
+        ),
+        (
+            "event = { id = \"n\" }",
+            "url = \"https://h/x?since={from}&until={to}\"\norder = \"oldest_first\"".into(),
+            "",
+        ),
+        (
+            id,
+            "url = \"https://h/a b?since={from}\"".into(),
+            "backfill.url: found ",
         ),
         (
             id,
@@ -59,7 +74,7 @@ fn each_mistake_of_a_list_is_explained_at_its_key() {
             "backfill.url: found {last_id} in the path, expected it in a query parameter",
         ),
         (
-            "event = { id = [\"a\", \"b\"] }",
+            "event = { id = [\"a\", \"b\"], time = \"t\" }",
             "url = \"https://h/?a={last_id}\"".into(),
             "backfill.url: found {last_id} with an id of 2 values, expected {from}",
         ),

@@ -116,7 +116,7 @@ fn entries_are_frames_of_the_feed() {
 fn default_frame_has_the_entry_in_the_array_of_events() {
     let declaration = |events: &str, path: &str| -> Declaration {
         toml::from_str(&format!(
-            "{events}\nrules = [{{ is = \"event\" }}]\nevent = {{ id = \"{path}\" }}\n[backfill]\nurl = \"http://h?a={{last_id}}\""
+            "{events}\nrules = [{{ is = \"event\" }}]\nevent = {{ id = \"{path}\", time = \"ts\" }}\n[backfill]\nurl = \"http://h?a={{last_id}}\""
         ))
         .unwrap()
     };
@@ -144,7 +144,7 @@ fn other_answers_are_explained() {
         ("{}", "found nothing at \"backfill.list\" (data)"),
         ("{\"data\":{}}", "found a table at \"backfill.list\" (data)"),
         ("[]", "found nothing at \"backfill.list\" (data)"),
-        ("{\"data\":null}", "found null at \"backfill.list\" (data)"),
+        ("{\"data\":7}", "found 7 at \"backfill.list\" (data)"),
     ] {
         assert_eq!(
             list.read(body.as_bytes()).unwrap_err().to_string(),
@@ -152,6 +152,32 @@ fn other_answers_are_explained() {
             "{body}"
         );
     }
+}
+
+#[test]
+fn null_in_place_of_the_entries_is_an_empty_page() {
+    let mut list = list("url = \"https://h/?a={from}\"\nlist = \"items\"");
+    assert_eq!(list.read(br#"{"items":null}"#).unwrap().entries, []);
+    assert!(list.read(b"{}").is_err());
+}
+
+#[test]
+fn entry_with_several_events_is_no_event() {
+    let mut list = list(
+        "url = \"https://h/?a={from}\"\nframe = { channel = \"trade\", data = [\"{entry:json}\", \"{entry:json}\"] }",
+    );
+    let page = list.read(br#"[{"n":1,"ts":1}]"#).unwrap();
+    assert_eq!(page.entries, [ListEntry::NoEvent]);
+}
+
+#[test]
+fn address_in_the_query_of_a_link_is_no_origin() {
+    let list = list("url = \"https://h/v1/list?a={from}\"");
+    assert_eq!(
+        list.follow("/v1/list?a=1", "list?back=https://other.example/")
+            .unwrap(),
+        "/v1/list?back=https://other.example/"
+    );
 }
 
 #[test]
