@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt::Write};
 use jiff::{Timestamp, civil::DateTime};
 
 use crate::{
-    event::{Event, Origin},
+    event::Event,
     identity::{self, SpoolId},
     positions::TimeFormat,
 };
@@ -27,7 +27,7 @@ pub const REPLAY: &str = "replay";
 
 /// The extension attribute of an event that was read from the list of a platform after a gap, and its value.
 pub const ORIGIN: (&str, &str) = ("origin", "backfill");
-/// The extension attribute of a backfilled event that later events of the feed may precede, and its value.
+/// The extension attribute of an event that later events of the feed may precede, and its value.
 pub const LATE: (&str, &str) = ("late", "true");
 
 /// Calls `attribute` with the name and value of each context attribute, in a fixed order. `datacontenttype`
@@ -61,7 +61,7 @@ pub fn attributes(
     if event.origin.is_backfill() {
         attribute(ORIGIN.0, ORIGIN.1);
     }
-    if event.origin == Origin::LateBackfill {
+    if event.origin.is_late() {
         attribute(LATE.0, LATE.1);
     }
 }

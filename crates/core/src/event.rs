@@ -73,12 +73,34 @@ pub enum Origin {
     LateBackfill,
     /// Made by the bridge: the report about a gap. It passes all filters.
     GapReport,
+    /// Received from the feed, over another connection than later events that precede it.
+    LateFeed,
 }
 
 impl Origin {
     /// Returns whether the event was read from the list of a platform.
     pub const fn is_backfill(self) -> bool {
         matches!(self, Self::Backfill | Self::LateBackfill)
+    }
+
+    /// Returns whether the event was received from the feed.
+    pub const fn is_feed(self) -> bool {
+        matches!(self, Self::Feed | Self::LateFeed)
+    }
+
+    /// Returns whether later events of the feed may precede the event.
+    pub const fn is_late(self) -> bool {
+        matches!(self, Self::LateBackfill | Self::LateFeed)
+    }
+
+    /// Returns the origin of an event that later events of the feed precede.
+    #[must_use]
+    pub const fn late(self) -> Self {
+        match self {
+            Self::Feed => Self::LateFeed,
+            Self::Backfill => Self::LateBackfill,
+            other => other,
+        }
     }
 }
 

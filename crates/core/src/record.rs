@@ -6,7 +6,7 @@
 //! | 4 | 4 | CRC32C of all bytes from offset 8 on |
 //! | 8 | 8 | sequence |
 //! | 16 | 8 | time of receipt, microseconds since 1970 |
-//! | 24 | 1 | flags: 1 for a conflict; 2, 4 and 6 for the origin: backfill, late backfill, gap report |
+//! | 24 | 1 | flags: 1 for a conflict; 2, 4, 6 and 8 for the origin: backfill, late backfill, gap report, late event of the feed |
 //! | 25 | 3 | lengths of the source's name, of its URI, and of the prefix of the type |
 //! | 28 | 4 | conflict: a hash of the body, or 0 |
 //! | 32 | … | positions of the fields in the frame: see [`crate::positions`] |
@@ -36,7 +36,7 @@ pub const SHORTEST: usize = FIXED + positions::SHORTEST;
 const FIXED: usize = 32;
 const CONFLICT: u8 = 1;
 /// The bits of the origin, and the number of bits below them.
-const ORIGIN: u8 = 0b110;
+const ORIGIN: u8 = 0b1110;
 const ORIGIN_SHIFT: u32 = 1;
 
 /// Why bytes are not a valid record.
@@ -152,6 +152,7 @@ const fn origin(flags: u8) -> Origin {
         0 => Origin::Feed,
         1 => Origin::Backfill,
         2 => Origin::LateBackfill,
+        4 => Origin::LateFeed,
         _ => Origin::GapReport,
     }
 }
@@ -189,7 +190,7 @@ mod tests {
             batch.push(&Event {
                 received_at: Timestamp::from_microsecond(index as i64).unwrap(),
                 conflict: (index % 2 == 1).then_some(index as u32),
-                origin: origin((index as u8 & 3) << ORIGIN_SHIFT),
+                origin: origin((index as u8 % 5) << ORIGIN_SHIFT),
                 ..testing::event(frame)
             });
         }
@@ -212,7 +213,7 @@ mod tests {
             assert_eq!(event.sequence.get(), 100 + index as u64);
             assert_eq!(event.received_at.as_microsecond(), index as i64);
             assert_eq!(event.conflict, (index % 2 == 1).then_some(index as u32));
-            assert_eq!(event.origin as usize, index % 4);
+            assert_eq!(event.origin as usize, index % 5);
             assert_eq!((event.source, event.frame), ("main", frames[index].as_str()));
             assert_eq!(event.source_uri, "/neuroio/main");
             assert_eq!(event.type_prefix, "com.neuroio.entry.");
@@ -223,32 +224,34 @@ mod tests {
     proptest! {
         #[test]
         fn applied_fates_equal_a_batch_of_the_kept_events(
-            fates in proptest::collection::vec(0..4, 0..20),
+            fates in proptest::collection::vec((0..5, 0..5_u8), 0..20),
             split in any::<prop::sample::Index>(),
         ) {
             let frames = frames(fates.len());
-            let fates: Vec<_> = fates.iter().map(|fate| match fate {
+            let fates: Vec<_> = fates.iter().map(|(fate, flags)| (match fate {
                 0 => Fate::Drop,
                 1 => Fate::KeepAsConflict(7),
+                2 => Fate::KeepAsLate,
                 _ => Fate::Keep,
-            }).collect();
+            }, origin(flags << ORIGIN_SHIFT))).collect();
             let received_at = Timestamp::from_microsecond(5).unwrap();
-            let push = |batch: &mut Batch, frame: &str, conflict, received_at| {
-                batch.push(&Event { received_at, conflict, ..testing::event(frame) });
+            let push = |batch: &mut Batch, frame: &str, origin, conflict, received_at| {
+                batch.push(&Event { received_at, origin, conflict, ..testing::event(frame) });
             };
             let (mut expected, mut batches) = (Batch::default(), [Batch::default(), Batch::default()]);
             let split = split.index(frames.len() + 1);
-            for (nth, (frame, fate)) in frames.iter().zip(&fates).enumerate() {
-                push(&mut batches[usize::from(nth >= split)], frame, None, Timestamp::UNIX_EPOCH);
+            for (nth, (frame, (fate, origin))) in frames.iter().zip(&fates).enumerate() {
+                push(&mut batches[usize::from(nth >= split)], frame, *origin, None, Timestamp::UNIX_EPOCH);
                 match fate {
-                    Fate::Keep => push(&mut expected, frame, None, received_at),
-                    Fate::KeepAsConflict(hash) => push(&mut expected, frame, Some(*hash), received_at),
+                    Fate::Keep => push(&mut expected, frame, *origin, None, received_at),
+                    Fate::KeepAsLate => push(&mut expected, frame, origin.late(), None, received_at),
+                    Fate::KeepAsConflict(hash) => push(&mut expected, frame, *origin, Some(*hash), received_at),
                     Fate::Drop => {}
                 }
             }
             let [mut batch, mut second] = batches;
-            batch.apply(fates[..split].iter().copied());
-            second.apply(fates[split..].iter().copied());
+            batch.apply(fates[..split].iter().map(|(fate, _)| *fate));
+            second.apply(fates[split..].iter().map(|(fate, _)| *fate));
             batch.append(second);
             batch.set_received_at(received_at);
             batch = batch.fitted();

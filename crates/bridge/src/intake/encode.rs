@@ -8,7 +8,7 @@ use neurobridge_core::{
     event::{Event, Origin},
     event_buf::EventBuf,
     filter::Filter,
-    identity,
+    identity, neuroio,
     record::Batch,
     redact::Redaction,
 };
@@ -38,6 +38,8 @@ pub(crate) struct Rules {
 /// The events and malformed frames that one wake-up of a source's socket received, encoded.
 pub(crate) struct Encoded {
     pub(super) source: Arc<IntakeSource>,
+    /// The number of the connection; 0 for events that were not received from the feed.
+    pub(super) connection: u64,
     pub(super) received_at: Timestamp,
     /// The events that pass the filter.
     pub(super) records: Batch,
@@ -70,6 +72,8 @@ pub(super) struct Arrival {
     pub(super) identity: Option<u128>,
     /// The hash of the body as stored, so that it can be compared with stored events after a restart.
     pub(super) body: u128,
+    /// The number of the event in the order of the feed, if its id is one.
+    pub(super) order: Option<u64>,
     /// Whether the event has a record.
     pub(super) is_encoded: bool,
 }
@@ -146,11 +150,13 @@ impl Encoder {
         records.set_received_at(received_at);
         Encoded {
             source: Arc::clone(&self.source),
+            connection: 0,
             received_at,
             records,
             arrivals: vec![Arrival {
                 identity: Some(identity::identity_hash(&self.source.name, report.id())),
                 body: ANY_BODY,
+                order: None,
                 is_encoded: true,
             }],
             dead_letter_lines: String::new(),
@@ -194,6 +200,7 @@ impl Encoder {
             self.last_id.clear();
             self.last_id.push_str(id);
         }
+        let order = id.as_deref().and_then(|id| order_of(&event, id));
         let identity = id.map(|id| identity::identity_hash(&self.source.name, &id));
         // An event without an identity is never compared.
         let body = match identity {
@@ -203,6 +210,7 @@ impl Encoder {
         self.arrivals.push(Arrival {
             identity,
             body,
+            order,
             is_encoded: is_wanted,
         });
     }
@@ -285,6 +293,7 @@ impl Batcher for Encoder {
         records.set_received_at(received_at);
         Encoded {
             source: Arc::clone(&self.source),
+            connection: self.connection,
             received_at,
             records,
             origin: self.origin,
@@ -298,6 +307,14 @@ impl Batcher for Encoder {
             },
         }
     }
+}
+
+/// Returns the number of an event in the order of its feed: its id, if that is a number. *Assumed* for NeuroIO, whose list is
+/// also in the order of ids; `None` for declared feeds.
+pub(crate) fn order_of(event: &Event<'_>, id: &str) -> Option<u64> {
+    id.parse()
+        .ok()
+        .filter(|_| event.type_prefix == neuroio::TYPE_PREFIX)
 }
 
 /// Returns the capacity to reserve for about this number of bytes. Large capacities are rounded up to few distinct sizes,

@@ -7,6 +7,7 @@
 
 mod dedupe;
 mod encode;
+mod order;
 
 use std::{
     sync::{
@@ -35,7 +36,8 @@ use tracing::{debug, error};
 pub(crate) use self::dedupe::ANY_BODY;
 use self::dedupe::{Novelty, Window};
 use self::encode::Progress;
-pub(crate) use self::encode::{Encoded, Encoder, Rules};
+pub(crate) use self::encode::{Encoded, Encoder, Rules, order_of};
+use self::order::Orders;
 use crate::spool;
 
 /// The capacity of the channel between listeners and intake, in batches, one for each wake-up of a socket. When it is
@@ -146,10 +148,13 @@ pub(crate) async fn run(
     let mut window = Window::new(options.window_events);
     // Events that are received again after a restart are duplicates too. Batches wait in the channel meanwhile.
     let (recent, newest) = spool::newest(&spool, options.window_events).await;
+    let mut orders = Orders::default();
     for event in recent {
         window.insert(event.identity, event.body);
+        orders.known(&event.source, event.order);
     }
     let mut intake = Intake::new(window, newest, options.dead_letters);
+    intake.orders = orders;
     let mut waiting = Vec::with_capacity(MAX_MERGED_BATCHES);
     let mut appends = FuturesOrdered::new();
     loop {
@@ -210,6 +215,7 @@ fn mergeable(waiting: &[Encoded]) -> usize {
 struct Intake {
     dead_letters: Arc<dyn DeadLetters>,
     window: Window,
+    orders: Orders,
     /// The counts since the last append.
     tallies: Tallies,
     /// The latest time of receipt. Records are stored with increasing times, also across sources; only a step of the
@@ -256,6 +262,7 @@ impl Intake {
         Self {
             dead_letters,
             window,
+            orders: Orders::default(),
             tallies: Tallies::default(),
             newest: newest.unwrap_or(Timestamp::MIN),
             fates: Vec::new(),
@@ -273,6 +280,7 @@ impl Intake {
             dead_letter_lines,
             dead_lettered,
             progress: _,
+            connection,
             origin,
         } = batch;
         if self.newest.duration_since(received_at) > MAX_DISORDER {
@@ -284,12 +292,14 @@ impl Intake {
         tally.dead_lettered += dead_lettered;
         self.fates.clear();
         let stored_before = tally.stored;
+        let mut order = self.orders.of(&source.name, origin, connection);
         for arrival in arrivals {
             let novelty = match arrival.identity {
                 Some(identity) => self.window.insert(identity, arrival.body),
                 None => Novelty::New,
             };
             let fate = match novelty {
+                Novelty::New if order.is_late(arrival.order) => Fate::KeepAsLate,
                 Novelty::New => Fate::Keep,
                 Novelty::Duplicate => Fate::Drop,
                 Novelty::Conflict => {

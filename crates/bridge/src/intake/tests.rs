@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use neurobridge_core::{
-    event::{Event, FieldPath, Sequence},
+    event::{Event, FieldPath, Origin, Sequence},
     filter::Filter,
     redact::Redaction,
     testing,
@@ -48,6 +48,45 @@ fn received(sent: Sent) -> Received<'static> {
     };
     let text: &'static str = text.leak();
     Received::Event(FeedEvent::of_frame(text, testing::positions(text)))
+}
+
+#[test]
+fn event_after_a_later_one_of_another_connection_is_marked() {
+    let rules = Rules {
+        filter: Filter::default(),
+        redaction: Redaction::default(),
+        keep_malformed: false,
+    };
+    let source = Arc::new(IntakeSource::new("main"));
+    let first = Encoder::new(source, attributes("main"), Arc::new(rules));
+    let mut second = first.for_connection();
+    let mut first = first.for_connection();
+    first.begin(1);
+    second.begin(2);
+    let mut intake = Intake::new(Window::new(100), None, Arc::new(LoggedDeadLetters));
+    let mut origins = |encoder: &mut Encoder, ids: &[u8]| -> Vec<Origin> {
+        for id in ids {
+            encoder.push(received(Sent::Event {
+                id: Some(*id),
+                body: 0,
+                secret: 0,
+            }));
+        }
+        let records = intake
+            .admit(encoder.take(Timestamp::UNIX_EPOCH))
+            .seal(Sequence::FIRST);
+        records.iter().map(|event| event.unwrap().origin).collect()
+    };
+    assert_eq!(
+        origins(&mut first, &[1, 2, 4, 3]),
+        [Origin::Feed; 4],
+        "the order of the feed"
+    );
+    assert_eq!(origins(&mut second, &[7, 8]), [Origin::Feed; 2]);
+    assert_eq!(
+        origins(&mut first, &[5, 6, 7, 9]),
+        [Origin::LateFeed, Origin::LateFeed, Origin::Feed]
+    );
 }
 
 fn attributes(name: &str) -> EventAttributes {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{CONFLICT, FIXED, ORIGIN_SHIFT, PREFIX, RecordError, decode, total_length};
+use super::{CONFLICT, FIXED, ORIGIN, ORIGIN_SHIFT, PREFIX, RecordError, decode, origin, total_length};
 use crate::event::{Event, Sequence};
 
 /// Records in one owned buffer, not numbered yet, which the intake appends to the spool.
@@ -21,6 +21,8 @@ pub enum Fate {
     /// The record is kept and marked: an earlier event had the same identity and another body. Contains the
     /// hash of this record's body.
     KeepAsConflict(u32),
+    /// The record is kept and marked: later events of the feed precede it.
+    KeepAsLate,
     /// The record is removed.
     Drop,
 }
@@ -86,6 +88,7 @@ impl Batch {
             match fates.next().unwrap_or(Fate::Keep) {
                 Fate::Keep => {}
                 Fate::KeepAsConflict(hash) => set_conflict(&mut self.bytes[record.clone()], Some(hash)),
+                Fate::KeepAsLate => set_late(&mut self.bytes[record.clone()]),
                 Fate::Drop => {
                     self.events -= 1;
                     continue;
@@ -243,6 +246,11 @@ impl SealedBatch {
             bytes: self.bytes.slice(offset..),
         })
     }
+}
+
+fn set_late(record: &mut [u8]) {
+    let late = origin(record[24]).late();
+    record[24] = record[24] & !ORIGIN | (late as u8) << ORIGIN_SHIFT;
 }
 
 fn set_conflict(record: &mut [u8], conflict: Option<u32>) {

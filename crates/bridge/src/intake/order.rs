@@ -1,0 +1,143 @@
+//! Detects events that follow later ones of their feed.
+//!
+//! Each connection delivers the events in the order of the feed. Where two connections overlap, or where missed events are fetched
+//! while later ones are stored already, an event may be stored after a later one: then it is marked as late.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use neurobridge_core::event::Origin;
+
+/// The largest number of events that one connection delivers after later ones of another: more than connections buffer.
+const MAX_LATE: u32 = 16_384;
+
+/// The newest event of each source.
+#[derive(Debug, Default)]
+pub(super) struct Orders(BTreeMap<Arc<str>, Newest>);
+
+/// The event of a source with the largest number, in the order of ids.
+#[derive(Clone, Copy, Debug, Default)]
+struct Newest {
+    number: u64,
+    /// The connection that has delivered it; `None` for an event that was fetched or stored by an earlier run.
+    connection: Option<u64>,
+    /// The number of late events of the feed since then.
+    late: u32,
+}
+
+/// The order of the events of a batch.
+pub(super) struct Order<'a> {
+    newest: &'a mut Newest,
+    connection: Option<u64>,
+    /// Whether the batch has events of a feed.
+    is_ordered: bool,
+}
+
+impl Orders {
+    /// Notes an event that an earlier run has stored.
+    pub(super) fn known(&mut self, source: &Arc<str>, number: Option<u64>) {
+        if let Some(number) = number {
+            let newest = self.newest(source);
+            newest.number = newest.number.max(number);
+        }
+    }
+
+    /// Returns the order of a batch from a connection of a source, or of fetched events.
+    pub(super) fn of(&mut self, source: &Arc<str>, origin: Origin, connection: u64) -> Order<'_> {
+        Order {
+            newest: self.newest(source),
+            connection: origin.is_feed().then_some(connection),
+            is_ordered: origin.is_feed() || origin.is_backfill(),
+        }
+    }
+
+    fn newest(&mut self, source: &Arc<str>) -> &mut Newest {
+        self.0.entry(Arc::clone(source)).or_default()
+    }
+}
+
+impl Order<'_> {
+    /// Returns whether the next event follows a later one that another connection has delivered. The order of one connection is that
+    /// of the feed, whatever the ids are.
+    pub(super) fn is_late(&mut self, number: Option<u64>) -> bool {
+        let Some(number) = number.filter(|_| self.is_ordered) else {
+            return false;
+        };
+        if number > self.newest.number {
+            *self.newest = Newest {
+                number,
+                connection: self.connection,
+                late: 0,
+            };
+            return false;
+        }
+        if self.connection.is_none() {
+            return true;
+        }
+        if self.connection == self.newest.connection {
+            return false;
+        }
+        self.newest.late += 1;
+        if self.newest.late > MAX_LATE {
+            // The feed numbers its events anew.
+            *self.newest = Newest {
+                number,
+                connection: self.connection,
+                late: 0,
+            };
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: [u64; 0] = [];
+
+    fn late(orders: &mut Orders, origin: Origin, connection: u64, numbers: &[u64]) -> Vec<u64> {
+        let mut order = orders.of(&"main".into(), origin, connection);
+        let is_late = |number: &u64| order.is_late(Some(*number));
+        numbers.iter().copied().filter(is_late).collect()
+    }
+
+    #[test]
+    fn event_after_a_later_one_of_another_connection_is_late() {
+        let mut orders = Orders::default();
+        assert_eq!(
+            late(&mut orders, Origin::Feed, 1, &[1, 2, 4, 3]),
+            NONE,
+            "the order of the feed"
+        );
+        assert_eq!(late(&mut orders, Origin::Feed, 2, &[7, 8]), NONE);
+        assert_eq!(late(&mut orders, Origin::Feed, 1, &[5, 6]), [5, 6]);
+        assert_eq!(late(&mut orders, Origin::Feed, 1, &[9]), NONE);
+        assert_eq!(late(&mut orders, Origin::Backfill, 0, &[8, 10, 11]), [8]);
+        assert_eq!(late(&mut orders, Origin::Feed, 1, &[11, 12]), [11]);
+        let mut order = orders.of(&"main".into(), Origin::Feed, 1);
+        assert!(!order.is_late(None), "no order without a number");
+        let mut order = orders.of(&"main".into(), Origin::GapReport, 0);
+        assert!(!order.is_late(Some(1)));
+        let mut order = orders.of(&"other".into(), Origin::Feed, 1);
+        assert!(!order.is_late(Some(1)), "each source has its own order");
+    }
+
+    #[test]
+    fn feed_that_numbers_its_events_anew_is_in_order() {
+        let mut orders = Orders::default();
+        orders.known(&"main".into(), Some(1_000_000));
+        let numbers: Vec<u64> = (1..=20_000).collect();
+        let found = late(&mut orders, Origin::Feed, 1, &numbers);
+        assert_eq!(found.len(), MAX_LATE as usize + 1);
+        assert_eq!(late(&mut orders, Origin::Feed, 2, &[20_000, 20_001]), [20_000]);
+    }
+
+    #[test]
+    fn events_of_an_earlier_run_precede() {
+        let mut orders = Orders::default();
+        orders.known(&"main".into(), Some(7));
+        orders.known(&"main".into(), Some(5));
+        assert_eq!(late(&mut orders, Origin::Backfill, 0, &[6, 8]), [6]);
+        assert_eq!(late(&mut orders, Origin::Feed, 1, &[7, 9]), [7]);
+    }
+}
