@@ -13,6 +13,8 @@ const RENEW_AFTER: (u32, u32) = (4, 5);
 
 /// The delays after a failed request. The upper one also limits a requested delay, which must not outlast the token.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+/// The longest delay while there is no valid token, or beyond its expiry: the source receives no event then.
+const WITHOUT_TOKEN: Duration = Duration::from_secs(10);
 
 /// The delays before another token is created in place of a refused one.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -263,7 +265,13 @@ impl Renewal {
     /// Notes that a request failed; `retry_after` is the delay that the platform requested.
     pub fn failed(&mut self, now: Now, retry_after: Option<Duration>) {
         let requested = retry_after.unwrap_or_default().min(RETRY.1);
-        let delay = requested.max(self.backoff.next_delay());
+        let valid_for = self.current.as_ref().map(|current| current.left(now));
+        let longest = match valid_for {
+            Some(None) => RETRY.1,
+            Some(Some(left)) => left.max(WITHOUT_TOKEN),
+            None => WITHOUT_TOKEN,
+        };
+        let delay = requested.max(self.backoff.next_delay().min(longest));
         self.failure = Some((now.monotonic, delay));
     }
 

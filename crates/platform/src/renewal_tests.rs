@@ -143,6 +143,23 @@ fn failed_request_is_repeated_after_a_delay() {
 }
 
 #[test]
+fn delay_after_failures_ends_soon_after_the_expiry() {
+    let now = start();
+    let longest = |renewal: &mut Renewal, now: Now| {
+        (0..50).map(|_| renewal.failed(now, None)).for_each(drop);
+        match renewal.step(now) {
+            Step::Wait(delay) => delay,
+            step => panic!("{step:?}"),
+        }
+    };
+    assert!(longest(&mut Renewal::new(None, now), now) <= WITHOUT_TOKEN);
+    let mut renewal = minted(now);
+    assert!(longest(&mut renewal, later(now, 800)) > WITHOUT_TOKEN);
+    assert!(longest(&mut renewal, later(now, 970)) <= Duration::from_secs(30));
+    assert!(longest(&mut renewal, later(now, 2_000)) <= WITHOUT_TOKEN);
+}
+
+#[test]
 fn permanent_token_is_never_renewed() {
     let now = start();
     let mut renewal = Renewal::new(None, now);
