@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    connection::{self, Dial, Link, Notice, Outlet, Session},
+    connection::{self, Dial, Link, Notice, Outlet, Period, Session},
     error::{DialError, Lost, SourceError, sentence},
     source::Setup,
     stats::{DisconnectReason, GapOutcome, HiddenGap, Label, SourceState, WasAuthorised},
@@ -219,6 +219,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
     link.stats.dialling();
     // Before the secrets are read: a token that is set meanwhile replaces this connection.
     let version = setup.reader.live.version();
+    let expires = setup.reader.live.expires();
     let opened = stop
         .run_until_cancelled(async {
             let secrets = setup.reader.read().await?;
@@ -268,6 +269,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
         Ok(()) => {
             // Not throttled, like every change of state: the backoff limits the number of connections.
             let authorised = link.stats.authorised(resumes);
+            link.period = Some(Period::new(authorised.at, expires));
             log_authorised(link, authorised.gap, resumes);
             if authorised.is_only && !resumes {
                 link.hold.begin();
@@ -303,6 +305,10 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
             Lost::Stopped if slot.retires.is_cancelled() => DisconnectReason::Replaced,
             _ => lost.reason(),
         };
+        let last_read = link
+            .period
+            .take()
+            .map_or(last_read, |period| period.received_until(last_read));
         let was = authorised_at.map(|since| WasAuthorised { since, last_read });
         if let Some(gap) = link.stats.disconnected(reason, was) {
             hidden_gap(link, reason, &gap);

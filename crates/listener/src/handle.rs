@@ -3,7 +3,10 @@
 use std::{error::Error, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use neurobridge_core::secret::Secret;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use crate::endpoint::Endpoint;
 
@@ -115,6 +118,7 @@ struct Settings {
     /// Increases with each token.
     version: u64,
     token: Option<Secret>,
+    expires: Option<Instant>,
     endpoint: Option<Arc<Endpoint>>,
 }
 
@@ -147,6 +151,11 @@ impl Live {
     /// Returns the version of the current token; 0 before one was set.
     pub(crate) fn version(&self) -> u64 {
         self.settings.borrow().version
+    }
+
+    /// Returns the time at which the current token expires, if it is known.
+    pub(crate) fn expires(&self) -> Option<Instant> {
+        self.settings.borrow().expires
     }
 
     /// Returns the token that was set, otherwise that of the provider; `None` without both.
@@ -201,10 +210,20 @@ impl Handle {
     /// Sets the token for all connections from now on, in place of the configured one and of a token provider. The same
     /// token again also replaces the connections.
     pub fn set_token(&self, token: impl Into<Secret>) {
-        let token = token.into();
+        self.set(token.into(), None);
+    }
+
+    /// As [`set_token`](Self::set_token), for a token that expires at a known time. A connection with it may receive no further events
+    /// from then on, although it stays open: without an event, the time after it counts as a gap.
+    pub fn set_expiring_token(&self, token: impl Into<Secret>, expires: Instant) {
+        self.set(token.into(), Some(expires));
+    }
+
+    fn set(&self, token: Secret, expires: Option<Instant>) {
         self.live.settings.send_modify(|settings| {
             settings.version += 1;
             settings.token = Some(token);
+            settings.expires = expires;
             // Within the lock of the settings, so that the state always belongs to the newest version.
             self.live
                 .state

@@ -1,5 +1,7 @@
 //! Gaps that a dead connection hides, because it counts as authenticated until its loss is detected. The clock is paused.
 
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
 use super::*;
 use crate::hold::GapEnded;
 
@@ -188,6 +190,28 @@ async fn gap_begins_before_a_pause_that_leaves_data_unread() {
         drop(platform);
         drop(fetching);
         bench.batches.recv().await.unwrap();
+        let mut next = bench.platforms.recv().await.unwrap();
+        next.authorise().await;
+        let ended = Instant::now();
+        gap_end(&mut ends).await;
+        assert_eq!(bench.snapshot().newest_gaps[0].length, ended - paused);
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn gap_begins_before_a_pause_in_which_the_server_closes() {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    let mut ends = bench.gap_ends();
+    let (result, ()) = join!(source, async {
+        let mut platform = bench.authorised().await;
+        let paused = Instant::now();
+        let fetching = ends.recv().await.unwrap();
+        // The close frame is read after the pause, and nobody knows how long it has waited.
+        platform.close(CloseCode::Away).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        drop(fetching);
         let mut next = bench.platforms.recv().await.unwrap();
         next.authorise().await;
         let ended = Instant::now();

@@ -26,6 +26,8 @@ pub(super) struct SourceFacts {
     /// Start, length, reason and outcome of the newest gaps, the newest first.
     pub(super) newest_gaps: Vec<(Timestamp, Duration, &'static str, &'static str)>,
     pub(super) proof_of_life: Option<Timestamp>,
+    /// Whether events after the proof of life may follow a gap.
+    pub(super) may_hide_gap: bool,
     pub(super) last_event: Option<String>,
     /// Events received, and those of them that are not stored yet.
     pub(super) received: u64,
@@ -57,6 +59,7 @@ impl SourceFacts {
                 .map(|gap| (gap.began, gap.length, gap.reason.as_str(), gap.outcome.as_str()))
                 .collect(),
             proof_of_life: snapshot.proof_of_life,
+            may_hide_gap: snapshot.may_hide_gap,
             last_event: source.last_event_id.clone(),
             received: source.ledger.received,
             in_flight: source.ledger.in_flight,

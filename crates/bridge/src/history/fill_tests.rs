@@ -154,3 +154,19 @@ fn gap_that_is_extended_while_it_is_filled_is_filled_again() {
     assert_eq!(merged.outcome, FILLING);
     assert_eq!(book.fill_gap(&merged, RECOVERED, 1).unwrap().outcome, RECOVERED);
 }
+
+#[test]
+fn crash_beside_a_dead_connection_keeps_the_event_before_the_gap() {
+    let (mut book, mut watch) = (Book::default(), Watch::default());
+    let mut facts = source(5);
+    facts.handles_gaps = true;
+    watch.source(&facts, &mut book, time(5));
+    // One of two connections is dead since then; the other one was opened again and receives events from after the gap.
+    (facts.may_hide_gap, facts.proof_of_life) = (true, Some(time(6)));
+    facts.last_event = Some("99".to_owned());
+    watch.source(&facts, &mut book, time(20));
+    Watch::begin(&mut book, &[("main", true)], time(30));
+    let gap = book.open_gap("main").unwrap();
+    assert_eq!((gap.began, &*gap.reason), (time(5), "crash"));
+    assert_eq!(gap.last_event.as_deref(), Some("7"));
+}

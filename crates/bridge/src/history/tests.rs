@@ -38,6 +38,7 @@ pub(super) fn source(at: i64) -> SourceFacts {
         gaps: 0,
         newest_gaps: Vec::new(),
         proof_of_life: Some(time(at)),
+        may_hide_gap: false,
         last_event: Some("7".to_owned()),
         received: 0,
         in_flight: 0,

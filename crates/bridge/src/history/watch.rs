@@ -474,7 +474,9 @@ impl SourceWatch {
         {
             book.alive.insert(source.name.clone(), alive);
         }
-        let Some(at) = source.proof_of_life.filter(|_| self.candidate.is_none()) else {
+        // The last event may follow a gap that nobody knows of yet.
+        let can_prove = self.candidate.is_none() && !source.may_hide_gap;
+        let Some(at) = source.proof_of_life.filter(|_| can_prove) else {
             return;
         };
         let known = book.alive.get(&source.name);

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::{
     select,
     task::spawn_blocking,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
@@ -320,7 +320,14 @@ impl Renewing {
         {
             self.set = Some(token.id);
             self.state = TokenState::Waiting;
-            self.handle.set_token(token.key.clone());
+            let expires = self
+                .renewal
+                .expires_in(now)
+                .and_then(|left| Instant::now().checked_add(left));
+            match expires {
+                Some(expires) => self.handle.set_expiring_token(token.key.clone(), expires),
+                None => self.handle.set_token(token.key.clone()),
+            }
         }
         self.publish(now);
     }

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use jiff::Timestamp;
 use neurobridge_core::clock;
 use tokio::sync::mpsc;
@@ -12,7 +14,7 @@ use crate::{
     hold::Hold,
     received::Received,
     source::Replacement,
-    stats::{DisconnectReason, Reading, SourceStats},
+    stats::{DisconnectReason, MAX_UNREAD, Reading, SourceStats},
     stored::{Acknowledgements, StoredEvents},
     throttle::Throttle,
 };
@@ -61,6 +63,53 @@ pub(crate) enum Notice<'a> {
     },
 }
 
+/// The time before the expiry of a token from which only events prove that a connection works: the clocks and the time of the
+/// request are not exact.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(2);
+
+/// The period in which an authenticated connection has received everything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Period {
+    since: Instant,
+    /// The expiry of the token with which it was authenticated.
+    expires: Option<Instant>,
+    last_event: Instant,
+}
+
+impl Period {
+    pub(crate) const fn new(since: Instant, expires: Option<Instant>) -> Self {
+        Self {
+            since,
+            expires,
+            last_event: since,
+        }
+    }
+
+    /// Records what was read. Returns the start of the period, and the time up to which everything was received.
+    fn read(&mut self, reading: &Reading) -> (Instant, Instant) {
+        let now = Instant::now();
+        if reading.events > 0 {
+            self.last_event = now;
+        }
+        // What is unread would be lost with the process.
+        let until = if reading.is_behind {
+            now.checked_sub(MAX_UNREAD).unwrap_or(self.since)
+        } else {
+            now
+        };
+        (self.since, self.received_until(until))
+    }
+
+    /// Returns the time up to which everything was received, given the time of the last byte that was read: a platform may answer
+    /// pings on the connection of an expired token, and send no events.
+    pub(crate) fn received_until(&self, last_read: Instant) -> Instant {
+        let expiry = self
+            .expires
+            .and_then(|expires| expires.checked_sub(EXPIRY_MARGIN));
+        expiry.map_or(last_read, |expiry| last_read.min(expiry.max(self.last_event)))
+    }
+}
+
 /// The parts of a source that outlive its connections.
 pub(crate) struct Link<O: Outlet> {
     pub(crate) name: Arc<str>,
@@ -72,6 +121,8 @@ pub(crate) struct Link<O: Outlet> {
     pub(crate) stored: Arc<StoredEvents>,
     /// Whether events wait until those of a gap are fetched.
     pub(crate) hold: Arc<Hold>,
+    /// The period of the current connection; `None` before its authentication.
+    pub(crate) period: Option<Period>,
     /// The acknowledgements of the current connection.
     pub(crate) acknowledgements: Acknowledgements,
     pub(crate) throttle: Throttle,
@@ -95,6 +146,7 @@ impl<O: Outlet> Link<O> {
             stop,
             stats,
             acknowledgements: Acknowledgements::default(),
+            period: None,
             stored,
             hold: Arc::default(),
             throttle: Throttle::default(),
@@ -120,6 +172,7 @@ impl<O: Outlet> Link<O> {
     /// Starts a connection.
     pub(crate) fn begin(&mut self) {
         self.acknowledgements = self.stored.begin();
+        self.period = None;
         self.outlet.begin(self.acknowledgements.connection());
     }
 
@@ -163,7 +216,10 @@ impl<O: Outlet> Link<O> {
         }
     }
 
-    fn count(&self, mut reading: Reading, now: Timestamp) {
+    fn count(&mut self, mut reading: Reading, now: Timestamp) {
+        if let Some(period) = &mut self.period {
+            reading.received = Some(period.read(&reading));
+        }
         reading.last_event = (reading.events > 0).then_some(now);
         if let Some(warning) = self.stats.read(reading, now) {
             warn!(source = %self.name, "{warning}");
@@ -176,7 +232,31 @@ mod tests {
     use super::*;
     use neurobridge_protocol::MalformedReason;
 
-    use crate::connection::testing::link;
+    use crate::{connection::testing::link, stats::FrameKind};
+
+    #[tokio::test(start_paused = true)]
+    async fn only_events_prove_life_after_the_expiry() {
+        let since = Instant::now();
+        let mut period = Period::new(since, Some(since + Duration::from_secs(20)));
+        let mut read = async |seconds: u64, kind: FrameKind| {
+            tokio::time::advance(since + Duration::from_secs(seconds) - Instant::now()).await;
+            let mut reading = Reading::default();
+            reading.frames.add(kind, 1);
+            reading.events = u64::from(kind == FrameKind::Event);
+            (period.read(&reading).1 - since).as_secs()
+        };
+        assert_eq!(read(5, FrameKind::Event).await, 5);
+        assert_eq!(read(17, FrameKind::Pong).await, 17);
+        assert_eq!(
+            read(25, FrameKind::Pong).await,
+            18,
+            "from shortly before the expiry"
+        );
+        assert_eq!(read(26, FrameKind::Event).await, 26);
+        assert_eq!(read(30, FrameKind::Pong).await, 26);
+        let until = period.received_until(since + Duration::from_secs(31));
+        assert_eq!((until - since).as_secs(), 26);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn stop_waits_for_space_in_the_channel() {

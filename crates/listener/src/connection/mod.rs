@@ -23,7 +23,7 @@ pub(crate) use self::{
     authorise::authorise,
     close::close,
     dial::{Dial, Dialler},
-    link::{Link, Notice, Outlet},
+    link::{Link, Notice, Outlet, Period},
     receive::receive,
     recent::Recent,
     session::Session,

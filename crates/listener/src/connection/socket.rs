@@ -35,6 +35,7 @@ pub(crate) struct Socket<S> {
     /// The time of the last read before a pause, until all data that accumulated is read: if the connection is lost meanwhile, the
     /// unread data is lost with it.
     unread_since: Option<Instant>,
+    has_sent_close: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
@@ -46,6 +47,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             context: WebSocketContext::new(Role::Client, Some(config)),
             is_readable: true,
             unread_since: None,
+            has_sent_close: false,
         }
     }
 
@@ -58,8 +60,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         });
         let error = match read {
             Ok(message) => {
-                if message.is_close() {
-                    // The last message of the server.
+                if message.is_close() && self.has_sent_close {
+                    // The last message of the server, and later than the close frame sent. Without one it may have arrived at any
+                    // time of a pause.
                     self.unread_since = None;
                 }
                 return Poll::Ready(Ok(message));
@@ -106,6 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// # Errors
     /// The connection fails, or the write buffer is full.
     pub(crate) fn queue(&mut self, message: Message) -> tungstenite::Result<()> {
+        self.has_sent_close |= message.is_close();
         // Data that the socket does not accept is buffered, and sent with a flush.
         let mut no_task = Context::from_waker(std::task::Waker::noop());
         let written = self.context.write(

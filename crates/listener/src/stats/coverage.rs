@@ -16,7 +16,7 @@ const MAX_ENDED: usize = 16;
 #[derive(Clone, Copy, Debug)]
 struct Period {
     since: Instant,
-    /// The time of the last byte that was read; `since` while the connection counts as authenticated.
+    /// The time up to which it is known to have received everything.
     until: Instant,
     /// Whether the connection continued from the last stored event.
     resumes: bool,
@@ -73,6 +73,28 @@ impl Coverage {
             until: since,
             resumes,
         });
+    }
+
+    /// Records that the connection that was authenticated at `since` has received everything up to `until`.
+    pub(super) fn received(&mut self, since: Instant, until: Instant) {
+        if let Some(period) = self.authorised.iter_mut().find(|period| period.since == since) {
+            period.until = period.until.max(until);
+        }
+    }
+
+    /// Returns the time up to which everything is known to have been received, and whether a connection was authenticated after
+    /// it, so that there may be a gap in between. `None` before the first authentication.
+    pub(super) fn proven(&self) -> Option<(Instant, bool)> {
+        let mut proven = self.covered?;
+        let periods = || self.authorised.iter().chain(&self.ended);
+        loop {
+            let reached = periods().filter(|period| period.since <= proven);
+            match reached.map(|period| period.until).max() {
+                Some(until) if until > proven => proven = until,
+                _ => break,
+            }
+        }
+        Some((proven, periods().any(|period| period.since > proven)))
     }
 
     /// Records the end of the connection that was authenticated at `since`. Returns the gaps that it has hidden, the oldest
@@ -206,6 +228,39 @@ mod tests {
         assert_eq!(bench.end(1, 20), (vec![(20, 31)], 40));
         bench.begin(50);
         assert_eq!(bench.end(50, 60), (vec![], 60), "the gap from 40 to 50 was open");
+    }
+
+    #[test]
+    fn proof_ends_before_a_gap_that_may_be_hidden() {
+        let mut bench = Bench::new(&[0, 1]);
+        let proven = |bench: &Bench| {
+            let (proven, may_hide_gap) = bench.coverage.proven().unwrap();
+            (proven.duration_since(bench.zero).as_secs(), may_hide_gap)
+        };
+        let (first, second) = (bench.at(0), bench.at(1));
+        bench
+            .coverage
+            .received(first, bench.zero + Duration::from_secs(20));
+        bench
+            .coverage
+            .received(second, bench.zero + Duration::from_secs(21));
+        assert_eq!(proven(&bench), (21, false));
+        bench.end(0, 20);
+        bench.begin(31);
+        bench.coverage.received(bench.at(31), bench.at(40));
+        assert_eq!(
+            proven(&bench),
+            (21, true),
+            "the second one may be dead since then"
+        );
+        let mut alive = Bench::new(&[0, 1]);
+        alive.end(0, 20);
+        alive.begin(31);
+        alive.coverage.received(alive.at(31), alive.at(40));
+        alive.coverage.received(alive.at(1), alive.at(32));
+        assert_eq!(proven(&alive), (40, false));
+        assert_eq!(bench.end(1, 21), (vec![(21, 31)], 31));
+        assert_eq!(proven(&bench), (40, false));
     }
 
     #[test]

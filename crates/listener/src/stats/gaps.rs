@@ -76,7 +76,7 @@ impl SourceStats {
             inner.first_resumed = resumes;
         }
         let outcome = GapOutcome::of(resumes);
-        inner.proof_of_life = Some(time);
+        inner.prove(now, time);
         if inner.gap.stop(now) {
             inner.gaps.add(outcome, 1);
         }
@@ -111,6 +111,7 @@ impl SourceStats {
         };
         let sum = inner.add_hidden(&hidden, reason, time_of);
         let is_connected = inner.coverage.authorised() > 0;
+        inner.prove(now, clock::now());
         if !is_connected {
             let began = time_of(covered);
             inner.proof_of_life = Some(began);
@@ -128,6 +129,15 @@ impl SourceStats {
 }
 
 impl Inner {
+    /// Derives the proof of life from the connections. `now` and `time` are the same moment.
+    pub(super) fn prove(&mut self, now: Instant, time: Timestamp) {
+        if let Some((proven, may_hide_gap)) = self.coverage.proven() {
+            let ago = now.saturating_duration_since(proven);
+            self.proof_of_life = Some(time.checked_sub(ago).unwrap_or(Timestamp::MIN));
+            self.may_hide_gap = may_hide_gap;
+        }
+    }
+
     /// Ends the current gap.
     fn close_gap(&mut self, now: Instant, outcome: GapOutcome) -> Option<Duration> {
         let (began, since, reason) = self.gap_began.take()?;

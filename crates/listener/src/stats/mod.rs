@@ -97,6 +97,8 @@ pub struct SourceSnapshot {
     /// The last time at which the feed was known to work: the last byte that was read of an authorised connection. What the
     /// platform sent before it was received.
     pub proof_of_life: Option<Timestamp>,
+    /// Whether another connection was authenticated after that time, so that the connection before it may be dead, and hide a gap.
+    pub may_hide_gap: bool,
     /// The most recent gaps that have ended, the most recent first.
     pub newest_gaps: Vec<Gap>,
     /// The local time minus the platform's in seconds, from the `Date` header of its answer to the upgrade,
@@ -138,6 +140,7 @@ struct Inner {
     first_authorised: Option<Timestamp>,
     first_resumed: bool,
     proof_of_life: Option<Timestamp>,
+    may_hide_gap: bool,
     newest_gaps: VecDeque<Gap>,
     last_ping_rtt: Option<Duration>,
     clock_skew_seconds: Option<f64>,
@@ -156,6 +159,9 @@ pub(crate) struct Reading {
     pub(crate) bytes: u64,
     /// Whether more data may be unread, which would be lost with the connection.
     pub(crate) is_behind: bool,
+    /// The authentication of the connection, and the time up to which it is known to have received everything. `None` before the
+    /// authentication.
+    pub(crate) received: Option<(Instant, Instant)>,
     pub(crate) last_event: Option<Timestamp>,
     pub(crate) platform_errors: u64,
     pub(crate) last_platform_error: Option<String>,
@@ -190,6 +196,7 @@ impl SourceStats {
                 first_authorised: None,
                 first_resumed: false,
                 proof_of_life: None,
+                may_hide_gap: false,
                 newest_gaps: VecDeque::new(),
                 last_ping_rtt: None,
                 clock_skew_seconds: None,
@@ -235,6 +242,7 @@ impl SourceStats {
             first_authorised: inner.first_authorised,
             first_resumed: inner.first_resumed,
             proof_of_life: inner.proof_of_life,
+            may_hide_gap: inner.may_hide_gap,
             newest_gaps: inner.newest_gaps.iter().cloned().collect(),
             clock_skew_seconds: inner.clock_skew_seconds,
             platform_errors: inner.platform_errors,
@@ -309,14 +317,11 @@ impl SourceStats {
     pub(crate) fn read(&self, reading: Reading, at: Timestamp) -> Option<String> {
         let mut inner = self.lock();
         let lacked_events = inner.lacks_events();
-        if inner.is_connected() && reading.frames.total() > 0 {
-            // What is unread would be lost with the process.
-            let proof = if reading.is_behind {
-                at.checked_sub(MAX_UNREAD).ok().max(inner.proof_of_life)
-            } else {
-                Some(at)
-            };
-            inner.proof_of_life = proof;
+        if let Some((since, until)) = reading.received
+            && reading.frames.total() > 0
+        {
+            inner.coverage.received(since, until);
+            inner.prove(Instant::now(), at);
         }
         inner.frames.merge(&reading.frames);
         inner.events += reading.events;
@@ -374,10 +379,6 @@ impl SourceStats {
 impl Inner {
     const fn lacks_events(&self) -> bool {
         self.frames_without_event >= MANY_FRAMES
-    }
-
-    const fn is_connected(&self) -> bool {
-        matches!(self.state, SourceState::Authenticated | SourceState::Blocked)
     }
 
     fn enter(&mut self, state: SourceState) {

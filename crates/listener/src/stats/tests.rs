@@ -73,16 +73,17 @@ async fn refused_token_is_the_reason_of_its_gap() {
 #[tokio::test(start_paused = true)]
 async fn proof_of_life_is_the_last_byte_of_a_connection() {
     let stats = SourceStats::new();
-    let reading = || {
+    let reading = |since: Option<Instant>| {
         let mut reading = Reading::default();
         reading.frames.add(FrameKind::Event, 1);
+        reading.received = since.map(|since| (since, Instant::now()));
         reading
     };
     let time = |text: &str| text.parse::<Timestamp>().unwrap();
-    stats.read(reading(), time("2026-01-01T00:00:00Z"));
+    stats.read(reading(None), time("2026-01-01T00:00:00Z"));
     assert_eq!(stats.snapshot().proof_of_life, None, "not authorised yet");
     stats.authorising(None);
-    stats.authorised(false);
+    let since = stats.authorised(false).at;
     let authorised = stats.snapshot().proof_of_life.unwrap();
     assert_eq!(stats.snapshot().first_authorised, Some(authorised));
     stats.read(Reading::default(), time("2026-01-01T00:00:01Z"));
@@ -91,7 +92,7 @@ async fn proof_of_life_is_the_last_byte_of_a_connection() {
         Some(authorised),
         "nothing was read"
     );
-    stats.read(reading(), time("2026-01-01T00:00:02Z"));
+    stats.read(reading(Some(since)), time("2026-01-01T00:00:02Z"));
     assert_eq!(stats.snapshot().proof_of_life, Some(time("2026-01-01T00:00:02Z")));
     let last_read = Instant::now();
     tokio::time::advance(Duration::from_secs(60)).await;
