@@ -1,4 +1,4 @@
-//! Events as hashes, so that millions of them can be compared.
+//! The copies of events in brokers, with their bodies as hashes, so that millions of them can be compared.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -63,6 +63,77 @@ impl FromStr for Fingerprint {
     }
 }
 
+/// The copy of an event that a broker stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    /// Its hashes.
+    pub fingerprint: Fingerprint,
+    /// How the bridge has received the event.
+    pub origin: Origin,
+    /// The CloudEvents source.
+    pub source: String,
+    /// The CloudEvents id.
+    pub id: String,
+}
+
+/// How the bridge has received an event, according to the CloudEvents attributes `origin` and `late`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From the feed.
+    Live,
+    /// From the feed, after later events that came over another connection.
+    LiveLate,
+    /// Fetched after a gap, in the order of the feed.
+    Backfilled,
+    /// Fetched after a gap, after later events of the feed.
+    Late,
+}
+
+impl Origin {
+    const ALL: [(Self, &str); 4] = [
+        (Self::Live, "live"),
+        (Self::LiveLate, "live-late"),
+        (Self::Backfilled, "backfilled"),
+        (Self::Late, "late"),
+    ];
+
+    /// Returns the origin that the values of the two attributes state.
+    pub fn of(origin: Option<&str>, late: Option<&str>) -> Self {
+        match (origin, late) {
+            (Some("backfill"), Some("true")) => Self::Late,
+            (Some("backfill"), _) => Self::Backfilled,
+            (_, Some("true")) => Self::LiveLate,
+            _ => Self::Live,
+        }
+    }
+}
+
+impl fmt::Display for Copy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origin = Origin::ALL.iter().find(|(origin, _)| *origin == self.origin);
+        let origin = origin.map_or("", |(_, name)| name);
+        write!(f, "{} {origin} {} {}", self.fingerprint, self.source, self.id)
+    }
+}
+
+impl FromStr for Copy {
+    type Err = anyhow::Error;
+
+    fn from_str(line: &str) -> Result<Self> {
+        let parse = || {
+            let mut words = line.rsplitn(4, ' ');
+            let (id, source, name) = (words.next()?, words.next()?, words.next()?);
+            Some(Self {
+                fingerprint: words.next()?.parse().ok()?,
+                origin: Origin::ALL.iter().find(|(_, known)| *known == name)?.0,
+                source: source.to_owned(),
+                id: id.to_owned(),
+            })
+        };
+        parse().with_context(|| format!("invalid copy of an event: {line}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +146,26 @@ mod tests {
         assert!("7 1 1 1".parse::<Fingerprint>().is_err());
         assert_ne!(content("1", "2"), content("12", ""));
         assert_eq!(Fingerprint::of(7, "1", "{}", None).person, 0);
+    }
+
+    #[test]
+    fn copy_parses_as_it_is_written() {
+        let fingerprint = Fingerprint::of(7, "1", "{}", None);
+        for (origin, late, expected) in [
+            (None, None, Origin::Live),
+            (Some("backfill"), None, Origin::Backfilled),
+            (Some("backfill"), Some("true"), Origin::Late),
+            (None, Some("true"), Origin::LiveLate),
+        ] {
+            let copy = Copy {
+                fingerprint,
+                origin: Origin::of(origin, late),
+                source: "/neuroio/main".to_owned(),
+                id: "gap-1-5".to_owned(),
+            };
+            assert_eq!(copy.origin, expected);
+            assert_eq!(copy.to_string().parse::<Copy>().unwrap(), copy);
+        }
+        assert!("7 1 1 lively s 1".parse::<Copy>().is_err());
     }
 }

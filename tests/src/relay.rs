@@ -1,7 +1,8 @@
 //! A TCP relay whose connections can be cut: between platform and bridge, or between a broker and its controller.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -18,8 +19,33 @@ pub struct Relay {
 #[derive(Debug, Default)]
 struct State {
     is_cut: bool,
-    /// Both sockets of each connection.
-    open: Vec<TcpStream>,
+    /// The connections, the oldest first.
+    open: Vec<Arc<Connection>>,
+}
+
+/// A relayed connection.
+#[derive(Debug)]
+struct Connection {
+    near: TcpStream,
+    far: TcpStream,
+    /// The bytes that the server has sent.
+    received: AtomicU64,
+    /// Whether the bytes of both directions are dropped.
+    is_stalled: AtomicBool,
+    has_ended: AtomicBool,
+}
+
+impl Connection {
+    fn close(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
+        // The connection may have ended already.
+        let _ = self.near.shutdown(Shutdown::Both);
+        let _ = self.far.shutdown(Shutdown::Both);
+    }
+
+    fn works(&self) -> bool {
+        !self.has_ended.load(Ordering::Relaxed) && !self.is_stalled.load(Ordering::Relaxed)
+    }
 }
 
 impl Relay {
@@ -50,10 +76,35 @@ impl Relay {
     pub fn cut(&self) {
         let mut state = lock(&self.state);
         state.is_cut = true;
-        for stream in state.open.drain(..) {
-            // The connection may have ended already.
-            let _ = stream.shutdown(Shutdown::Both);
+        state.open.drain(..).for_each(|connection| connection.close());
+    }
+
+    /// Closes the oldest connection that works, and drops its undelivered bytes.
+    pub fn cut_one(&self) {
+        if let Some(oldest) = self.oldest() {
+            oldest.close();
         }
+    }
+
+    /// Makes the oldest connection that works half-open: it stays open, and the bytes of both directions are dropped.
+    pub fn stall_one(&self) {
+        if let Some(oldest) = self.oldest() {
+            oldest.is_stalled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the number of connections that work and have received at least this many bytes from the server.
+    pub fn working(&self, bytes: u64) -> usize {
+        let state = lock(&self.state);
+        let working = state.open.iter().filter(|connection| connection.works());
+        working
+            .filter(|connection| connection.received.load(Ordering::Relaxed) >= bytes)
+            .count()
+    }
+
+    fn oldest(&self) -> Option<Arc<Connection>> {
+        let state = lock(&self.state);
+        state.open.iter().find(|connection| connection.works()).cloned()
     }
 
     /// Accepts connections again.
@@ -68,22 +119,49 @@ fn connect(near: TcpStream, server: &str, shared: &Mutex<State>) -> io::Result<(
         return Ok(());
     }
     let far = TcpStream::connect(server)?;
-    // Removes connections that have ended.
-    state.open.retain(|stream| stream.peer_addr().is_ok());
-    state.open.extend([near.try_clone()?, far.try_clone()?]);
+    let connection = Arc::new(Connection {
+        near,
+        far,
+        received: AtomicU64::new(0),
+        is_stalled: AtomicBool::new(false),
+        has_ended: AtomicBool::new(false),
+    });
+    state
+        .open
+        .retain(|connection| !connection.has_ended.load(Ordering::Relaxed));
+    state.open.push(Arc::clone(&connection));
     drop(state);
-    for (from, to) in [(near.try_clone()?, far.try_clone()?), (far, near)] {
-        thread::spawn(move || carry(&from, &to));
+    for is_from_server in [false, true] {
+        let connection = Arc::clone(&connection);
+        thread::spawn(move || {
+            // An error of a socket is the end of the connection.
+            let _ = carry(&connection, is_from_server);
+            // Its end closes the other direction too, because no relayed protocol uses half-closed connections.
+            connection.close();
+        });
     }
     Ok(())
 }
 
-/// Copies bytes in one direction. Its end closes the other direction too, because no relayed protocol uses half-closed
-/// connections.
-fn carry(mut from: &TcpStream, mut to: &TcpStream) {
-    let _ = io::copy(&mut from, &mut to);
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+/// Copies bytes in one direction.
+fn carry(connection: &Connection, is_from_server: bool) -> io::Result<()> {
+    let (mut from, mut to) = (&connection.near, &connection.far);
+    if is_from_server {
+        std::mem::swap(&mut from, &mut to);
+    }
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        let read = from.read(&mut bytes)?;
+        if read == 0 {
+            return Ok(());
+        }
+        if !connection.is_stalled.load(Ordering::Relaxed) {
+            to.write_all(&bytes[..read])?;
+            if is_from_server {
+                connection.received.fetch_add(read as u64, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -118,5 +196,41 @@ mod tests {
         far.write_all(b"pong").unwrap();
         near.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"pong");
+    }
+
+    #[test]
+    fn single_connections_are_cut_and_stalled() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let relay = Relay::to(server.local_addr().unwrap().to_string()).unwrap();
+        let mut bytes = [0; 4];
+        let mut connections: Vec<(TcpStream, TcpStream)> = (0..3)
+            .map(|_| {
+                let mut near = TcpStream::connect(&relay.address).unwrap();
+                let (mut far, _) = server.accept().unwrap();
+                far.write_all(b"pong").unwrap();
+                near.read_exact(&mut bytes).unwrap();
+                (near, far)
+            })
+            .collect();
+        let count = |bytes, expected| {
+            let is_met = || Ok((relay.working(bytes) == expected).then_some(()));
+            crate::poll::wait_for("the count", std::time::Duration::from_secs(60), is_met).unwrap();
+        };
+        count(4, 3);
+        assert_eq!(relay.working(5), 0);
+        relay.cut_one();
+        assert_eq!(connections[0].0.read(&mut bytes).unwrap(), 0);
+        relay.stall_one();
+        count(4, 1);
+        connections[1].1.write_all(b"lost").unwrap();
+        connections[1].1.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(
+            connections[1].0.read(&mut bytes).unwrap(),
+            0,
+            "nothing was relayed"
+        );
+        connections[2].1.write_all(b"last").unwrap();
+        connections[2].0.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"last");
     }
 }

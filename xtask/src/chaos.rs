@@ -16,15 +16,16 @@ use std::collections::HashSet;
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{self, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use neurobridge_spool::inspect;
+use neurobridge_tests::fingerprint::Copy;
 use neurobridge_tests::kafka::{Kafka, KafkaOptions};
 use neurobridge_tests::nats::{Nats, NatsOptions};
-use neurobridge_tests::paths::{Scratch, sweep_scratch};
+use neurobridge_tests::paths::{Scratch, sweep_scratch, target_dir};
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::program::{BINARY_VARIABLE, Profile, build, neurobridge};
 use neurobridge_tests::relay::Relay;
@@ -32,7 +33,7 @@ use neurobridge_tests::shared::Broker;
 use neurobridge_tests::small_disk::SmallDisk;
 
 use self::audit::{Audit, AuditResult, Promise};
-use self::bridge_runs::BridgeRuns;
+use self::bridge_runs::{BridgeRuns, Ended};
 use self::clock::Clock;
 use self::history::StatusHistory;
 use self::schedule::{Fault, Victim};
@@ -55,8 +56,11 @@ const STOP: Duration = Duration::from_secs(30);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exits with 1 if a durable event is lost, out of order, or duplicated although duplicates are excluded,
-if a ledger does not balance at any time, if with --recognised a missing event lies in no reported gap,
-if with --rest up any event is missing or received twice, or if a sink does not recover after the last fault. The run's folder is then kept.
+if a ledger does not balance at any time, if with --recognised a missing event lies in no reported gap or a late one
+is not marked, if with --rest up any event is missing, if with --connections 2 there is any gap, or if a sink does not
+recover after the last fault. The run's folder is then kept.
+
+Each run has its own brokers, ports and folder, so that several can run at the same time.
 
 NEUROBRIDGE_TEST_BINARY=path sets the program to test; by default, the program is built.")]
 pub(crate) struct Args {
@@ -66,19 +70,29 @@ pub(crate) struct Args {
     /// Seed of the schedule [default: random]
     #[arg(long)]
     seed: Option<u64>,
-    /// Events per second
-    #[arg(long, default_value_t = 5_000)]
-    rate: u64,
+    /// Events per second [default: 5000, or 100 with --recognised]
+    #[arg(long)]
+    rate: Option<u64>,
     /// Publish to Kafka in transactions, and allow no duplicates
     #[arg(long)]
     exactly_once: bool,
-    /// Compare with everything that the platform recognised, whether the bridge was connected or not; only the feed and
-    /// the bridge have faults, and the events go to a file
+    /// Compare with everything that the platform recognised, whether the bridge was connected or not; the faults are those
+    /// of the platform and of the bridge, with reloads and expiring tokens
     #[arg(long, conflicts_with = "exactly_once")]
     recognised: bool,
     /// The platform's REST interface, from which the events of gaps are fetched
     #[arg(long, value_enum, requires = "recognised", default_value = "off")]
     rest: recognised::Rest,
+    /// The number of connections. With 2, only single connections are cut: there must be no gap
+    #[arg(long, requires = "recognised", conflicts_with = "rest", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    connections: u8,
+}
+
+impl Args {
+    /// Returns the number of events per second. A comparison with everything that was recognised is about faults, not about load.
+    fn rate(&self) -> u64 {
+        self.rate.unwrap_or(if self.recognised { 100 } else { 5_000 })
+    }
 }
 
 /// The result of a run before the brokers are read.
@@ -104,18 +118,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     );
     sweep_scratch()?;
     log("building the programs");
-    let read_back = if args.recognised {
-        None
-    } else {
-        brokers::install(Broker::Kafka)?;
-        brokers::install(Broker::Nats)?;
-        Some(read_back_program()?)
-    };
+    brokers::install(Broker::Kafka)?;
+    brokers::install(Broker::Nats)?;
+    let read_back = read_back_program()?;
 
-    let mut dir = Scratch::new("chaos")?;
-    let result = match &read_back {
-        Some(read_back) => run_in(&dir, args, read_back),
-        None => recognised::run_in(&dir, args),
+    // Not among the temporary folders, from which another run would remove those of a failed run.
+    let folder = target_dir().join("chaos").join(process::id().to_string());
+    let mut dir = Scratch::at(folder)?;
+    let result = if args.recognised {
+        recognised::run_in(&dir, args, &read_back)
+    } else {
+        run_in(&dir, args, &read_back)
     };
     if !matches!(result, Ok(true)) {
         dir.keep();
@@ -152,7 +165,7 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
     print(&format!(
         "seed {seed}, {} minutes, {} events per second, {} for Kafka",
         args.minutes,
-        args.rate,
+        args.rate(),
         if args.exactly_once {
             "exactly once"
         } else {
@@ -189,7 +202,11 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
         "the spool is damaged: {:?}",
         report.findings
     );
-    let read = |found: &mut Audit<'_>, what: &[&str]| read_broker(read_back, found, what, &outcome.spool);
+    let read = |found: &mut Audit<'_>, what: &[&str]| {
+        read_broker(read_back, what, &outcome.spool, |copy| {
+            found.add(copy.fingerprint)
+        })
+    };
     let promise = if args.exactly_once {
         Promise::Once
     } else {
@@ -213,12 +230,12 @@ fn run_with_faults(
     disk: Option<&SmallDisk>,
 ) -> Result<Outcome> {
     let reading = Reading::of(&dir.join("sent.jsonl"))?;
-    let rate = args.rate.to_string();
+    let rate = args.rate().to_string();
     let mut platform = Platform::start(dir, &["--rate", &rate, "--seed", "1"])?;
     let relay = Relay::to(platform.address().to_owned())?;
     let feed = format!("ws://{}/", relay.address());
     let config = configuration(&feed, &kafka.bootstrap(), &nats.url(), args.exactly_once);
-    let mut runs = BridgeRuns::begin(dir, config)?;
+    let mut runs = BridgeRuns::begin(dir, &config, None)?;
 
     print("\nthe run")?;
     let clock = Clock::start(duration);
@@ -242,7 +259,12 @@ fn run_with_faults(
     let started = Instant::now();
     platform.process().terminate(STOP)?;
     let sent = reading.end()?;
-    let (history, spool_reader, killed) = runs.end()?;
+    let Ended {
+        history,
+        spool_reader,
+        kills: killed,
+        ..
+    } = runs.end()?;
     log(&format!("drained in {:.1?}", started.elapsed()));
     let (spool, durable) = SpoolReader::into_events(spool_reader)?;
     Ok(Outcome {
@@ -341,7 +363,8 @@ fn keep_spool(dir: &Scratch) {
     }
 }
 
-fn read_broker(program: &Path, audit: &mut Audit<'_>, what: &[&str], spool: &str) -> Result<()> {
+/// Calls `add` with each copy of an event that a broker stores, in the order of a consumer.
+fn read_broker(program: &Path, what: &[&str], spool: &str, mut add: impl FnMut(Copy)) -> Result<()> {
     log(&format!("reading the events of {}", what[0]));
     let mut command = Command::new(program);
     command
@@ -353,7 +376,9 @@ fn read_broker(program: &Path, audit: &mut Audit<'_>, what: &[&str], spool: &str
         .spawn()
         .with_context(|| format!("starting {}", program.display()))?;
     let output = child.stdout.take().context("the pipe is missing")?;
-    audit.read(BufReader::new(output).lines())?;
+    for line in BufReader::new(output).lines() {
+        add(line?.parse()?);
+    }
     let status = child
         .wait()
         .context("waiting for the program that reads the broker")?;

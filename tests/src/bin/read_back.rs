@@ -1,5 +1,5 @@
-//! Reads all events of one spool that a broker stores, and prints the fingerprint of each copy on one line, in the
-//! order in which a consumer receives them.
+//! Reads all events of one spool that a broker stores, and prints each copy on one line, with a fingerprint in place of its
+//! body, in the order in which a consumer receives them.
 //!
 //! `read-back (kafka BOOTSTRAP TOPIC|nats URL STREAM) SPOOL` is a separate program, so that the development tasks need
 //! no broker clients. A record that is not an event of that spool is an error.
@@ -10,7 +10,7 @@ use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use neurobridge_tests::fingerprint::Fingerprint;
+use neurobridge_tests::fingerprint::{Copy, Fingerprint, Origin};
 use neurobridge_tests::kafka::records::each_record;
 use neurobridge_tests::nats::messages::each_message;
 use serde::Deserialize;
@@ -26,46 +26,44 @@ fn main() -> Result<()> {
         bail!("usage: read-back (kafka BOOTSTRAP TOPIC|nats URL STREAM) SPOOL");
     };
     let mut out = BufWriter::new(io::stdout().lock());
-    let mut print = |sequence: Option<&str>, id: Option<&str>, entry: &[u8]| -> Result<()> {
-        let found = fingerprint(spool, sequence, id, entry)?;
+    let mut print = |header: &dyn Fn(&str) -> Option<String>, entry: &[u8]| -> Result<()> {
+        let found = copy(spool, header, entry)?;
         writeln!(out, "{found}").context("writing to standard output")
     };
     match broker.as_str() {
         "kafka" => each_record(address, name, LIMIT, |record| {
-            let (sequence, id) = (record.header("ce_sequence"), record.header("ce_id"));
-            print(sequence, id, record.value.as_deref().unwrap_or_default())
+            let header = |name: &str| record.header(&format!("ce_{name}")).map(str::to_owned);
+            print(&header, record.value.as_deref().unwrap_or_default())
                 .with_context(|| format!("partition {}, offset {}", record.partition, record.offset))
         })?,
         "nats" => each_message(address, name, PATIENCE, |message| {
-            print(
-                message.header("ce-sequence"),
-                message.header("ce-id"),
-                &message.payload,
-            )
-            .with_context(|| format!("message {} of the stream", message.place))
+            let header = |name: &str| message.header(&format!("ce-{name}")).map(str::to_owned);
+            print(&header, &message.payload)
+                .with_context(|| format!("message {} of the stream", message.place))
         })?,
         other => bail!("unknown broker {other}; expected kafka or nats"),
     }
     out.flush().context("writing to standard output")
 }
 
-fn fingerprint(spool: &str, sequence: Option<&str>, id: Option<&str>, entry: &[u8]) -> Result<Fingerprint> {
+fn copy(spool: &str, header: &dyn Fn(&str) -> Option<String>, entry: &[u8]) -> Result<Copy> {
     #[derive(Deserialize)]
     struct Entry<'a> {
         #[serde(borrow)]
         pid: Option<Cow<'a, str>>,
     }
-    let sequence = sequence.context("the record has no sequence")?;
+    let sequence = header("sequence").context("the record has no sequence")?;
     let number = sequence
         .strip_prefix(spool)
         .and_then(|rest| rest.strip_prefix(':')?.parse().ok())
         .with_context(|| format!("the sequence {sequence} is not from the spool {spool}"))?;
+    let id = header("id").context("the record has no id")?;
     let entry = str::from_utf8(entry).context("the body is not UTF-8")?;
     let Entry { pid } = serde_json::from_str(entry).context("the body is not an entry")?;
-    Ok(Fingerprint::of(
-        number,
-        id.context("the record has no id")?,
-        entry,
-        pid.as_deref(),
-    ))
+    Ok(Copy {
+        fingerprint: Fingerprint::of(number, &id, entry, pid.as_deref()),
+        origin: Origin::of(header("origin").as_deref(), header("late").as_deref()),
+        source: header("source").context("the record has no source")?,
+        id,
+    })
 }

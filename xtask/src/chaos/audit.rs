@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use anyhow::Result;
 use neurobridge_tests::fingerprint::Fingerprint;
 
 use super::spool_reader::EventHash;
@@ -61,14 +60,6 @@ impl<'a> Audit<'a> {
                 ..AuditResult::default()
             },
         }
-    }
-
-    /// Reads the events from a program's output.
-    pub(super) fn read(&mut self, lines: impl Iterator<Item = std::io::Result<String>>) -> Result<()> {
-        for line in lines {
-            self.add(line?.parse()?);
-        }
-        Ok(())
     }
 
     /// Adds the next event; the events of one person arrive in the order of the broker.
@@ -215,9 +206,9 @@ mod tests {
     #[test]
     fn changed_body_counts_as_foreign() {
         let mut audit = Audit::new("x", Promise::AtLeastOnce, &SPOOL);
-        audit
-            .read(["1 b 1".to_owned(), "2 14 3".to_owned()].into_iter().map(Ok))
-            .unwrap();
+        for copy in ["1 b 1", "2 14 3"] {
+            audit.add(copy.parse().unwrap());
+        }
         let found = audit.end();
         assert_eq!((found.foreign, found.lost), (2, 3));
     }

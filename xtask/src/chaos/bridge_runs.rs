@@ -1,4 +1,4 @@
-//! The runs of the bridge: started, observed, killed, and restarted.
+//! The runs of the bridge: started, observed, reloaded, killed, and restarted.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::clock::Clock;
 use super::history::StatusHistory;
+use super::recognised::{GapLog, ReloadCounts, Reloads};
 use super::recovery::Recovery;
 use super::schedule::{Fault, Kind};
 use super::spool_reader::SpoolReader;
@@ -25,11 +26,23 @@ const SPOOL_INTERVAL: Duration = Duration::from_secs(1);
 const RESPONSE_LIMIT: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(60);
 
+/// The configuration file below the folder of a run.
+pub(super) const CONFIG_FILE: &str = "neurobridge.toml";
+
+/// What is known after the last run of the bridge.
+pub(super) struct Ended {
+    pub(super) history: StatusHistory,
+    pub(super) spool_reader: SpoolReader,
+    pub(super) kills: u64,
+    pub(super) reloads: ReloadCounts,
+}
+
 /// The bridge over several runs, with its observed state.
 pub(super) struct BridgeRuns<'a> {
-    dir: &'a Scratch,
-    config: String,
     bridge: Bridge,
+    reloads: Reloads,
+    /// `None` if the gaps are not of interest.
+    gaps: Option<&'a mut GapLog>,
     pub(super) history: StatusHistory,
     pub(super) spool_reader: SpoolReader,
     pub(super) kills: u64,
@@ -39,13 +52,14 @@ pub(super) struct BridgeRuns<'a> {
 
 impl<'a> BridgeRuns<'a> {
     /// Starts the first run; the spool is in the folder `spool` below the data folder.
-    pub(super) fn begin(dir: &'a Scratch, config: String) -> Result<Self> {
-        let bridge = Bridge::start(dir, &config)?;
+    pub(super) fn begin(dir: &Scratch, config: &str, gaps: Option<&'a mut GapLog>) -> Result<Self> {
+        let bridge = Bridge::start(dir, config)?;
+        let reloads = Reloads::new(&dir.join(CONFIG_FILE))?;
         let spool_reader = SpoolReader::new(bridge.data_dir().join("spool"));
         Ok(Self {
-            dir,
-            config,
             bridge,
+            reloads,
+            gaps,
             history: StatusHistory::default(),
             spool_reader,
             kills: 0,
@@ -54,7 +68,7 @@ impl<'a> BridgeRuns<'a> {
         })
     }
 
-    /// Observes the bridge, and kills or freezes it according to the schedule.
+    /// Observes the bridge, and kills, freezes or reloads it according to the schedule.
     pub(super) fn run(&mut self, faults: &[Fault], clock: &Clock) -> Result<()> {
         for fault in faults {
             while clock.wait(fault.at, STATUS_INTERVAL) {
@@ -63,16 +77,24 @@ impl<'a> BridgeRuns<'a> {
             if clock.has_stopped() {
                 return Ok(());
             }
-            if fault.kind == Kind::Freeze {
-                self.bridge.process().freeze()?;
-                clock.log(fault.victim, "frozen")?;
-                clock.pause(fault.lasts);
-                self.bridge.process().thaw()?;
-            } else {
-                self.kill()?;
-                clock.log(fault.victim, "killed")?;
-                clock.pause(fault.lasts);
-                self.start()?;
+            match fault.kind {
+                Kind::Reload(change) => {
+                    clock.log(fault.victim, &format!("reloaded, changed: {change:?}"))?;
+                    self.reloads.perform(change, self.bridge.address())?;
+                    continue;
+                }
+                Kind::Freeze => {
+                    self.bridge.process().freeze()?;
+                    clock.log(fault.victim, "frozen")?;
+                    clock.pause(fault.lasts);
+                    self.bridge.process().thaw()?;
+                }
+                _ => {
+                    self.kill()?;
+                    clock.log(fault.victim, "killed")?;
+                    clock.pause(fault.lasts);
+                    self.start()?;
+                }
             }
             clock.log(fault.victim, "available again")?;
         }
@@ -83,7 +105,7 @@ impl<'a> BridgeRuns<'a> {
     }
 
     /// Waits until all sinks have settled all events, and shuts down the bridge.
-    pub(super) fn end(mut self) -> Result<(StatusHistory, SpoolReader, u64)> {
+    pub(super) fn end(mut self) -> Result<Ended> {
         let mut recovery = Recovery::default();
         loop {
             self.observe()?;
@@ -97,7 +119,29 @@ impl<'a> BridgeRuns<'a> {
         let (status, log) = self.bridge.stop(Signal::SIGTERM, STOP)?;
         ensure!(status.success(), "the bridge exited with {status}:\n{log}");
         self.spool_reader.read_all()?;
-        Ok((self.history, self.spool_reader, self.kills))
+        Ok(Ended {
+            history: self.history,
+            spool_reader: self.spool_reader,
+            kills: self.kills,
+            reloads: self.reloads.end()?,
+        })
+    }
+
+    /// Waits until the events of all gaps are fetched, or given up.
+    pub(super) fn wait_until_filled(&mut self, limit: Duration) -> Result<()> {
+        let mut patience = Patience::new("the end of all gaps", limit);
+        loop {
+            self.observe()?;
+            if let Some(gaps) = &mut self.gaps
+                && gaps.read()?
+            {
+                return Ok(());
+            }
+            patience
+                .check()
+                .with_context(|| self.bridge.process().log_tail())?;
+            std::thread::sleep(STATUS_INTERVAL);
+        }
     }
 
     /// Requests the status and, at a longer interval, reads the spool.
@@ -120,7 +164,7 @@ impl<'a> BridgeRuns<'a> {
             self.spool_reader.read_to(self.history.durable())?;
             self.read = Instant::now();
         }
-        Ok(())
+        self.gaps.as_mut().map_or(Ok(()), |gaps| gaps.observe())
     }
 
     fn kill(&mut self) -> Result<()> {
@@ -135,8 +179,8 @@ impl<'a> BridgeRuns<'a> {
     }
 
     fn start(&mut self) -> Result<()> {
-        self.bridge = Bridge::start(self.dir, &self.config)
-            .with_context(|| format!("starting the bridge after kill {}", self.kills))?;
+        let started = self.bridge.start_again();
+        started.with_context(|| format!("starting the bridge after kill {}", self.kills))?;
         self.silence = Patience::new("a response of the bridge", RESPONSE_LIMIT);
         self.observe()
     }

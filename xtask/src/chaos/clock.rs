@@ -38,6 +38,11 @@ impl Clock {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
+    /// Returns whether the time of the run is over.
+    pub(super) fn has_ended(&self) -> bool {
+        self.started.elapsed() >= self.end
+    }
+
     pub(super) fn has_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }

@@ -1,60 +1,50 @@
-//! Compares the received events with all events that the platform recognised: a missing event must lie in a gap that the
-//! bridge reported.
+//! Compares the events in Kafka and in JetStream with all events that the platform recognised: a missing event must lie in a gap
+//! that the bridge reported.
 
-use std::collections::HashSet;
-use std::fmt;
-use std::fs::File;
+mod comparison;
+mod gaps;
+mod reloads;
+mod schedule;
+mod setup;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use jiff::{SignedDuration, Timestamp};
+use neurobridge_spool::inspect;
+use neurobridge_tests::fingerprint::Copy;
+use neurobridge_tests::kafka::{Kafka, KafkaOptions};
+use neurobridge_tests::nats::{Nats, NatsOptions};
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
-use neurobridge_tests::poll::wait_for;
-use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::relay::Relay;
-use serde::Deserialize;
 
-use super::bridge_runs::BridgeRuns;
+use self::comparison::{Comparison, Received, RecognisedEvent, Table};
+pub(super) use self::gaps::GapLog;
+use self::gaps::{Gap, summary};
+pub(super) use self::reloads::{ReloadCounts, Reloads};
+use self::setup::{Addresses, token_end};
+use super::audit::{Audit, AuditResult, Promise};
+use super::bridge_runs::{BridgeRuns, CONFIG_FILE, Ended};
 use super::clock::Clock;
-use super::schedule::{self, Fault, Victim};
-use super::{Args, STOP, cut, guarded, join};
+use super::schedule::{Fault, Kind, Victim};
+use super::spool_reader::{EventHash, SpoolReader};
+use super::{Args, CURSORS, PARTITIONS, STOP, STREAM, TOPIC, cut, guarded, join, read_broker};
 use crate::shell::{log, print};
 
-/// The maximum time of an event from its recognition to the bridge, on a busy machine. An event that is lost at the start of a
-/// gap was recognised up to this time before the gap.
-const TRANSIT: SignedDuration = SignedDuration::from_millis(500);
-/// The maximum time from the platform's answer to AUTH to its first event. The gap ends with the answer.
-const START_OF_FEED: SignedDuration = SignedDuration::from_millis(100);
-/// The maximum number of missing events outside of all gaps that are listed.
-const MAX_DESCRIBED: usize = 5;
-/// Faults of the feed in addition to those of the schedule: an orderly close, a connection that hangs, a wrong answer to a
-/// ping, a reset, and a refused token.
-const FAULTS: [&str; 5] = [
-    "close=1001,every=17s",
-    "half-open,every=41s",
-    "wrong-pong,every=29s",
-    "reset,every=23s",
-    "refuse-token,every=37s",
-];
-
-/// The faults of the REST interface.
-const REST_FAULTS: [&str; 6] = [
-    "rest-http=503,every=7s",
-    "rest-http=429,retry-after=1,every=13s",
-    "rest-cut,every=11s",
-    "rest-no-json,every=19s",
-    "rest-slow=3s,every=23s",
-    "rest-http=401,every=31s",
-];
-/// The REST interface refuses every request.
-const REST_DOWN: [&str; 1] = ["rest-http=503"];
-/// The time for which the last gap is filled.
-const FILL_LIMIT: Duration = Duration::from_secs(120);
+/// The time for which the last gaps are filled.
+const FILL_LIMIT: Duration = Duration::from_secs(300);
+/// A connection works when it has received this many bytes: some events.
+const WORKS: u64 = 10_000;
+/// The longest wait until all connections work.
+const WORKS_LIMIT: Duration = Duration::from_secs(60);
+/// The time for which all connections work before one of them is cut. The bridge assumes that a platform allows one connection for
+/// each token if connections repeatedly end within two seconds of the authentication of another one.
+const STEADY: Duration = Duration::from_secs(3);
 
 /// The state of the platform's REST interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -67,238 +57,289 @@ pub(super) enum Rest {
     Down,
 }
 
-/// An event that the platform recognised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-struct RecognisedEvent {
-    id: u64,
-    at: Timestamp,
+/// The kind of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    RestOff,
+    RestUp,
+    RestDown,
+    /// One source with two connections, of which one at a time is cut.
+    TwoConnections,
 }
 
-/// A gap as `neurobridge gaps ls --json` prints it.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-struct Gap {
-    began: Timestamp,
-    ended: Option<Timestamp>,
-    reason: String,
-    outcome: String,
-}
-
-impl Gap {
-    /// Returns whether a missing event may have been lost in this gap, and the gap does not claim that all were fetched.
-    fn explains(&self, event: RecognisedEvent) -> bool {
-        self.outcome != "recovered"
-            && event.at >= self.began - TRANSIT
-            && self.ended.is_none_or(|ended| event.at <= ended + START_OF_FEED)
-    }
-}
-
-/// The result of the comparison.
-#[derive(Debug, Default, PartialEq)]
-struct Comparison {
-    recognised: usize,
-    received: usize,
-    /// Further copies of received events.
-    twice: usize,
-    /// Missing events inside of gaps.
-    inside: usize,
-    /// Missing events that no gap explains.
-    outside: Vec<RecognisedEvent>,
-    /// Received events that the platform did not recognise.
-    foreign: usize,
-    /// The longest time by which a missing event was recognised before its gap began.
-    earliest: SignedDuration,
-    /// Received events within the bounds of gaps.
-    received_inside: usize,
-}
-
-impl Comparison {
-    fn of(recognised: &[RecognisedEvent], received: &[u64], gaps: &[Gap]) -> Self {
-        let ids: HashSet<u64> = received.iter().copied().collect();
-        let mut found = Self {
-            recognised: recognised.len(),
-            ..Self::default()
-        };
-        for event in recognised {
-            let begins: Vec<Timestamp> = gaps
-                .iter()
-                .filter(|gap| gap.explains(*event))
-                .map(|gap| gap.began)
-                .collect();
-            if ids.contains(&event.id) {
-                found.received += 1;
-                found.received_inside += usize::from(begins.iter().any(|began| event.at > *began));
-            } else if let Some(early) = begins.iter().map(|began| began.duration_since(event.at)).min() {
-                found.inside += 1;
-                found.earliest = found.earliest.max(early);
-            } else {
-                found.outside.push(*event);
-            }
+impl Mode {
+    fn of(args: &Args) -> Self {
+        match (args.connections, args.rest) {
+            (2, _) => Self::TwoConnections,
+            (_, Rest::Off) => Self::RestOff,
+            (_, Rest::Up) => Self::RestUp,
+            (_, Rest::Down) => Self::RestDown,
         }
-        found.foreign = ids.len() - found.received;
-        found.twice = received.len() - ids.len();
-        found
     }
 
-    /// Returns whether each missing event lies in a gap whose events were not fetched, and no event was received twice.
-    const fn holds(&self) -> bool {
-        self.outside.is_empty() && self.foreign == 0 && self.twice == 0
-    }
-}
-
-impl fmt::Display for Comparison {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} recognised = {} received + {} missing inside gaps + {} missing outside; {} twice, {} foreign\n\
-             a missing event was recognised at most {:.0} ms before its gap; {} events were received inside gaps",
-            self.recognised,
-            self.received,
-            self.inside,
-            self.outside.len(),
-            self.twice,
-            self.foreign,
-            self.earliest.as_secs_f64() * 1000.0,
-            self.received_inside,
-        )?;
-        for event in self.outside.iter().take(MAX_DESCRIBED) {
-            write!(
-                f,
-                "\n  {} recognised at {} lies outside of all gaps",
-                event.id, event.at
-            )?;
+    const fn sources(self) -> &'static [&'static str] {
+        match self {
+            Self::TwoConnections => &["main"],
+            _ => &["main", "other"],
         }
-        Ok(())
+    }
+
+    const fn statement(self) -> &'static str {
+        match self {
+            Self::RestOff => "every event was received, or lies in a reported gap",
+            Self::RestUp => "every event was received once",
+            Self::RestDown => "every event was received, or lies in a gap that is not recovered",
+            Self::TwoConnections => "every event was received once and live, without a gap",
+        }
     }
 }
 
-/// Performs a run with faults of the feed and of the bridge, and returns whether all guarantees held.
-pub(super) fn run_in(dir: &Scratch, args: &Args) -> Result<bool> {
+/// Performs a run with faults of the platform and of the bridge, and returns whether all guarantees held.
+pub(super) fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let duration = Duration::from_secs_f64(args.minutes * 60.0);
-    let faults = schedule::draw_of_feed(seed, duration);
+    let mode = Mode::of(args);
     print(&format!(
-        "seed {seed}, {} minutes, {} events per second, compared with everything that the platform recognised",
-        args.minutes, args.rate
+        "seed {seed}, {} minutes, {} events per second, {mode:?}, compared with everything that the platform recognised; \
+         a token that expires ends with: {}",
+        args.minutes,
+        args.rate(),
+        token_end(seed)
     ))?;
+    log("starting Kafka and NATS");
+    // Several runs share the machine.
+    let kafka = Kafka::start(KafkaOptions {
+        heap_mib: 256,
+        ..KafkaOptions::shared()
+    })?;
+    kafka.create_topic_by_tool(TOPIC, PARTITIONS, &[])?;
+    kafka.create_topic_by_tool(CURSORS, 1, &[("cleanup.policy", "compact")])?;
+    let nats = Nats::start(NatsOptions::default())?;
+
+    let record = dir.join("recognised.jsonl");
+    let options = setup::platform(mode, seed, args.rate(), duration, &record.display().to_string());
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let mut platform = Platform::start(dir, &options)?;
+    let feed = Relay::to(platform.address().to_owned())?;
+    let iam = Relay::to(platform.address().to_owned())?;
+    let config = setup::configuration(
+        mode,
+        &Addresses {
+            feed: feed.address(),
+            rest: platform.address(),
+            iam: iam.address(),
+            kafka: &kafka.bootstrap(),
+            nats: &nats.url(),
+        },
+    );
+    let mut gaps = GapLog::new(dir.join(CONFIG_FILE));
+    let ended = run_with_faults(dir, mode, seed, duration, (&feed, &iam), &config, &mut gaps)?;
+    platform.process().terminate(STOP)?;
+
+    let report = inspect::verify(&dir.join("data/spool"))?;
+    ensure!(
+        report.findings.is_empty(),
+        "the spool is damaged: {:?}",
+        report.findings
+    );
+    let tokens = occurrences(&dir.join("bridge.log"), "token created")?;
+    let counts = counts(&ended, tokens);
+    let (spool, durable) = SpoolReader::into_events(ended.spool_reader)?;
+    let compared = Compared {
+        mode,
+        recognised: read_record(&record)?,
+        gaps: gaps.gaps(),
+        durable,
+    };
+    let read = |place: &[&str], add: &mut dyn FnMut(Copy)| read_broker(read_back, place, &spool, add);
+    let found = [
+        compared.with("Kafka", Promise::Once, |add| {
+            read(&["kafka", &kafka.bootstrap(), TOPIC], add)
+        })?,
+        compared.with("NATS", Promise::OnceInOrder, |add| {
+            read(&["nats", &nats.url(), STREAM], add)
+        })?,
+    ];
+    print("\nresult")?;
+    print(&counts)?;
+    let holds = compared.report(found)?;
+    let statement = if holds {
+        mode.statement()
+    } else {
+        "guarantees VIOLATED"
+    };
+    print(&format!("seed {seed}: {statement}"))?;
+    Ok(holds)
+}
+
+/// What the events in a broker are compared with.
+struct Compared {
+    mode: Mode,
+    recognised: Vec<RecognisedEvent>,
+    gaps: Vec<Gap>,
+    durable: Vec<Option<EventHash>>,
+}
+
+impl Compared {
+    /// Compares a broker with the spool, and each source with the platform. `read` calls its argument with each copy.
+    fn with(
+        &self,
+        broker: &'static str,
+        promise: Promise,
+        read: impl FnOnce(&mut dyn FnMut(Copy)) -> Result<()>,
+    ) -> Result<(AuditResult, Vec<Comparison>)> {
+        let mut audit = Audit::new(broker, promise, &self.durable);
+        let mut received: BTreeMap<String, Received> = BTreeMap::new();
+        read(&mut |copy| {
+            audit.add(copy.fingerprint);
+            received.entry(copy.source.clone()).or_default().add(&copy);
+        })?;
+        let compare = |source: &&str| {
+            let received = received.remove(&format!("/neuroio/{source}")).unwrap_or_default();
+            let gaps: Vec<&Gap> = self.gaps.iter().filter(|gap| gap.source == **source).collect();
+            received.compare(format!("{source} in {broker}"), &self.recognised, &gaps)
+        };
+        let comparisons = self.mode.sources().iter().map(compare).collect();
+        ensure!(
+            received.is_empty(),
+            "{broker} has events of other sources: {:?}",
+            received.keys()
+        );
+        Ok((audit.end(), comparisons))
+    }
+
+    /// Prints the results, and returns whether all guarantees held.
+    fn report(&self, found: [(AuditResult, Vec<Comparison>); 2]) -> Result<bool> {
+        print(&summary(&self.gaps))?;
+        print("compared with the spool:")?;
+        let mut holds = true;
+        let mut comparisons = Vec::new();
+        for (audit, of_sources) in found {
+            print(&audit.to_string())?;
+            holds &= audit.holds();
+            comparisons.extend(of_sources);
+        }
+        print("compared with the platform:")?;
+        print(&Table(&comparisons).to_string())?;
+        Ok(holds
+            && comparisons
+                .iter()
+                .all(|found| is_as_promised(self.mode, found, &self.gaps)))
+    }
+}
+
+/// Runs the bridge with the faults of the schedule, then without faults until all gaps are filled and all events delivered.
+fn run_with_faults(
+    dir: &Scratch,
+    mode: Mode,
+    seed: u64,
+    duration: Duration,
+    (feed, iam): (&Relay, &Relay),
+    config: &str,
+    gaps: &mut GapLog,
+) -> Result<Ended> {
+    let faults = match mode {
+        Mode::TwoConnections => schedule::draw_single_cuts(seed, duration),
+        _ => schedule::draw_mixed(seed, duration),
+    };
     let of = |victim| -> Vec<Fault> {
         let of = faults.iter().filter(|fault| fault.victim == victim);
         of.copied().collect()
     };
-
-    let record = dir.join("recognised.jsonl");
-    let (rate, path) = (args.rate.to_string(), record.display().to_string());
-    let mut options = vec!["--rate", &rate, "--recognised", &path];
-    options.extend(FAULTS.iter().flat_map(|rule| ["--fault", rule]));
-    let of_rest: &[&str] = match args.rest {
-        Rest::Off => &[],
-        Rest::Up => &REST_FAULTS,
-        Rest::Down => &REST_DOWN,
-    };
-    options.extend(of_rest.iter().flat_map(|rule| ["--fault", rule]));
-    let mut platform = Platform::start(dir, &options)?;
-    let relay = Relay::to(platform.address().to_owned())?;
-    let output = dir.join("events.jsonl");
-    let mut config = configuration(&format!("ws://{}/", relay.address()), &output);
-    if args.rest != Rest::Off {
-        config.push_str(&backfill(platform.address(), args.rest));
-    }
-    let mut runs = BridgeRuns::begin(dir, config)?;
-
+    let mut runs = BridgeRuns::begin(dir, config, Some(gaps))?;
     print("\nthe run")?;
     let clock = Clock::start(duration);
     thread::scope(|scope| -> Result<()> {
         let clock = &clock;
-        let feed = scope.spawn(|| guarded(clock, || cut(&relay, &of(Victim::Feed), clock)));
+        let feed = scope.spawn(|| {
+            guarded(clock, || match mode {
+                Mode::TwoConnections => cut_singly(feed, &of(Victim::Feed), clock),
+                _ => cut(feed, &of(Victim::Feed), clock),
+            })
+        });
+        let iam = scope.spawn(|| guarded(clock, || cut(iam, &of(Victim::Iam), clock)));
         let bridge = guarded(clock, || runs.run(&of(Victim::Bridge), clock));
-        bridge.and(join(feed))
+        bridge.and(join(feed)).and(join(iam))
     })?;
-    log("end of the faults");
-    if args.rest != Rest::Off {
-        wait_until_filled(&dir.join("neurobridge.toml"))?;
-    }
-    platform.process().terminate(STOP)?;
-    let (_, spool, kills) = runs.end()?;
-    let gaps = reported_gaps(&dir.join("neurobridge.toml"))?;
-    let (received, unread) = spool.into_ids();
-    ensure!(unread == 0, "{unread} events were deleted before they were read");
+    log("end of the faults; filling the last gaps");
+    runs.wait_until_filled(FILL_LIMIT)?;
+    runs.end()
+}
 
-    let found = Comparison::of(&read_record(&record)?, &received, &gaps);
-    print("\nresult")?;
-    print(&format!("kill -9: the bridge {kills} times"))?;
-    print(&summary(&gaps))?;
-    print(&found.to_string())?;
-    // The platform ends before the bridge, so that the last gap stays open.
-    let is_filled = |gap: &Gap| gap.ended.is_none() || gap.outcome == "recovered";
-    let holds = found.holds() && (args.rest != Rest::Up || gaps.iter().all(is_filled));
-    print(&format!(
-        "seed {seed}: {}",
-        if holds && args.rest == Rest::Up {
-            "every event was received once, up to the end of the platform"
-        } else if holds {
-            "every event was received, or lies in a reported gap"
-        } else {
-            "guarantees VIOLATED"
+/// Cuts single connections, each when all connections work.
+fn cut_singly(relay: &Relay, faults: &[Fault], clock: &Clock) -> Result<()> {
+    for fault in faults {
+        if !clock.wait_until(fault.at) {
+            return Ok(());
         }
-    ))?;
-    Ok(holds)
+        while !wait_until_all_work(relay, clock)? {
+            if clock.has_stopped() || clock.has_ended() {
+                return Ok(());
+            }
+        }
+        if fault.kind == Kind::StallOne {
+            relay.stall_one();
+            clock.log(fault.victim, "one connection half-open")?;
+        } else {
+            relay.cut_one();
+            clock.log(fault.victim, "one connection disconnected")?;
+        }
+    }
+    Ok(())
 }
 
-fn configuration(feed: &str, output: &Path) -> String {
+/// Waits until two connections work, and returns whether they still do some time later.
+fn wait_until_all_work(relay: &Relay, clock: &Clock) -> Result<bool> {
+    let deadline = Instant::now() + WORKS_LIMIT;
+    while relay.working(WORKS) < 2 {
+        if clock.has_stopped() || clock.has_ended() {
+            return Ok(false);
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "two connections did not work within {WORKS_LIMIT:?}"
+        );
+        clock.pause(STEADY);
+    }
+    clock.pause(STEADY);
+    Ok(relay.working(WORKS) >= 2)
+}
+
+/// Returns whether the events of a source in a broker are those that this kind of run promises.
+fn is_as_promised(mode: Mode, found: &Comparison, gaps: &[Gap]) -> bool {
+    found.holds()
+        && match mode {
+            Mode::RestOff | Mode::RestDown => true,
+            Mode::RestUp => found.in_gaps == 0 && gaps.iter().all(|gap| gap.outcome == "recovered"),
+            Mode::TwoConnections => gaps.is_empty() && found.backfilled + found.late == 0,
+        }
+}
+
+fn counts(ended: &Ended, tokens: usize) -> String {
+    let ReloadCounts {
+        of_source,
+        of_sinks,
+        refused,
+        too_early,
+        interrupted,
+    } = ended.reloads;
     format!(
-        r#"
-[sources.main]
-url = "{feed}"
-token = "chaos"
-backoff = {{ min = "50ms", max = "1s" }}
-
-[spool]
-type = "disk"
-segment_size = "16 MiB"
-
-[sinks.file]
-type = "file"
-path = {output:?}
-"#
+        "kill -9 of the bridge: {}; tokens created: {tokens}\n\
+         reloads: {of_source} of a source and {of_sinks} of a sink applied, {refused} wrong files refused, \
+         {too_early} before the last one was complete, {interrupted} interrupted by a kill\n\
+         {} answers of /status, all balanced",
+        ended.kills,
+        ended.history.answers()
     )
 }
 
-fn backfill(platform: &str, rest: Rest) -> String {
-    let give_up_after = if rest == Rest::Down { "1s" } else { "1h" };
-    format!(
-        r#"
-[sources.main.backfill]
-url = "http://{platform}"
-rate = 1000
-timeout = "2s"
-give_up_after = "{give_up_after}"
-"#
-    )
-}
-
-/// Waits until the bridge is connected, and each gap has a final outcome.
-fn wait_until_filled(config: &Path) -> Result<()> {
-    let is_final = |gap: &Gap| gap.ended.is_some() && gap.outcome != "filling";
-    wait_for("the end of all gaps", FILL_LIMIT, || {
-        Ok(reported_gaps(config)?.iter().all(is_final).then_some(()))
-    })
-}
-
-/// Returns the gaps that the bridge reported.
-fn reported_gaps(config: &Path) -> Result<Vec<Gap>> {
-    let mut command = Command::new(neurobridge());
-    command.args(["gaps", "ls", "--json", "--config"]).arg(config);
-    let output = command.output().context("running neurobridge gaps ls")?;
-    ensure!(
-        output.status.success(),
-        "neurobridge gaps ls exited with {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let lines = String::from_utf8(output.stdout)?;
-    lines
-        .lines()
-        .map(|line| serde_json::from_str(line).with_context(|| format!("a gap: {line}")))
-        .collect()
+/// Returns the number of lines of a log that contain a text.
+fn occurrences(path: &Path, text: &str) -> Result<usize> {
+    let log = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let lines = log.split(|byte| *byte == b'\n');
+    Ok(lines
+        .filter(|line| String::from_utf8_lossy(line).contains(text))
+        .count())
 }
 
 fn read_record(path: &Path) -> Result<Vec<RecognisedEvent>> {
@@ -307,69 +348,4 @@ fn read_record(path: &Path) -> Result<Vec<RecognisedEvent>> {
         .lines()
         .map(|line| serde_json::from_str(&line?).context("a line of the record of recognised events"))
         .collect()
-}
-
-/// Returns the number of gaps by reason and outcome.
-fn summary(gaps: &[Gap]) -> String {
-    let mut kinds: Vec<String> = gaps
-        .iter()
-        .map(|gap| format!("{} {}", gap.reason, gap.outcome))
-        .collect();
-    kinds.sort_unstable();
-    let counted: Vec<String> = kinds
-        .chunk_by(|one, other| one == other)
-        .map(|alike| format!("{} {}", alike.len(), alike[0]))
-        .collect();
-    format!("{} gaps: {}", gaps.len(), counted.join(", "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn time(seconds: i64, milliseconds: i64) -> Timestamp {
-        Timestamp::from_millisecond(seconds * 1000 + milliseconds).unwrap()
-    }
-
-    fn gap(began: Timestamp, ended: Option<Timestamp>) -> Gap {
-        Gap {
-            began,
-            ended,
-            reason: "crash".to_owned(),
-            outcome: "unrecovered".to_owned(),
-        }
-    }
-
-    #[test]
-    fn missing_event_has_to_lie_in_a_gap() {
-        let recognised: Vec<RecognisedEvent> = (1..=10_u64)
-            .map(|id| RecognisedEvent {
-                id,
-                at: time(i64::try_from(id).unwrap(), 0),
-            })
-            .collect();
-        let gaps = [gap(time(3, 100), Some(time(4, 950))), gap(time(9, 0), None)];
-        let found = Comparison::of(&recognised, &[1, 2, 4, 6, 7, 8], &gaps);
-        assert!(found.holds(), "{found}");
-        assert_eq!((found.received, found.inside, found.received_inside), (6, 4, 1));
-        assert_eq!(found.earliest, SignedDuration::from_millis(100));
-
-        let found = Comparison::of(&recognised, &[1, 4, 6, 7, 8, 9, 10, 11], &gaps);
-        assert_eq!(found.outside, recognised[1..2]);
-        assert_eq!(found.foreign, 1);
-        assert!(!found.holds());
-
-        let recovered = Gap {
-            outcome: "recovered".to_owned(),
-            ..gap(time(3, 100), Some(time(4, 950)))
-        };
-        let found = Comparison::of(&recognised, &[1, 2, 4, 5, 6, 7, 8, 9, 10], &[recovered]);
-        assert_eq!(
-            found.outside,
-            recognised[2..3],
-            "a recovered gap has no missing event"
-        );
-        let found = Comparison::of(&recognised[..2], &[1, 2, 2], &[]);
-        assert!(found.twice == 1 && !found.holds());
-    }
 }

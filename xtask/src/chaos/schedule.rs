@@ -12,6 +12,8 @@ pub(super) enum Victim {
     Nats,
     Feed,
     Disk,
+    /// The interface that creates tokens.
+    Iam,
 }
 
 impl fmt::Display for Victim {
@@ -22,6 +24,7 @@ impl fmt::Display for Victim {
             Self::Nats => "NATS",
             Self::Feed => "feed",
             Self::Disk => "disk",
+            Self::Iam => "IAM",
         })
     }
 }
@@ -39,6 +42,22 @@ pub(super) enum Kind {
     Cut,
     /// The disk has no free space.
     Fill,
+    /// One of several connections is closed.
+    CutOne,
+    /// One of several connections becomes half-open.
+    StallOne,
+    /// The bridge loads a changed configuration.
+    Reload(Change),
+}
+
+/// The part of the configuration that a reload changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Source,
+    Kafka,
+    Nats,
+    /// The file is wrong, so that nothing may change.
+    Wrong,
 }
 
 /// A fault that begins at `at` and ends after `lasts`.
@@ -53,14 +72,23 @@ pub(super) struct Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
+            Kind::Reload(Change::Source) => "reload with a changed source",
+            Kind::Reload(Change::Kafka | Change::Nats) => "reload with a changed sink",
+            Kind::Reload(Change::Wrong) => "reload of a wrong file",
             Kind::Kill => "kill -9, started again after",
             Kind::Freeze => "frozen (SIGSTOP) for",
             Kind::Fence => "fenced (metadata without a broker) for",
             Kind::Cut => "cut for",
             Kind::Fill => "full for",
+            Kind::CutOne => "one connection cut",
+            Kind::StallOne => "one connection half-open",
         };
         let (at, lasts) = (self.at.as_secs_f64(), self.lasts.as_secs_f64());
-        write!(f, "{at:7.1} s  {:<6}  {what} {lasts:.1} s", self.victim)
+        write!(f, "{at:7.1} s  {:<6}  {what}", self.victim)?;
+        match self.kind {
+            Kind::Reload(_) | Kind::CutOne | Kind::StallOne => Ok(()),
+            _ => write!(f, " {lasts:.1} s"),
+        }
     }
 }
 
@@ -126,7 +154,7 @@ pub(super) fn draw(seed: u64, duration: Duration, with_full_disk: bool) -> Vec<F
             Victim::Bridge => (5.0..11.0, 0.0..1.5, end - LAST_LIFE),
             Victim::Kafka | Victim::Nats => (10.0..20.0, 0.5..8.0, end - LAST_SERIES - 8.0),
             Victim::Feed => (12.0..30.0, 0.1..3.0, end),
-            Victim::Disk => (20.0..40.0, 2.0..8.0, end),
+            Victim::Disk | Victim::Iam => (20.0..40.0, 2.0..8.0, end),
         };
         drawn.pause(pauses.clone());
         while drawn.at < until.max(end / 2.0) {
@@ -139,40 +167,13 @@ pub(super) fn draw(seed: u64, duration: Duration, with_full_disk: bool) -> Vec<F
                 Victim::Kafka | Victim::Nats if drawn.at + SERIES < until => drawn.series(),
                 Victim::Kafka | Victim::Nats => drawn.fault(Kind::Freeze, lengths.clone()),
                 Victim::Feed => drawn.fault(Kind::Cut, lengths.clone()),
-                Victim::Disk => drawn.fault(Kind::Fill, lengths.clone()),
+                Victim::Disk | Victim::Iam => drawn.fault(Kind::Fill, lengths.clone()),
             }
             drawn.pause(pauses.clone());
         }
         drawn.last_series(end);
         faults.append(&mut drawn.faults);
     }
-    faults.sort_by_key(|fault| fault.at);
-    faults
-}
-
-/// The duration of a freeze of the bridge in seconds.
-const BRIDGE_FREEZE: f64 = 3.0;
-/// The time from the start of a freeze of the bridge to the cut of its feed, and the duration of the cut, in seconds.
-const CUT_IN_FREEZE: f64 = 1.0;
-
-/// Draws faults of the bridge and of the feed only. Every third kill of the bridge is replaced by a freeze during which the feed
-/// is cut, so that the bridge detects the cut seconds later.
-pub(super) fn draw_of_feed(seed: u64, duration: Duration) -> Vec<Fault> {
-    let mut faults = draw(seed, duration, false);
-    faults.retain(|fault| matches!(fault.victim, Victim::Bridge | Victim::Feed));
-    let mut cuts = Vec::new();
-    let of_bridge = faults.iter_mut().filter(|fault| fault.victim == Victim::Bridge);
-    for fault in of_bridge.skip(1).step_by(3) {
-        fault.kind = Kind::Freeze;
-        fault.lasts = Duration::from_secs_f64(BRIDGE_FREEZE);
-        cuts.push(Fault {
-            victim: Victim::Feed,
-            kind: Kind::Cut,
-            at: fault.at + Duration::from_secs_f64(CUT_IN_FREEZE),
-            lasts: Duration::from_secs_f64(CUT_IN_FREEZE),
-        });
-    }
-    faults.append(&mut cuts);
     faults.sort_by_key(|fault| fault.at);
     faults
 }
@@ -238,7 +239,7 @@ impl Drawn {
                 self.fault(Kind::Freeze, PING_TIMEOUT);
             }
             Victim::Nats => self.series(),
-            Victim::Bridge | Victim::Feed | Victim::Disk => {}
+            Victim::Bridge | Victim::Feed | Victim::Disk | Victim::Iam => {}
         }
         let start = (end - self.at).max(earliest);
         for fault in &mut self.faults[before..] {
@@ -326,22 +327,6 @@ mod tests {
             let fences = faults.iter().filter(|fault| fault.kind == Kind::Fence);
             let after = fences.filter(|fence| fence.at > killed.at + killed.lasts);
             assert!(after.count() >= 6, "seed {seed}");
-        }
-    }
-
-    #[test]
-    fn feed_is_cut_in_each_freeze_of_the_bridge() {
-        for seed in 0..200 {
-            let faults = draw_of_feed(seed, TWO_MINUTES);
-            let freezes = faults.iter().filter(|fault| fault.kind == Kind::Freeze);
-            assert!(freezes.clone().count() >= 2, "seed {seed}");
-            for freeze in freezes {
-                let end = freeze.at + freeze.lasts;
-                assert_eq!(freeze.victim, Victim::Bridge);
-                assert!(faults.iter().any(|fault| {
-                    fault.victim == Victim::Feed && fault.at > freeze.at && fault.at + fault.lasts < end
-                }));
-            }
         }
     }
 

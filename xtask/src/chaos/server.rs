@@ -49,7 +49,7 @@ pub(super) fn apply_faults(server: &mut impl Server, faults: &[Fault], clock: &C
                 clock.pause(fault.lasts);
                 server.unfence()?;
             }
-            Kind::Freeze | Kind::Cut | Kind::Fill => {
+            _ => {
                 server.freeze()?;
                 clock.log(fault.victim, "frozen")?;
                 clock.pause(fault.lasts);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use neurobridge_core::event::{FieldPath, Origin, Sequence};
+use neurobridge_core::event::{FieldPath, Sequence};
 use neurobridge_spool::inspect::{self, Entry};
 use neurobridge_tests::fingerprint::Fingerprint;
 
@@ -15,10 +15,6 @@ pub(super) struct SpoolReader {
     /// The events by sequence, from 1. An event is `None` if the spool deleted it on a full disk before it was read
     /// here.
     events: Vec<Option<EventHash>>,
-    /// The feed's ids of the events that were read.
-    ids: Vec<u64>,
-    /// The number of reports about gaps, which are no events of the feed.
-    gap_reports: usize,
 }
 
 /// A hash of one event in the spool.
@@ -34,8 +30,6 @@ impl SpoolReader {
             folder,
             spool: None,
             events: Vec::new(),
-            ids: Vec::new(),
-            gap_reports: 0,
         }
     }
 
@@ -58,12 +52,6 @@ impl SpoolReader {
     pub(super) fn into_events(self) -> Result<(String, Vec<Option<EventHash>>)> {
         let spool = self.spool.context("the spool does not exist")?;
         Ok((spool, self.events))
-    }
-
-    /// Returns the feed's ids of all events, and the number of events that were deleted before they were read.
-    pub(super) fn into_ids(self) -> (Vec<u64>, usize) {
-        let unread = self.events.len() - self.ids.len() - self.gap_reports;
-        (self.ids, unread)
     }
 
     fn read(&mut self, last: u64) -> Result<()> {
@@ -98,11 +86,6 @@ impl SpoolReader {
                 );
                 self.events.resize(index(sequence)?, None);
                 let id = event.id().unwrap_or_default();
-                if event.origin == Origin::GapReport {
-                    self.gap_reports += 1;
-                } else {
-                    self.ids.push(id.parse().context("an id of the feed")?);
-                }
                 let pid = pid.value(&event);
                 let found = Fingerprint::of(sequence, &id, event.body(), pid.as_deref());
                 self.events.push(Some(EventHash {
