@@ -221,3 +221,27 @@ async fn gap_begins_before_a_pause_in_which_the_server_closes() {
     });
     result.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn gap_begins_before_a_pause_that_nothing_follows() {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    let mut ends = bench.gap_ends();
+    let (result, ()) = join!(source, async {
+        let mut platform = bench.authorised().await;
+        let paused = Instant::now();
+        let fetching = ends.recv().await.unwrap();
+        // Half-open from here on: the event is read after the pause, and nobody knows when it arrived.
+        platform.say(event(1)).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        drop(fetching);
+        bench.batches.recv().await.unwrap();
+        let mut next = bench.platforms.recv().await.unwrap();
+        next.authorise().await;
+        let ended = Instant::now();
+        gap_end(&mut ends).await;
+        assert_eq!(bench.snapshot().newest_gaps[0].length, ended - paused);
+        bench.stop.cancel();
+        drop(platform);
+    });
+    result.unwrap();
+}

@@ -88,15 +88,15 @@ impl Period {
     /// Records what was read. Returns the start of the period, and the time up to which everything was received.
     fn read(&mut self, reading: &Reading) -> (Instant, Instant) {
         let now = Instant::now();
-        if reading.events > 0 {
-            self.last_event = now;
-        }
         // What is unread would be lost with the process.
         let until = if reading.is_behind {
             now.checked_sub(MAX_UNREAD).unwrap_or(self.since)
         } else {
             now
         };
+        if reading.events > 0 {
+            self.last_event = self.last_event.max(until);
+        }
         (self.since, self.received_until(until))
     }
 

@@ -32,9 +32,11 @@ pub(crate) struct Socket<S> {
     context: WebSocketContext,
     /// Whether the start of the next frame is known and the frame can be interpreted.
     is_readable: bool,
-    /// The time of the last read before a pause, until all data that accumulated is read: if the connection is lost meanwhile, the
-    /// unread data is lost with it.
+    /// The time of the last read before a pause, until all data that accumulated is read, and a message after it: if the connection
+    /// is lost meanwhile, the unread data is lost with it, and nobody knows when the data arrived.
     unread_since: Option<Instant>,
+    /// Whether all data that accumulated during the pause is read.
+    is_dry: bool,
     has_sent_close: bool,
 }
 
@@ -47,6 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             context: WebSocketContext::new(Role::Client, Some(config)),
             is_readable: true,
             unread_since: None,
+            is_dry: false,
             has_sent_close: false,
         }
     }
@@ -60,6 +63,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         });
         let error = match read {
             Ok(message) => {
+                if std::mem::take(&mut self.is_dry) {
+                    self.unread_since = None;
+                }
                 if message.is_close() && self.has_sent_close {
                     // The last message of the server, and later than the close frame sent. Without one it may have arrived at any
                     // time of a pause.
@@ -73,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                     None => {
                         // Without budget, more data may be available.
                         if coop::has_budget_remaining() {
-                            self.unread_since = None;
+                            self.is_dry = self.unread_since.is_some();
                         }
                         return Poll::Pending;
                     }
@@ -89,12 +95,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Records that reading pauses, so that unread data accumulates.
     pub(crate) fn pause(&mut self) {
+        self.is_dry = false;
         let last_read = self.last_read();
         let oldest = Instant::now().checked_sub(MAX_UNREAD);
         self.unread_since = Some(oldest.map_or(last_read, |oldest| oldest.max(last_read)));
     }
 
-    /// Returns whether data that accumulated during a pause may be unread.
+    /// Returns whether data that accumulated during a pause may be unread, or nothing is known to have arrived after the pause.
     pub(crate) const fn is_behind(&self) -> bool {
         self.unread_since.is_some()
     }
