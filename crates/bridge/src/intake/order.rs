@@ -20,7 +20,7 @@ struct Newest {
     number: u64,
     /// The connection that has delivered it; `None` for an event that was fetched or stored by an earlier run.
     connection: Option<u64>,
-    /// The number of late events of the feed since then.
+    /// The number of events of the feed with smaller numbers since then.
     late: u32,
 }
 
@@ -73,10 +73,8 @@ impl Order<'_> {
         if self.connection.is_none() {
             return true;
         }
-        if self.connection == self.newest.connection {
-            return false;
-        }
         self.newest.late += 1;
+        let is_late = self.connection != self.newest.connection;
         if self.newest.late > MAX_LATE {
             // The feed numbers its events anew.
             *self.newest = Newest {
@@ -85,7 +83,7 @@ impl Order<'_> {
                 late: 0,
             };
         }
-        true
+        is_late
     }
 }
 
@@ -130,6 +128,15 @@ mod tests {
         let found = late(&mut orders, Origin::Feed, 1, &numbers);
         assert_eq!(found.len(), MAX_LATE as usize + 1);
         assert_eq!(late(&mut orders, Origin::Feed, 2, &[20_000, 20_001]), [20_000]);
+    }
+
+    #[test]
+    fn feed_that_numbers_its_events_anew_on_its_connection_is_in_order() {
+        let mut orders = Orders::default();
+        assert_eq!(late(&mut orders, Origin::Feed, 1, &[1_000_000]), NONE);
+        let numbers: Vec<u64> = (1..=20_000).collect();
+        assert_eq!(late(&mut orders, Origin::Feed, 1, &numbers), NONE);
+        assert_eq!(late(&mut orders, Origin::Feed, 2, &[20_001]), NONE);
     }
 
     #[test]
