@@ -132,8 +132,12 @@ fn stream_subscribers_are_limited() {
     let mut listeners: Vec<EventStream> = std::iter::from_fn(open).take(100).collect();
     assert_eq!(listeners.len(), 32);
     for listener in &mut listeners {
-        let status = Status::read(&listener.next_event().unwrap()).unwrap();
-        assert_eq!(status.losing_events.answer, "yes", "{status:#}");
+        let mut answer = || {
+            let status = Status::read(&listener.next_event().unwrap()).unwrap();
+            Ok((status.losing_events.answer == "yes").then_some(()))
+        };
+        neurobridge_tests::poll::wait_for("the refused connection on each listener", SOON, &mut answer)
+            .unwrap();
     }
     listeners.pop();
     let again = neurobridge_tests::poll::wait_for("another subscription to be accepted", SOON, || Ok(open()));
