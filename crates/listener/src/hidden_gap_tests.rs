@@ -165,7 +165,7 @@ async fn events_wait_while_those_of_a_gap_are_fetched() {
         let mut platform = bench.authorised().await;
         let fetching = ends.recv().await.unwrap();
         platform.say(event(1)).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        pass(500).await;
         assert!(bench.batches.try_recv().is_err());
         drop(fetching);
         assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
@@ -176,6 +176,21 @@ async fn events_wait_while_those_of_a_gap_are_fetched() {
     result.unwrap();
 }
 
+/// Passes time by the clock of the test, which is paused: no test waits for it.
+async fn pass(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+/// Waits for the next connection and asserts that the gap before it began at `began`.
+async fn assert_gap_since(bench: &mut Bench, ends: &mut mpsc::Receiver<GapEnded>, began: Instant) {
+    let mut next = bench.platforms.recv().await.unwrap();
+    next.authorise().await;
+    let ended = Instant::now();
+    gap_end(ends).await;
+    assert_eq!(bench.snapshot().newest_gaps[0].length, ended - began);
+    bench.stop.cancel();
+}
+
 #[tokio::test(start_paused = true)]
 async fn gap_begins_before_a_pause_that_leaves_data_unread() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
@@ -184,18 +199,13 @@ async fn gap_begins_before_a_pause_that_leaves_data_unread() {
         let mut platform = bench.authorised().await;
         let paused = Instant::now();
         let fetching = ends.recv().await.unwrap();
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        pass(700).await;
         // Lost before the data that accumulated is read to its end: some of it may be lost with the connection.
         platform.say(event(1)).await;
         drop(platform);
         drop(fetching);
         bench.batches.recv().await.unwrap();
-        let mut next = bench.platforms.recv().await.unwrap();
-        next.authorise().await;
-        let ended = Instant::now();
-        gap_end(&mut ends).await;
-        assert_eq!(bench.snapshot().newest_gaps[0].length, ended - paused);
-        bench.stop.cancel();
+        assert_gap_since(&mut bench, &mut ends, paused).await;
     });
     result.unwrap();
 }
@@ -208,16 +218,11 @@ async fn gap_begins_before_a_pause_in_which_the_server_closes() {
         let mut platform = bench.authorised().await;
         let paused = Instant::now();
         let fetching = ends.recv().await.unwrap();
-        // The close frame is read after the pause, and nobody knows how long it has waited.
+        // The close frame is read after the pause; the time of its arrival is unknown.
         platform.close(CloseCode::Away).await;
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        pass(700).await;
         drop(fetching);
-        let mut next = bench.platforms.recv().await.unwrap();
-        next.authorise().await;
-        let ended = Instant::now();
-        gap_end(&mut ends).await;
-        assert_eq!(bench.snapshot().newest_gaps[0].length, ended - paused);
-        bench.stop.cancel();
+        assert_gap_since(&mut bench, &mut ends, paused).await;
     });
     result.unwrap();
 }
@@ -230,17 +235,12 @@ async fn gap_begins_before_a_pause_that_nothing_follows() {
         let mut platform = bench.authorised().await;
         let paused = Instant::now();
         let fetching = ends.recv().await.unwrap();
-        // Half-open from here on: the event is read after the pause, and nobody knows when it arrived.
+        // Half-open from here on: the event is read after the pause; the time of its arrival is unknown.
         platform.say(event(1)).await;
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        pass(700).await;
         drop(fetching);
         bench.batches.recv().await.unwrap();
-        let mut next = bench.platforms.recv().await.unwrap();
-        next.authorise().await;
-        let ended = Instant::now();
-        gap_end(&mut ends).await;
-        assert_eq!(bench.snapshot().newest_gaps[0].length, ended - paused);
-        bench.stop.cancel();
+        assert_gap_since(&mut bench, &mut ends, paused).await;
         drop(platform);
     });
     result.unwrap();

@@ -13,7 +13,8 @@ const RENEW_AFTER: (u32, u32) = (4, 5);
 
 /// The delays after a failed request. The upper one also limits a requested delay, which must not outlast the token.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
-/// The longest delay while there is no valid token, or beyond its expiry: the source receives no event then.
+/// The longest delay of the bridge's own while there is no valid token, and the longest one after the expiry of the current token:
+/// the source receives no event then. A delay that the platform requests is respected, up to the limit of [`RETRY`].
 const WITHOUT_TOKEN: Duration = Duration::from_secs(10);
 
 /// The delays before another token is created in place of a refused one.

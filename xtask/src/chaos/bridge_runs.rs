@@ -140,6 +140,7 @@ impl<'a> BridgeRuns<'a> {
             patience
                 .check()
                 .with_context(|| self.bridge.process().log_tail())?;
+            // Between two requests: the bridge reports its state only when it is asked.
             std::thread::sleep(STATUS_INTERVAL);
         }
     }

@@ -474,7 +474,7 @@ impl SourceWatch {
         {
             book.alive.insert(source.name.clone(), alive);
         }
-        // The last event may follow a gap that nobody knows of yet.
+        // The last event may follow a gap that is not noticed yet.
         let can_prove = self.candidate.is_none() && !source.may_hide_gap;
         let Some(at) = source.proof_of_life.filter(|_| can_prove) else {
             return;

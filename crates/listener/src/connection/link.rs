@@ -2,11 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
-
 use jiff::Timestamp;
 use neurobridge_core::clock;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 

@@ -33,10 +33,10 @@ pub(crate) struct Socket<S> {
     /// Whether the start of the next frame is known and the frame can be interpreted.
     is_readable: bool,
     /// The time of the last read before a pause, until all data that accumulated is read, and a message after it: if the connection
-    /// is lost meanwhile, the unread data is lost with it, and nobody knows when the data arrived.
+    /// is lost meanwhile, the unread data is lost with it, and the time of its arrival is unknown.
     unread_since: Option<Instant>,
     /// Whether all data that accumulated during the pause is read.
-    is_dry: bool,
+    has_read_backlog: bool,
     has_sent_close: bool,
 }
 
@@ -49,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             context: WebSocketContext::new(Role::Client, Some(config)),
             is_readable: true,
             unread_since: None,
-            is_dry: false,
+            has_read_backlog: false,
             has_sent_close: false,
         }
     }
@@ -63,7 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         });
         let error = match read {
             Ok(message) => {
-                if std::mem::take(&mut self.is_dry) {
+                if std::mem::take(&mut self.has_read_backlog) {
                     self.unread_since = None;
                 }
                 if message.is_close() && self.has_sent_close {
@@ -79,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                     None => {
                         // Without budget, more data may be available.
                         if coop::has_budget_remaining() {
-                            self.is_dry = self.unread_since.is_some();
+                            self.has_read_backlog = self.unread_since.is_some();
                         }
                         return Poll::Pending;
                     }
@@ -95,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Records that reading pauses, so that unread data accumulates.
     pub(crate) fn pause(&mut self) {
-        self.is_dry = false;
+        self.has_read_backlog = false;
         let last_read = self.last_read();
         let oldest = Instant::now().checked_sub(MAX_UNREAD);
         self.unread_since = Some(oldest.map_or(last_read, |oldest| oldest.max(last_read)));
