@@ -299,7 +299,7 @@ impl Intake {
                 None => Novelty::New,
             };
             let fate = match novelty {
-                Novelty::New if order.is_late(arrival.order) => Fate::KeepAsLate,
+                Novelty::New if arrival.is_encoded && order.is_late(arrival.order) => Fate::KeepAsLate,
                 Novelty::New => Fate::Keep,
                 Novelty::Duplicate => Fate::Drop,
                 Novelty::Conflict => {

@@ -53,7 +53,7 @@ fn received(sent: Sent) -> Received<'static> {
 #[test]
 fn event_after_a_later_one_of_another_connection_is_marked() {
     let rules = Rules {
-        filter: Filter::default(),
+        filter: Filter::new([("result", ["new"])]).unwrap(),
         redaction: Redaction::default(),
         keep_malformed: false,
     };
@@ -64,11 +64,11 @@ fn event_after_a_later_one_of_another_connection_is_marked() {
     first.begin(1);
     second.begin(2);
     let mut intake = Intake::new(Window::new(100), None, Arc::new(LoggedDeadLetters));
-    let mut origins = |encoder: &mut Encoder, ids: &[u8]| -> Vec<Origin> {
+    let mut origins = |encoder: &mut Encoder, body: u8, ids: &[u8]| -> Vec<Origin> {
         for id in ids {
             encoder.push(received(Sent::Event {
                 id: Some(*id),
-                body: 0,
+                body,
                 secret: 0,
             }));
         }
@@ -78,14 +78,20 @@ fn event_after_a_later_one_of_another_connection_is_marked() {
         records.iter().map(|event| event.unwrap().origin).collect()
     };
     assert_eq!(
-        origins(&mut first, &[1, 2, 4, 3]),
+        origins(&mut first, 0, &[1, 2, 4, 3]),
         [Origin::Feed; 4],
         "the order of the feed"
     );
-    assert_eq!(origins(&mut second, &[7, 8]), [Origin::Feed; 2]);
+    assert_eq!(origins(&mut second, 0, &[7, 8]), [Origin::Feed; 2]);
     assert_eq!(
-        origins(&mut first, &[5, 6, 7, 9]),
+        origins(&mut first, 0, &[5, 6, 7, 9]),
         [Origin::LateFeed, Origin::LateFeed, Origin::Feed]
+    );
+    assert_eq!(origins(&mut first, UNWANTED, &[20]), []);
+    assert_eq!(
+        origins(&mut second, 0, &[15]),
+        [Origin::Feed],
+        "no later event is stored"
     );
 }
 
