@@ -99,9 +99,9 @@ impl Filler {
         }
     }
 
-    /// Continues what the filler of another instance of the source has not filled when `authorised` is cancelled.
-    pub(crate) fn taking_over(mut self, authorised: Option<CancellationToken>) -> Self {
-        self.take_over = authorised;
+    /// Continues what the filler of another instance of the source has not filled when `authenticated` is cancelled.
+    pub(crate) fn taking_over(mut self, authenticated: Option<CancellationToken>) -> Self {
+        self.take_over = authenticated;
         self
     }
 
@@ -195,7 +195,7 @@ impl Filler {
     async fn wait(&mut self, retry_at: Option<Instant>) -> Wake {
         let take_over = async {
             match &self.take_over {
-                Some(authorised) => authorised.cancelled().await,
+                Some(authenticated) => authenticated.cancelled().await,
                 None => pending().await,
             }
         };

@@ -66,7 +66,7 @@ pub(crate) struct Feed {
 
 /// Waits until an instance has been authenticated for [`REPLACEMENT_OVERLAP`].
 async fn overlap(replacement: &Replacement) {
-    replacement.authorised.cancelled().await;
+    replacement.authenticated.cancelled().await;
     sleep(REPLACEMENT_OVERLAP).await;
 }
 
@@ -223,12 +223,12 @@ impl Feed {
         let is_connected = matches!(stats.state, SourceState::Authenticated | SourceState::Blocked);
         for earlier in &replaced {
             // Without a connection there is nothing to lose, and its attempts would delay the new one.
-            if !is_connected || !earlier.replacement.authorised.is_cancelled() {
+            if !is_connected || !earlier.replacement.authenticated.is_cancelled() {
                 earlier.retire();
             }
         }
         let encoder = Encoder::new(Arc::clone(&intake), attributes, rules);
-        let authorised = instance.replacement.authorised.clone();
+        let authenticated = instance.replacement.authenticated.clone();
         let state = self.state.as_ref();
         if let (Some(settings), Some(state)) = (backfill, state) {
             let ends = source.on_gap_end(settings.hold());
@@ -241,7 +241,7 @@ impl Feed {
                 requests,
             );
             // It continues what the filler of the replaced instance leaves.
-            let filler = filler.taking_over((!replaced.is_empty()).then(|| authorised.clone()));
+            let filler = filler.taking_over((!replaced.is_empty()).then(|| authenticated.clone()));
             let stop = instance.stop.child_token();
             self.fillers.spawn(filler.run(Arc::clone(state), stop));
         } else if let Some(state) = state {
@@ -271,7 +271,7 @@ impl Feed {
             }
             (name, instance.number, result)
         });
-        authorised
+        authenticated
     }
 
     /// Stops a source. The events that it has received are stored.

@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn handle(message: Message) -> Result<(), Infallible> {
     match message {
         Message::Connected => eprintln!("connected"),
-        Message::Authorised => eprintln!("authenticated"),
+        Message::Authenticated => eprintln!("authenticated"),
         Message::Pong { rtt } => eprintln!("connection alive, round trip {rtt:?}"),
         Message::Error(error) => eprintln!("error: {error}"),
         Message::Event(event) => {

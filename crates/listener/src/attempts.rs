@@ -16,7 +16,7 @@ use crate::{
     connection::{self, Dial, Link, Notice, Outlet, Period, Session},
     error::{DialError, Lost, SourceError, sentence},
     source::Setup,
-    stats::{DisconnectReason, GapOutcome, HiddenGap, Label, SourceState, WasAuthorised},
+    stats::{DisconnectReason, GapOutcome, HiddenGap, Label, SourceState, WasAuthenticated},
 };
 
 /// The maximum `Retry-After` that is obeyed: a wrong value must not silence a source for days.
@@ -36,7 +36,7 @@ impl<D> Setup<D> {
 /// Why an attempt, or the resulting connection, ended.
 enum Ended {
     NotOpened(DialError),
-    NotAuthorised(Lost),
+    NotAuthenticated(Lost),
     /// A connection was lost after it was authenticated for this time.
     Lost(Lost, Duration),
 }
@@ -55,7 +55,7 @@ pub(crate) struct Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
     /// The connection is authenticated, with the token of this version.
-    Authorised {
+    Authenticated {
         /// The version of the token.
         version: u64,
     },
@@ -97,7 +97,7 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
         if slot.retires.is_cancelled() {
             if let Ended::Lost(lost, _) = &ended
                 && !matches!(lost, Lost::Stopped)
-                && !link.stats.is_authorised()
+                && !link.stats.is_authenticated()
             {
                 let (reason, text) = (lost.reason().as_str(), setup.shown(lost));
                 warn!(source = %link.name, reason, "connection lost before its replacement was ready: {text}");
@@ -106,17 +106,17 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
             return Ok(());
         }
         let (state, retry_after, label, text) = match &ended {
-            Ended::NotAuthorised(Lost::Stopped) | Ended::Lost(Lost::Stopped, _) => return Ok(()),
+            Ended::NotAuthenticated(Lost::Stopped) | Ended::Lost(Lost::Stopped, _) => return Ok(()),
             Ended::NotOpened(error) => (
                 SourceState::Waiting,
                 error.retry_after(),
                 error.outcome().as_str(),
                 setup.shown(error),
             ),
-            Ended::NotAuthorised(lost @ Lost::TokenRefused { answer, is_declared })
+            Ended::NotAuthenticated(lost @ Lost::TokenRefused { answer, is_declared })
             | Ended::Lost(lost @ Lost::TokenRefused { answer, is_declared }, _) => {
                 // Another connection may work, with the previous token.
-                if setup.config.exit_on_refused_token && !link.stats.is_authorised() {
+                if setup.config.exit_on_refused_token && !link.stats.is_authenticated() {
                     let reason = setup.shown(lost);
                     link.stats.waiting(SourceState::Refused, reason);
                     return Err(SourceError::TokenRefused {
@@ -132,15 +132,15 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
                     setup.shown(lost),
                 )
             }
-            Ended::NotAuthorised(lost) | Ended::Lost(lost, _) => (
+            Ended::NotAuthenticated(lost) | Ended::Lost(lost, _) => (
                 SourceState::Waiting,
                 None,
                 lost.reason().as_str(),
                 setup.shown(lost),
             ),
         };
-        if let Ended::Lost(_, authorised_for) = ended
-            && authorised_for >= bounds.stable_after
+        if let Ended::Lost(_, authenticated_for) = ended
+            && authenticated_for >= bounds.stable_after
         {
             backoff.reset();
         }
@@ -213,7 +213,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
         let reason = "waiting for the first token".to_owned();
         link.stats.waiting(SourceState::Waiting, reason);
         if stop.run_until_cancelled(setup.reader.live.set()).await.is_none() {
-            return Ended::NotAuthorised(Lost::Stopped);
+            return Ended::NotAuthenticated(Lost::Stopped);
         }
     }
     link.stats.dialling();
@@ -238,7 +238,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
         })
         .await;
     let (secrets, resumes, dialled) = match opened {
-        None => return Ended::NotAuthorised(Lost::Stopped),
+        None => return Ended::NotAuthenticated(Lost::Stopped),
         Some(Err(error)) => {
             let error: DialError = error;
             link.stats.attempt_failed(error.outcome());
@@ -249,7 +249,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
     if let Some(ahead) = dialled.clock_skew_seconds {
         clock::compare_with_server(SignedDuration::try_from_secs_f64(ahead).unwrap_or(SignedDuration::MAX));
     }
-    link.stats.authorising(dialled.clock_skew_seconds);
+    link.stats.authenticating(dialled.clock_skew_seconds);
     let mut session = Session::new(
         dialled.socket,
         setup.protocol.clone(),
@@ -257,36 +257,36 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
         setup.config.max_frame_size,
     );
     link.begin();
-    let mut authorised_at = None;
-    let authorised = connection::authorise(&mut session, link, secrets).await;
-    let mut ended = match authorised {
+    let mut authenticated_at = None;
+    let authenticated = connection::authenticate(&mut session, link, secrets).await;
+    let mut ended = match authenticated {
         Err(lost) => {
             if !matches!(lost, Lost::Stopped) {
                 link.stats.attempt_failed(lost.outcome());
             }
-            Ended::NotAuthorised(lost)
+            Ended::NotAuthenticated(lost)
         }
         Ok(()) => {
             // Not throttled, like every change of state: the backoff limits the number of connections.
-            let authorised = link.stats.authorised(resumes);
-            link.period = Some(Period::new(authorised.at, expires));
-            log_authorised(link, authorised.gap, resumes);
-            if authorised.is_only && !resumes {
+            let authenticated = link.stats.authenticated(resumes);
+            link.period = Some(Period::new(authenticated.at, expires));
+            log_authenticated(link, authenticated.gap, resumes);
+            if authenticated.is_only && !resumes {
                 link.hold.begin();
             }
-            slot.report(Report::Authorised { version });
-            authorised_at = Some(authorised.at);
-            session.heartbeat.start(authorised.at);
+            slot.report(Report::Authenticated { version });
+            authenticated_at = Some(authenticated.at);
+            session.heartbeat.start(authenticated.at);
             let lost = connection::receive(&mut session, link).await;
-            Ended::Lost(lost, authorised.at.elapsed())
+            Ended::Lost(lost, authenticated.at.elapsed())
         }
     };
-    if let Ended::NotAuthorised(Lost::TokenRefused { .. }) | Ended::Lost(Lost::TokenRefused { .. }, _) =
+    if let Ended::NotAuthenticated(Lost::TokenRefused { .. }) | Ended::Lost(Lost::TokenRefused { .. }, _) =
         &ended
     {
         slot.report(Report::Refused { version });
     }
-    if let Ended::NotAuthorised(lost) | Ended::Lost(lost, _) = &mut ended {
+    if let Ended::NotAuthenticated(lost) | Ended::Lost(lost, _) = &mut ended {
         let mut last_read = session.socket.last_read();
         // Before the end is counted, because events that are read meanwhile belong to this connection.
         let is_all_read = connection::close(&mut session, link, lost).await;
@@ -309,7 +309,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
             .period
             .take()
             .map_or(last_read, |period| period.received_until(last_read));
-        let was = authorised_at.map(|since| WasAuthorised { since, last_read });
+        let was = authenticated_at.map(|since| WasAuthenticated { since, last_read });
         if let Some(gap) = link.stats.disconnected(reason, was) {
             hidden_gap(link, reason, &gap);
         }
@@ -322,7 +322,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
     ended
 }
 
-fn log_authorised<O: Outlet>(link: &Link<O>, gap: Option<Duration>, resumes: bool) {
+fn log_authenticated<O: Outlet>(link: &Link<O>, gap: Option<Duration>, resumes: bool) {
     match gap {
         None => info!(source = %link.name, "authenticated"),
         Some(gap) if resumes => info!(

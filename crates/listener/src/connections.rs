@@ -36,7 +36,7 @@ struct Connection {
     number: u64,
     stop: CancellationToken,
     retires: CancellationToken,
-    authorised_at: Option<Instant>,
+    authenticated_at: Option<Instant>,
     /// The version of the token with which it authenticated last.
     version: u64,
     /// The time at which the connection reaches its maximum age.
@@ -156,7 +156,7 @@ impl Owner {
             number: self.last,
             stop: stop.child_token(),
             retires: self.replacement.retires.child_token(),
-            authorised_at: None,
+            authenticated_at: None,
             version: 0,
             expires_at: None,
             closes_at: None,
@@ -189,7 +189,7 @@ impl Owner {
         let mut open = self
             .connections
             .iter()
-            .filter(|connection| connection.authorised_at.is_some())
+            .filter(|connection| connection.authenticated_at.is_some())
             .peekable();
         if open.peek().is_some() && open.all(|connection| connection.version == current) {
             self.live.note(current, TokenState::InUse);
@@ -205,7 +205,7 @@ impl Owner {
             return None;
         }
         old.retires.cancel();
-        let replaces = if old.authorised_at.is_some() {
+        let replaces = if old.authenticated_at.is_some() {
             Some(number)
         } else {
             old.stop.cancel();
@@ -217,22 +217,22 @@ impl Owner {
 
     fn report(&mut self, number: u64, report: Report, now: Instant) {
         let max_age = self.max_age;
-        if let Report::Authorised { version } = report {
+        if let Report::Authenticated { version } = report {
             self.live.note(version, TokenState::Waiting);
         }
         let Some(connection) = self.find(number) else {
             return;
         };
         match report {
-            Report::Authorised { version } => {
-                connection.authorised_at = Some(now);
+            Report::Authenticated { version } => {
+                connection.authenticated_at = Some(now);
                 connection.version = version;
                 connection.expires_at = max_age
                     .filter(|_| !connection.retires.is_cancelled())
                     .map(|age| now + age);
                 let replaced = connection.replaces.take();
                 connection.closing = replaced;
-                self.replacement.authorised.cancel();
+                self.replacement.authenticated.cancel();
                 if let Some(old) = replaced.and_then(|number| self.find(number)) {
                     old.closes_at = Some(now + REPLACEMENT_OVERLAP);
                 }
@@ -242,7 +242,7 @@ impl Owner {
                 return;
             }
             Report::Lost { by_server } => {
-                connection.authorised_at = None;
+                connection.authenticated_at = None;
                 connection.expires_at = None;
                 // The replaced connection stays open until the new one is authenticated again.
                 let kept = connection.closing.take();
@@ -255,7 +255,7 @@ impl Owner {
                 let is_displaced = by_server
                     && self.connections.iter().any(|other| {
                         other
-                            .authorised_at
+                            .authenticated_at
                             .is_some_and(|since| now.saturating_duration_since(since) <= DISPLACED_WITHIN)
                     });
                 self.displaced = if is_displaced { self.displaced + 1 } else { 0 };
@@ -275,7 +275,7 @@ impl Owner {
             .connections
             .iter()
             .filter(|connection| !connection.retires.is_cancelled())
-            .max_by_key(|connection| connection.authorised_at);
+            .max_by_key(|connection| connection.authenticated_at);
         let Some(kept) = newest.map(|connection| connection.number) else {
             return;
         };

@@ -13,9 +13,9 @@ impl Bench {
         }
     }
 
-    pub(super) async fn authorised(&mut self) -> Platform {
+    pub(super) async fn authenticated(&mut self) -> Platform {
         let mut platform = self.platforms.recv().await.unwrap();
-        platform.authorise().await;
+        platform.authenticate().await;
         platform
     }
 }
@@ -24,8 +24,8 @@ impl Bench {
 async fn loss_of_one_of_two_connections_is_no_gap() {
     let (source, mut bench) = bench(|config| config.connections = 2, Vec::new());
     let (result, ()) = join!(source, async {
-        let mut first = bench.authorised().await;
-        let mut second = bench.authorised().await;
+        let mut first = bench.authenticated().await;
+        let mut second = bench.authenticated().await;
         second.say(event(1)).await;
         assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
         first.close(CloseCode::Away).await;
@@ -38,7 +38,7 @@ async fn loss_of_one_of_two_connections_is_no_gap() {
             (snapshot.state, snapshot.open_gap),
             (SourceState::Authenticated, None)
         );
-        let _first = bench.authorised().await;
+        let _first = bench.authenticated().await;
         bench.open_connections(2).await;
         let snapshot = bench.snapshot();
         assert_eq!((snapshot.gaps.total(), snapshot.connections), (0, 3));
@@ -51,9 +51,9 @@ async fn loss_of_one_of_two_connections_is_no_gap() {
 async fn platform_with_one_connection_for_a_token_gets_one() {
     let (source, mut bench) = bench(|config| config.connections = 2, Vec::new());
     let (result, ()) = join!(source, async {
-        let mut open = bench.authorised().await;
+        let mut open = bench.authenticated().await;
         for _ in 0..3 {
-            let next = bench.authorised().await;
+            let next = bench.authenticated().await;
             tokio::time::sleep(Duration::from_millis(1)).await;
             open.close(CloseCode::Policy).await;
             drop(std::mem::replace(&mut open, next));
@@ -82,7 +82,7 @@ fn ageing(config: &mut SourceConfig) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn old_connection_is_read_until_its_successor_is_authorised() {
+async fn old_connection_is_read_until_its_successor_is_authenticated() {
     let (source, mut bench) = bench(ageing, Vec::new());
     let (result, ()) = join!(source, async {
         let since = Instant::now();
@@ -164,7 +164,7 @@ fn without_token(config: &mut SourceConfig) {
 async fn set_token_replaces_every_connection_before_it_is_closed() {
     let (source, mut bench) = bench(|config| config.connections = 2, Vec::new());
     let (result, ()) = join!(source, async {
-        let mut old = [bench.authorised().await, bench.authorised().await];
+        let mut old = [bench.authenticated().await, bench.authenticated().await];
         bench.open_connections(2).await;
         bench.handle.set_token("second");
         let mut new = Vec::new();
@@ -200,7 +200,7 @@ async fn set_token_replaces_every_connection_before_it_is_closed() {
 async fn refused_new_token_keeps_the_old_connection() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let (result, ()) = join!(source, async {
-        let mut old = bench.authorised().await;
+        let mut old = bench.authenticated().await;
         bench.open_connections(1).await;
         bench.handle.set_token("wrong");
         let mut new = bench.platforms.recv().await.unwrap();
@@ -259,10 +259,10 @@ async fn source_without_token_connects_once_one_is_set() {
 async fn set_address_is_dialled_before_the_old_connection_is_closed() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let (result, ()) = join!(source, async {
-        let mut old = bench.authorised().await;
+        let mut old = bench.authenticated().await;
         bench.open_connections(1).await;
         bench.handle.set_url("ws://other:81/feed").unwrap();
-        let _new = bench.authorised().await;
+        let _new = bench.authenticated().await;
         assert!(
             bench
                 .requests

@@ -271,7 +271,7 @@ impl Lost {
         match self {
             Self::TokenRefused { .. } => ConnectionOutcome::TokenRefused,
             Self::AuthTimeout { .. } => ConnectionOutcome::AuthTimeout,
-            _ => ConnectionOutcome::LostBeforeAuthorised,
+            _ => ConnectionOutcome::LostBeforeAuthenticated,
         }
     }
 }

@@ -21,7 +21,7 @@ pub enum Message {
     /// A connection is open and not authenticated yet.
     Connected,
     /// The token was accepted. Events follow.
-    Authorised,
+    Authenticated,
     /// The platform answered a ping.
     Pong {
         /// The round-trip time, if it was measured.

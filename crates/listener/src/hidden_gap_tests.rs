@@ -7,9 +7,9 @@ use crate::hold::GapEnded;
 
 impl Bench {
     /// Authenticates the next connection some time after its last answer, and returns the time.
-    async fn authorised_at(&mut self) -> (Platform, Instant) {
+    async fn authenticated_at(&mut self) -> (Platform, Instant) {
         let mut platform = self.platforms.recv().await.unwrap();
-        platform.authorise().await;
+        platform.authenticate().await;
         (platform, Instant::now())
     }
 
@@ -46,13 +46,13 @@ async fn two_half_open_connections_are_a_gap() {
     let (source, mut bench) = bench(two, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
-        let mut first = bench.authorised().await;
+        let mut first = bench.authenticated().await;
         gap_end(&mut ends).await;
-        let mut second = bench.authorised().await;
+        let mut second = bench.authenticated().await;
         bench.last_byte(&mut first).await;
         let last_byte = bench.last_byte(&mut second).await;
         // The second connection was opened a second later, and its loss is detected a second later.
-        let (mut third, ended) = bench.authorised_at().await;
+        let (mut third, ended) = bench.authenticated_at().await;
         let snapshot = bench.snapshot();
         assert_eq!((snapshot.gaps.total(), snapshot.open_gap), (0, None));
         let detected = async {
@@ -81,7 +81,7 @@ async fn half_open_connection_that_is_replaced_is_a_gap() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
-        let mut old = bench.authorised().await;
+        let mut old = bench.authenticated().await;
         gap_end(&mut ends).await;
         let last_byte = bench.last_byte(&mut old).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -108,7 +108,7 @@ async fn half_open_connection_that_is_replaced_is_a_gap() {
 async fn orderly_replacement_is_no_gap() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let (result, ()) = join!(source, async {
-        let mut old = bench.authorised().await;
+        let mut old = bench.authenticated().await;
         bench.last_byte(&mut old).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         bench.handle.set_token("second");
@@ -130,11 +130,11 @@ async fn orderly_replacement_is_no_gap() {
 async fn one_half_open_connection_of_two_is_no_gap() {
     let (source, mut bench) = bench(two, Vec::new());
     let (result, ()) = join!(source, async {
-        let mut first = bench.authorised().await;
-        let mut second = bench.authorised().await;
+        let mut first = bench.authenticated().await;
+        let mut second = bench.authenticated().await;
         bench.last_byte(&mut first).await;
         let reconnected = async {
-            let (mut third, _) = bench.authorised_at().await;
+            let (mut third, _) = bench.authenticated_at().await;
             let end = Instant::now() + Duration::from_secs(60);
             tokio::time::timeout_at(end, third.pong_for_ever())
                 .await
@@ -162,7 +162,7 @@ async fn events_wait_while_those_of_a_gap_are_fetched() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
-        let mut platform = bench.authorised().await;
+        let mut platform = bench.authenticated().await;
         let fetching = ends.recv().await.unwrap();
         platform.say(event(1)).await;
         pass(500).await;
@@ -184,7 +184,7 @@ async fn pass(milliseconds: u64) {
 /// Waits for the next connection and asserts that the gap before it began at `began`.
 async fn assert_gap_since(bench: &mut Bench, ends: &mut mpsc::Receiver<GapEnded>, began: Instant) {
     let mut next = bench.platforms.recv().await.unwrap();
-    next.authorise().await;
+    next.authenticate().await;
     let ended = Instant::now();
     gap_end(ends).await;
     assert_eq!(bench.snapshot().newest_gaps[0].length, ended - began);
@@ -196,7 +196,7 @@ async fn gap_begins_before_a_pause_that_leaves_data_unread() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
-        let mut platform = bench.authorised().await;
+        let mut platform = bench.authenticated().await;
         let paused = Instant::now();
         let fetching = ends.recv().await.unwrap();
         pass(700).await;
@@ -215,7 +215,7 @@ async fn gap_begins_before_a_pause_in_which_the_server_closes() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
-        let mut platform = bench.authorised().await;
+        let mut platform = bench.authenticated().await;
         let paused = Instant::now();
         let fetching = ends.recv().await.unwrap();
         // The close frame is read after the pause; the time of its arrival is unknown.
@@ -232,7 +232,7 @@ async fn gap_begins_before_a_pause_that_nothing_follows() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
-        let mut platform = bench.authorised().await;
+        let mut platform = bench.authenticated().await;
         let paused = Instant::now();
         let fetching = ends.recv().await.unwrap();
         // Half-open from here on: the event is read after the pause; the time of its arrival is unknown.

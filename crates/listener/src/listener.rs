@@ -293,7 +293,7 @@ impl Outlet for Messages {
     fn notice(&mut self, notice: Notice<'_>) {
         self.messages.push(match notice {
             Notice::Connected => Message::Connected,
-            Notice::Authorised => Message::Authorised,
+            Notice::Authenticated => Message::Authenticated,
             Notice::Pong { round_trip } => Message::Pong { rtt: round_trip },
             Notice::Error(text) => Message::Error(PlatformError {
                 text: text.to_owned(),

@@ -34,7 +34,7 @@ async fn say(socket: &mut WebSocketStream<TcpStream>, texts: &[&str]) {
 fn word(message: &Message) -> String {
     match message {
         Message::Connected => "connected".into(),
-        Message::Authorised => "authorised".into(),
+        Message::Authenticated => "authenticated".into(),
         Message::Pong { rtt } => format!("pong, measured: {}", rtt.is_some()),
         Message::Error(error) => format!("error {error}"),
         Message::Event(event) => format!(
@@ -84,7 +84,7 @@ async fn stream_yields_all_kinds_in_order() {
             .unwrap();
     insta::assert_snapshot!(words.join("\n"), @r"
     connected
-    authorised
+    authenticated
     pong, measured: true
     event 1 http://x
     error quota
@@ -145,7 +145,7 @@ async fn handler_error_ends_the_listener() {
     };
     let run = client.run(CancellationToken::new(), |message| async move {
         match message {
-            Message::Authorised => Err(std::io::Error::other("the disk is full")),
+            Message::Authenticated => Err(std::io::Error::other("the disk is full")),
             _ => Ok(()),
         }
     });

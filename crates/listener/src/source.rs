@@ -40,7 +40,7 @@ pub struct Source {
 #[non_exhaustive]
 pub struct Replacement {
     /// Cancelled by the source once one of its connections is authenticated for the first time.
-    pub authorised: CancellationToken,
+    pub authenticated: CancellationToken,
     /// Cancelled by the program before it stops a source that another one has replaced: its connections count as replaced.
     pub retires: CancellationToken,
 }

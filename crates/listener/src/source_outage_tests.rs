@@ -13,7 +13,7 @@ async fn half_open_gap_begins_at_the_last_byte() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let server = async {
         let mut half_open = bench.platforms.recv().await.unwrap();
-        half_open.authorise().await;
+        half_open.authenticate().await;
         // The clock is paused: the last byte comes later than the authentication.
         tokio::time::sleep(Duration::from_secs(1)).await;
         half_open.say(event(1)).await;
@@ -21,7 +21,7 @@ async fn half_open_gap_begins_at_the_last_byte() {
         let last_byte = Instant::now();
         // The first connection stays open, without reading or sending.
         let mut platform = bench.platforms.recv().await.unwrap();
-        platform.authorise().await;
+        platform.authenticate().await;
         bench.in_state(SourceState::Authenticated).await;
         let snapshot = bench.snapshot();
         assert_eq!(snapshot.disconnections.get(DisconnectReason::PongTimeout), 1);

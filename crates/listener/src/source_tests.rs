@@ -135,7 +135,7 @@ async fn no_server_fault_causes_a_hot_loop() {
     .await;
     seen.push((refuses, DisconnectReason::TokenRefused));
     let closes_after_auth = ten_minutes(async |mut platform| {
-        platform.authorise().await;
+        platform.authenticate().await;
         platform.close(CloseCode::Normal).await;
     })
     .await;
@@ -147,7 +147,7 @@ async fn no_server_fault_causes_a_hot_loop() {
     .await;
     seen.push((answers_nothing, DisconnectReason::AuthTimeout));
     let answers_wrongly = ten_minutes(async |mut platform| {
-        platform.authorise().await;
+        platform.authenticate().await;
         platform.receive_text().await;
         platform.say(r#"{"PING":"no"}"#).await;
         platform.receive_text().await;
@@ -189,7 +189,7 @@ async fn each_outcome_is_counted_and_shown() {
         }
         let reason = snapshot.reason.unwrap();
         assert!(reason.starts_with("host:80 answered HTTP 401"), "{reason}");
-        platform.authorise().await;
+        platform.authenticate().await;
         bench.in_state(SourceState::Authenticated).await;
         assert_eq!(bench.snapshot().reason, None);
         assert_eq!(
@@ -200,12 +200,12 @@ async fn each_outcome_is_counted_and_shown() {
         platform.close(CloseCode::Away).await;
         bench.in_state(SourceState::Waiting).await;
         let mut platform = bench.platforms.recv().await.unwrap();
-        platform.authorise().await;
+        platform.authenticate().await;
         bench.in_state(SourceState::Authenticated).await;
         let snapshot = bench.snapshot();
         assert_eq!(snapshot.gaps.get(GapOutcome::Unrecovered), 1);
         assert!(snapshot.gap_time >= Duration::from_millis(250));
-        assert_eq!(snapshot.outcomes.get(ConnectionOutcome::Authorised), 2);
+        assert_eq!(snapshot.outcomes.get(ConnectionOutcome::Authenticated), 2);
         bench.stop.cancel();
     };
     join!(source, server).0.unwrap();
@@ -243,7 +243,7 @@ async fn delay_resets_only_after_a_stable_connection() {
             let mut longest = Duration::ZERO;
             for _ in 0..40 {
                 let mut platform = bench.platforms.recv().await.unwrap();
-                platform.authorise().await;
+                platform.authenticate().await;
                 tokio::time::timeout(Duration::from_secs(lasts), platform.pong_for_ever())
                     .await
                     .ok();
@@ -301,7 +301,7 @@ async fn stop_is_immediate_in_every_state() {
     // Dialling.
     let (source, bench) = bench_without_platform();
     stopped_at_once(source, &bench, SourceState::Dialling).await;
-    // Authorising.
+    // Authenticating.
     let (source, mut bench) = self::bench(|_| {}, Vec::new());
     let mut platforms = std::mem::replace(&mut bench.platforms, mpsc::unbounded_channel().1);
     let server = async { platforms.recv().await.unwrap().pong_for_ever().await };
@@ -315,7 +315,7 @@ async fn stop_is_immediate_in_every_state() {
     let mut platforms = std::mem::replace(&mut bench.platforms, mpsc::unbounded_channel().1);
     let server = async {
         let mut platform = platforms.recv().await.unwrap();
-        platform.authorise().await;
+        platform.authenticate().await;
         platform.pong_for_ever().await;
     };
     join!(

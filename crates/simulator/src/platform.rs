@@ -44,7 +44,7 @@ pub(crate) struct Platform {
 pub(crate) struct Tally {
     connections: AtomicU64,
     open: AtomicU64,
-    authorised: AtomicU64,
+    authenticated: AtomicU64,
     refused: AtomicU64,
     sent: AtomicU64,
     frames: AtomicU64,
@@ -65,7 +65,7 @@ pub struct Counters {
     /// Connections that are authenticated and open.
     pub open: u64,
     /// Connections that were authenticated since the start.
-    pub authorised: u64,
+    pub authenticated: u64,
     /// Connections whose token was refused, because it was wrong or because of a fault rule.
     pub refused: u64,
     /// Distinct entries that were sent to at least one connection.
@@ -89,7 +89,7 @@ pub struct Counters {
 /// The counters that [`Platform::count`] increments.
 #[derive(Clone, Copy)]
 pub(crate) enum Count {
-    Authorised,
+    Authenticated,
     Refused,
     Ping,
     Fault,
@@ -151,7 +151,7 @@ impl Platform {
 
     pub(crate) fn count(&self, what: Count) {
         let counter = match what {
-            Count::Authorised => &self.tally.authorised,
+            Count::Authenticated => &self.tally.authenticated,
             Count::Refused => &self.tally.refused,
             Count::Ping => &self.tally.pings,
             Count::Fault => &self.tally.faults,
@@ -185,7 +185,7 @@ impl Platform {
         Counters {
             connections: load(&self.tally.connections),
             open: load(&self.tally.open),
-            authorised: load(&self.tally.authorised),
+            authenticated: load(&self.tally.authenticated),
             refused: load(&self.tally.refused),
             sent: load(&self.tally.sent),
             frames: load(&self.tally.frames),
@@ -215,7 +215,7 @@ impl<'a> Membership<'a> {
         platform.entries.begin();
         let first = platform.feed.join(connection, start, Instant::now());
         platform.tally.open.fetch_add(1, Ordering::Relaxed);
-        platform.count(Count::Authorised);
+        platform.count(Count::Authenticated);
         platform.iam.join(&token, connection);
         (
             Self {

@@ -19,9 +19,9 @@ use self::support::{AUTH, PING, assert_silent, id_of, start_with, within};
 #[tokio::test]
 async fn close_sends_its_code_after_the_events() {
     let simulator = start_with(&["close=4001,connection=1,after=50"], None).await;
-    let (texts, code) = simulator.authorised().await.rest().await;
+    let (texts, code) = simulator.authenticated().await.rest().await;
     assert_eq!((texts.len(), code), (50, Some(4001)));
-    let mut second = simulator.authorised().await;
+    let mut second = simulator.authenticated().await;
     assert_eq!(second.ids(200).await, (51..=250).collect::<Vec<_>>());
     assert_eq!(simulator.handle.counters().faults, 1);
 }
@@ -51,7 +51,7 @@ async fn close_sends_an_invalid_code() {
 #[tokio::test]
 async fn cut_ends_without_a_close_frame() {
     let simulator = start_with(&["cut,after=30"], None).await;
-    let (texts, code) = simulator.authorised().await.rest().await;
+    let (texts, code) = simulator.authenticated().await.rest().await;
     assert_eq!((texts.len(), code), (30, None));
 }
 
@@ -75,7 +75,7 @@ async fn reset_resets_the_connection() {
 #[tokio::test]
 async fn silence_still_answers_pings() {
     let simulator = start_with(&["silence,after=3"], None).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     assert_eq!(client.ids(3).await, [1, 2, 3]);
     assert_silent(client.next()).await;
     assert_eq!(client.ping().await, json!({ "PING": "PONG" }));
@@ -90,7 +90,7 @@ async fn silence_still_answers_pings() {
 async fn no_pong_still_sends_events() {
     let simulator = start_with(&["no-pong,after=2"], None).await;
     simulator.handle.set_rate(Some(0.0)).unwrap();
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     assert_eq!(client.ping().await, json!({ "PING": "PONG" }));
     simulator.handle.set_rate(Some(1_000.0)).unwrap();
     client.ids(10).await;
@@ -103,7 +103,7 @@ async fn no_pong_still_sends_events() {
 async fn wrong_pong_answers_with_its_text() {
     let simulator = start_with(&["wrong-pong=PUNG"], Some(0)).await;
     assert_eq!(
-        simulator.authorised().await.ping().await,
+        simulator.authenticated().await.ping().await,
         json!({ "PING": "PUNG" })
     );
 }
@@ -124,16 +124,16 @@ async fn refuse_token_stops_after_three_times() {
         client.send(AUTH).await;
         assert_eq!(client.rest().await, (vec![answer.to_string()], Some(1008)));
     }
-    assert_eq!(simulator.authorised().await.id().await, 1);
+    assert_eq!(simulator.authenticated().await.id().await, 1);
     assert_eq!(simulator.handle.counters().refused, 3);
 }
 
 #[tokio::test]
 async fn close_after_auth_closes_with_1000() {
     let simulator = start_with(&["close-after-auth,times=1"], Some(1)).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     assert_eq!(client.rest().await, (vec![], Some(1000)));
-    assert_eq!(simulator.authorised().await.id().await, 1);
+    assert_eq!(simulator.authenticated().await.id().await, 1);
 }
 
 #[tokio::test]
@@ -142,8 +142,8 @@ async fn no_auth_answer_keeps_connection_silent() {
     let mut client = simulator.connect().await.unwrap();
     client.send(AUTH).await;
     assert_silent(client.next()).await;
-    assert_eq!(simulator.handle.counters().authorised, 0);
-    assert_eq!(simulator.authorised().await.id().await, 1);
+    assert_eq!(simulator.handle.counters().authenticated, 0);
+    assert_eq!(simulator.authenticated().await.id().await, 1);
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn http_answers_upgrade_with_a_status() {
         Some(1),
     )
     .await;
-    simulator.authorised().await;
+    simulator.authenticated().await;
     for (status, retry_after) in [(503, Some("3")), (401, None)] {
         match simulator.connect().await.err() {
             Some(Error::Http(response)) => {
@@ -167,7 +167,7 @@ async fn http_answers_upgrade_with_a_status() {
             other => panic!("expected an HTTP response, found {other:?}"),
         }
     }
-    simulator.authorised().await;
+    simulator.authenticated().await;
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn malformed_frames_are_sent_between_events() {
         (r"error=quota\, sorry,after=2", r#"{"error":"quota, sorry"}"#),
     ] {
         let simulator = start_with(&[rule], Some(5)).await;
-        let mut client = simulator.authorised().await;
+        let mut client = simulator.authenticated().await;
         client.ids(2).await;
         assert_eq!(client.text().await, expected);
         assert_eq!(client.ids(3).await, [3, 4, 5]);
@@ -189,7 +189,7 @@ async fn malformed_frames_are_sent_between_events() {
 #[tokio::test]
 async fn binary_sends_a_binary_frame() {
     let simulator = start_with(&["binary,after=1"], Some(2)).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     client.id().await;
     assert!(matches!(client.next().await, Some(Ok(Message::Binary(_)))));
     assert_eq!(client.id().await, 2);
@@ -198,7 +198,7 @@ async fn binary_sends_a_binary_frame() {
 #[tokio::test]
 async fn bad_utf8_sends_an_invalid_text() {
     let simulator = start_with(&["bad-utf8,after=1"], None).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     client.id().await;
     assert!(matches!(client.next().await, Some(Err(Error::Utf8(_)))));
 }
@@ -206,7 +206,7 @@ async fn bad_utf8_sends_an_invalid_text() {
 #[tokio::test]
 async fn huge_sends_the_next_entry() {
     let simulator = start_with(&["huge=4MiB,after=2"], Some(4)).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     client.ids(2).await;
     let huge = client.text().await;
     assert_eq!((huge.len(), id_of(&huge)), (4 << 20, 3));
@@ -217,11 +217,11 @@ async fn huge_sends_the_next_entry() {
 #[tokio::test]
 async fn half_open_keeps_a_silent_connection() {
     let simulator = start_with(&["half-open,after=3,connection=1"], None).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     client.ids(3).await;
     client.send(PING).await;
     assert_silent(client.next()).await;
-    let mut other = simulator.authorised().await;
+    let mut other = simulator.authenticated().await;
     other.ids(5_000).await;
     // The connection stays open until it is cut.
     simulator.handle.cut_all();
@@ -231,10 +231,10 @@ async fn half_open_keeps_a_silent_connection() {
 #[tokio::test]
 async fn drip_slows_only_its_connection() {
     let simulator = start_with(&["drip=2000,connection=1,after=2"], None).await;
-    let mut slow = simulator.authorised().await;
+    let mut slow = simulator.authenticated().await;
     slow.ids(2).await;
     let start = Instant::now();
-    let mut fast = simulator.authorised().await;
+    let mut fast = simulator.authenticated().await;
     fast.ids(5_000).await;
     assert_eq!(slow.id().await, 3);
     // 600 bytes at 2,000 bytes per second.
@@ -248,7 +248,7 @@ async fn drip_slows_only_its_connection() {
 #[tokio::test]
 async fn duplicates_are_identical_and_recorded() {
     let simulator = start_with(&["duplicate=2,after=5"], Some(6)).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     let mut texts = Vec::new();
     for _ in 0..8 {
         texts.push(client.text().await);
@@ -263,7 +263,7 @@ async fn duplicates_are_identical_and_recorded() {
 #[tokio::test]
 async fn same_id_sends_another_body() {
     let simulator = start_with(&["same-id,after=3"], Some(4)).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     let mut texts = Vec::new();
     for _ in 0..5 {
         texts.push(client.text().await);
@@ -278,7 +278,7 @@ async fn same_id_sends_another_body() {
 #[tokio::test]
 async fn out_of_order_swaps_the_next_two_entries() {
     let simulator = start_with(&["out-of-order,every=3"], Some(10)).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     assert_eq!(client.ids(10).await, [1, 2, 3, 5, 4, 6, 8, 7, 9, 10]);
     within(simulator.handle.done()).await;
     assert_eq!(simulator.handle.counters().sent, 10);
@@ -287,13 +287,13 @@ async fn out_of_order_swaps_the_next_two_entries() {
 #[tokio::test]
 async fn out_of_order_at_the_end_blocks_nothing() {
     let simulator = start_with(&["out-of-order,after=2"], Some(3)).await;
-    assert_eq!(simulator.authorised().await.ids(3).await, [1, 2, 3]);
+    assert_eq!(simulator.authenticated().await.ids(3).await, [1, 2, 3]);
 }
 
 #[tokio::test]
 async fn interval_rule_and_late_rule_are_applied() {
     let simulator = start_with(&[], Some(0)).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     simulator
         .handle
         .add_fault("error=now,every=100ms,times=3".parse().unwrap());

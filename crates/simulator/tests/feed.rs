@@ -16,13 +16,13 @@ use self::support::{AUTH, PING, assert_silent, id_of, start, start_with, within}
 #[tokio::test]
 async fn authenticated_client_receives_events_and_pongs() {
     let simulator = start_with(&[], Some(500)).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     assert_eq!(client.ids(500).await, (1..=500).collect::<Vec<_>>());
     within(simulator.handle.done()).await;
     assert_eq!(client.ping().await, json!({ "PING": "PONG" }));
     let counters = simulator.handle.counters();
     assert_eq!(
-        (counters.connections, counters.authorised, counters.open),
+        (counters.connections, counters.authenticated, counters.open),
         (1, 1, 1)
     );
     assert_eq!((counters.sent, counters.frames, counters.pings), (500, 500, 1));
@@ -34,7 +34,7 @@ async fn authenticated_client_receives_events_and_pongs() {
 #[tokio::test]
 async fn websocket_ping_is_answered_between_events() {
     let simulator = start_with(&[], None).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     use futures_util::SinkExt;
     client.socket.send(Message::Ping("!".into())).await.unwrap();
     while !matches!(client.next().await, Some(Ok(Message::Pong(payload))) if payload == "!") {}
@@ -47,7 +47,7 @@ async fn missing_auth_or_wrong_token_is_refused() {
         ..Options::default()
     })
     .await;
-    simulator.authorised().await;
+    simulator.authenticated().await;
     for (message, error) in [
         (PING, "authorization required: send AUTH with a token first"),
         ("no json", "authorization required: send AUTH with a token first"),
@@ -65,7 +65,7 @@ async fn missing_auth_or_wrong_token_is_refused() {
 #[tokio::test]
 async fn unknown_action_keeps_the_connection_open() {
     let simulator = start_with(&[], Some(0)).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     client.send(r#"{"action":"DANCE"}"#).await;
     assert!(client.json().await["error"].is_string());
     assert_eq!(client.ping().await, json!({ "PING": "PONG" }));
@@ -75,7 +75,7 @@ async fn unknown_action_keeps_the_connection_open() {
 async fn every_connection_receives_every_event() {
     let simulator = start_with(&[], Some(5_000)).await;
     simulator.handle.set_rate(Some(0.0)).unwrap();
-    let (mut first, mut second) = (simulator.authorised().await, simulator.authorised().await);
+    let (mut first, mut second) = (simulator.authenticated().await, simulator.authenticated().await);
     simulator.handle.set_rate(Some(50_000.0)).unwrap();
     let all: Vec<u64> = (1..=5_000).collect();
     let (one, two) = tokio::join!(first.ids(5_000), second.ids(5_000));
@@ -93,7 +93,7 @@ async fn every_connection_receives_every_event() {
 async fn no_rate_waits_for_the_slowest_reader() {
     let simulator = start_with(&[], Some(100_000)).await;
     simulator.handle.set_rate(Some(0.0)).unwrap();
-    let (mut reader, idle) = (simulator.authorised().await, simulator.authorised().await);
+    let (mut reader, idle) = (simulator.authenticated().await, simulator.authenticated().await);
     simulator.handle.set_rate(None).unwrap();
     // The socket of the idle client fills up, which then also stops the other client, far from the end.
     let read = async {
@@ -124,14 +124,14 @@ async fn rate_without_connections_loses_entries() {
         ..Options::default()
     })
     .await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     assert_eq!(client.id().await, 1);
     drop(client);
     simulator.handle.wait_until(|counters| counters.open == 0).await;
     let before = simulator.handle.counters().sent;
     // Entries are lost as time passes, so the test waits for a newer entry in the REST interface.
     within(async { while newest_id(&simulator).await < before + 50 {} }).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     assert!(client.id().await > before + 50);
 }
 
@@ -158,7 +158,7 @@ async fn no_rate_or_hold_loses_nothing_between_connections() {
         let simulator = start(options).await;
         let mut received = Vec::new();
         while received.len() < 700 {
-            let mut client = simulator.authorised().await;
+            let mut client = simulator.authenticated().await;
             while let Some(Ok(message)) = client.next().await {
                 if let Message::Text(text) = message {
                     received.push(text.to_string());
@@ -187,7 +187,7 @@ async fn record_contains_the_bytes_that_were_sent() {
         ..Options::default()
     })
     .await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     let mut received = String::new();
     for _ in 0..2_000 {
         received.push_str(&client.text().await);
@@ -212,7 +212,7 @@ async fn unwritable_record_stops_the_simulator() {
         ..Options::default()
     })
     .await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     while client.socket_next().await {}
     let error = simulator.stop().await.unwrap_err();
     assert_eq!(error.to_string(), r#"cannot write the record "/dev/full""#);
@@ -227,7 +227,7 @@ async fn frames_of_two_mebibytes_arrive_complete() {
         ..Options::default()
     })
     .await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     for id in 1..=3 {
         let text = client.text().await;
         assert_eq!(text.len(), size);
@@ -238,7 +238,7 @@ async fn frames_of_two_mebibytes_arrive_complete() {
 #[tokio::test]
 async fn cut_all_loses_no_sent_entry() {
     let simulator = start_with(&[], None).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     client.ids(100).await;
     simulator.handle.cut_all();
     let (texts, code) = client.rest().await;
@@ -345,7 +345,7 @@ fn certificate(directory: &Path) -> TlsFiles {
 async fn idle_tcp_connection_does_not_delay_shutdown() {
     let simulator = start_with(&[], None).await;
     let _idle = TcpStream::connect(simulator.handle.local_addr()).await.unwrap();
-    let _client = simulator.authorised().await;
+    let _client = simulator.authenticated().await;
     tokio::time::timeout(Duration::from_secs(5), simulator.stop())
         .await
         .unwrap()

@@ -19,7 +19,7 @@ async fn recognised(options: Options) -> Running {
         ..options
     })
     .await;
-    simulator.authorised().await.ids(100).await;
+    simulator.authenticated().await.ids(100).await;
     within(simulator.handle.done()).await;
     assert_eq!(simulator.handle.newest_id(), 100);
     simulator
@@ -45,7 +45,7 @@ fn ids(answer: &Answer) -> Vec<u64> {
 #[tokio::test]
 async fn list_has_the_entry_of_the_feed() {
     let simulator = start_with(&[], Some(100)).await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     let mut last = Value::Null;
     for _ in 0..100 {
         last = client.json().await;
@@ -86,7 +86,7 @@ async fn entries_without_a_client_are_listed() {
         ..Options::default()
     })
     .await;
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     let last = client.id().await;
     drop(client);
     simulator.handle.wait_until(|counters| counters.open == 0).await;

@@ -26,7 +26,7 @@ async fn each_connection_has_its_own_order() {
         ..Options::default()
     })
     .await;
-    let (mut first, mut second) = (simulator.authorised().await, simulator.authorised().await);
+    let (mut first, mut second) = (simulator.authenticated().await, simulator.authenticated().await);
     simulator.handle.set_rate(Some(20_000.0)).unwrap();
     let (one, two) = tokio::join!(first.ids(803), second.ids(803));
     assert_ne!(one, two);
@@ -56,7 +56,7 @@ async fn each_connection_has_its_own_delay() {
     .await;
     let mut clients = Vec::new();
     for _ in 0..4 {
-        clients.push(simulator.authorised().await);
+        clients.push(simulator.authenticated().await);
     }
     simulator.handle.set_rate(Some(1_000.0)).unwrap();
     let start = Instant::now();
@@ -90,7 +90,7 @@ async fn record_has_entries_without_a_client() {
     })
     .await;
     let before = Timestamp::now();
-    let mut client = simulator.authorised().await;
+    let mut client = simulator.authenticated().await;
     assert_eq!(client.ids(11).await.last(), Some(&12));
     drop(client);
     simulator.handle.wait_until(|counters| counters.open == 0).await;

@@ -88,7 +88,7 @@ async fn expired_token_silences_its_connection() {
     let mut client = simulator.connect().await.unwrap();
     client.send(&auth(&key)).await;
     client.json().await;
-    let mut other = simulator.authorised().await;
+    let mut other = simulator.authenticated().await;
     within(async { while timeout(Duration::from_millis(300), client.next()).await.is_ok() {} }).await;
     assert_eq!(simulator.handle.active_tokens(), 1);
     assert_eq!(client.ping().await, json!({ "PING": "PONG" }));
@@ -169,12 +169,12 @@ async fn second_connection_replaces_the_first() {
     })
     .await;
     let (_, key) = mint(&simulator).await;
-    let mut first = simulator.authorised().await;
+    let mut first = simulator.authenticated().await;
     let mut other = simulator.connect().await.unwrap();
     other.send(&auth(&key)).await;
     assert_eq!(other.json().await, json!({ "auth": "ok" }));
     first.ids(5).await;
-    let mut second = simulator.authorised().await;
+    let mut second = simulator.authenticated().await;
     assert_eq!(first.rest().await.1, Some(4000));
     second.ids(5).await;
     other.ids(5).await;

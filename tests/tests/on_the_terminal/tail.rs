@@ -103,7 +103,7 @@ fn tail_reads_from_the_bridge_over_one_connection() {
 
     platform.process().terminate(SOON).unwrap();
     let log = platform.process().logged().unwrap();
-    assert_eq!(number(&log, "authorised"), 1, "{log}");
+    assert_eq!(number(&log, "authenticated"), 1, "{log}");
     let record = fs::read_to_string(dir.join("sent.jsonl")).unwrap();
     let first = record.lines().position(|line| line == frames[0]).unwrap();
     let expected: Vec<&str> = record.lines().skip(first).take(50).collect();

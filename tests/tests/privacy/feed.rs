@@ -111,12 +111,12 @@ pub(crate) fn no_events() -> Vec<String> {
 /// Returns the platform's steps for each successive connection.
 pub(crate) fn scripts() -> Vec<Vec<Step>> {
     let text = |text: &str| Step::Text(text.to_owned());
-    let authorised = || text(r#"{"auth":"ok"}"#);
+    let authenticated = || text(r#"{"auth":"ok"}"#);
     let texts = |frames: Vec<String>| frames.into_iter().map(Step::Text);
-    let mut good = vec![authorised()];
+    let mut good = vec![authenticated()];
     good.extend(texts(events()));
     good.push(Step::Close(format!("not with {TOKEN}")));
-    let mut bad = vec![authorised()];
+    let mut bad = vec![authenticated()];
     bad.extend(texts(no_events()));
     bad.push(Step::Binary(picture()));
     bad.push(Step::Text(
@@ -136,9 +136,9 @@ pub(crate) fn scripts() -> Vec<Vec<Step>> {
         )],
         good,
         bad,
-        vec![authorised(), Step::BrokenText(no_text)],
-        vec![authorised(), Step::Text(frame(13, &too_large))],
-        vec![authorised(), Step::Text(last())],
+        vec![authenticated(), Step::BrokenText(no_text)],
+        vec![authenticated(), Step::Text(frame(13, &too_large))],
+        vec![authenticated(), Step::Text(last())],
     ]
 }
 

@@ -50,7 +50,7 @@ fn python_client_receives_and_lists_all_events() {
     let some = list(&client, &dir, &platform, &["new", "junk"]);
     let sent = platform.stop().unwrap();
 
-    assert_eq!(other_callbacks_without_pongs(&callbacks), [authorised()]);
+    assert_eq!(other_callbacks_without_pongs(&callbacks), [authenticated()]);
     assert_same(&events(&callbacks), &texts(&sent));
 
     let newest_first = |kinds: &[&str]| -> Vec<String> {
@@ -79,7 +79,7 @@ fn python_client_reconnects_after_a_close() {
 
     assert_eq!(
         other_callbacks_without_pongs(&callbacks),
-        [authorised(), authorised()]
+        [authenticated(), authenticated()]
     );
     assert_eq!(events(before_last_auth(&callbacks)).len(), MIDDLE);
     assert_same(&events(&callbacks), &texts(&sent));
@@ -95,7 +95,7 @@ fn javascript_client_receives_all_events() {
     let callbacks = receive(&client, &dir, &platform, |_| true);
     let sent = platform.stop().unwrap();
 
-    assert_eq!(other_callbacks(&callbacks), [Callback::Connect, authorised()]);
+    assert_eq!(other_callbacks(&callbacks), [Callback::Connect, authenticated()]);
     assert_same(&javascript(events(&callbacks)), &javascript(objects(&sent)));
 }
 
@@ -111,10 +111,10 @@ fn javascript_client_reconnects_after_a_close() {
 
     let twice = [
         Callback::Connect,
-        authorised(),
+        authenticated(),
         Callback::Disconnect(1001),
         Callback::Connect,
-        authorised(),
+        authenticated(),
     ];
     assert_eq!(other_callbacks(&callbacks), twice);
     assert_eq!(events(before_last_auth(&callbacks)).len(), MIDDLE);
@@ -226,7 +226,7 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn authorised() -> Callback {
+fn authenticated() -> Callback {
     Callback::Auth("ok".to_owned())
 }
 

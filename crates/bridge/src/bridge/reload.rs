@@ -48,7 +48,7 @@ impl Completion {
         match self {
             // A dropped sender means that the sink has ended.
             Self::Sink(done) => drop(done.await),
-            Self::Source(authorised) => authorised.cancelled().await,
+            Self::Source(authenticated) => authenticated.cancelled().await,
         }
     }
 }

@@ -52,7 +52,7 @@ pub(super) async fn run(flags: SimulateFlags) -> Result<(), Failure> {
     let counters = handle.counters();
     info!(
         connections = counters.connections,
-        authorised = counters.authorised,
+        authenticated = counters.authenticated,
         refused = counters.refused,
         events = counters.sent,
         frames = counters.frames,

@@ -17,7 +17,7 @@ pub(super) struct SourceFacts {
     pub(super) since: Timestamp,
     /// Whether the events of gaps are fetched, or gaps reported to the sinks.
     pub(super) handles_gaps: bool,
-    pub(super) first_authorised: Option<Timestamp>,
+    pub(super) first_authenticated: Option<Timestamp>,
     /// Whether that connection continued from an event of an earlier run.
     pub(super) first_resumed: bool,
     pub(super) open_gap: Option<(Timestamp, &'static str)>,
@@ -47,7 +47,7 @@ impl SourceFacts {
             reason: snapshot.reason.clone(),
             since: snapshot.since,
             handles_gaps: source.handle.handles_gaps,
-            first_authorised: snapshot.first_authorised,
+            first_authenticated: snapshot.first_authenticated,
             first_resumed: snapshot.first_resumed,
             open_gap: snapshot
                 .open_gap_began

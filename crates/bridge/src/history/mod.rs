@@ -142,7 +142,7 @@ pub(crate) struct SourceGaps {
 pub(crate) fn gap_reasons() -> impl Iterator<Item = &'static str> {
     DisconnectReason::ALL
         .iter()
-        // A stop begins no gap, and these two precede authorisation.
+        // A stop begins no gap, and these two precede authentication.
         .filter(|reason| !matches!(reason, DisconnectReason::Stopped | DisconnectReason::AuthTimeout))
         .map(|reason| reason.as_str())
         .chain([RESTART, CRASH])
@@ -235,7 +235,7 @@ impl History {
         for source in sources {
             source.gaps = gaps_of(&source.name, book, watch, now);
             let since = known_since(&source.gaps.newest, first_connection(&source.name, book));
-            source.gaps.known_since = since.or(source.snapshot.first_authorised);
+            source.gaps.known_since = since.or(source.snapshot.first_authenticated);
         }
         let mut newest = BTreeMap::new();
         for entry in book.entries.values() {

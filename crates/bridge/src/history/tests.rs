@@ -32,7 +32,7 @@ pub(super) fn source(at: i64) -> SourceFacts {
         reason: None,
         since: time(at),
         handles_gaps: false,
-        first_authorised: Some(time(at)),
+        first_authenticated: Some(time(at)),
         first_resumed: false,
         open_gap: None,
         gaps: 0,

@@ -196,7 +196,7 @@ impl Watch {
     pub(super) fn source(&mut self, source: &SourceFacts, book: &mut Book, now: Timestamp) {
         let name = &*source.name;
         let watch = self.sources.entry(source.name.clone()).or_default();
-        if let Some(at) = source.first_authorised
+        if let Some(at) = source.first_authenticated
             && !std::mem::replace(&mut watch.has_connected, true)
         {
             watch.reported = Reported::Nothing;

@@ -5,8 +5,8 @@ use tokio::{join, time::Instant};
 use super::*;
 use crate::{
     connection::{
-        authorise, receive,
-        testing::{AUTH, LIMIT, PING, TestOutlet, authorised_connection, connection, event, link, token},
+        authenticate, receive,
+        testing::{AUTH, LIMIT, PING, TestOutlet, authenticated_connection, connection, event, link, token},
     },
     stats::DisconnectReason,
 };
@@ -28,10 +28,10 @@ async fn close_after_loss<S>(mut session: Session<S>, link: &mut Link<TestOutlet
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let lost = if session.is_authorised() {
+    let lost = if session.is_authenticated() {
         receive(&mut session, link).await
     } else {
-        authorise(&mut session, link, token()).await.unwrap_err()
+        authenticate(&mut session, link, token()).await.unwrap_err()
     };
     let is_all_read = close(&mut session, link, &lost).await;
     (lost, is_all_read)
@@ -46,7 +46,7 @@ fn text_frame(text: &str) -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn events_up_to_the_close_frame_of_the_server_count() {
-    for (trigger, is_authorised, reason, code) in [
+    for (trigger, is_authenticated, reason, code) in [
         (PANG, true, DisconnectReason::BadPong, 1008),
         (
             r#"{"auth":"expired"}"#,
@@ -61,8 +61,8 @@ async fn events_up_to_the_close_frame_of_the_server_count() {
         ("stop", false, DisconnectReason::Stopped, 1000),
     ] {
         let (mut link, mut batches) = link(64);
-        let (session, mut platform) = if is_authorised {
-            authorised_connection().await
+        let (session, mut platform) = if is_authenticated {
+            authenticated_connection().await
         } else {
             connection().await
         };
@@ -70,7 +70,7 @@ async fn events_up_to_the_close_frame_of_the_server_count() {
         let (lost, ()) = join!(run(session, &mut link), async {
             assert_eq!(
                 platform.receive_text().await,
-                if is_authorised { PING } else { AUTH }
+                if is_authenticated { PING } else { AUTH }
             );
             let behind = (1..11).map(event);
             match trigger {
@@ -143,7 +143,7 @@ async fn events_after_an_unreadable_frame_are_received() {
         ),
     ] {
         let (mut link, mut batches) = link(64);
-        let (session, mut platform) = authorised_connection().await;
+        let (session, mut platform) = authenticated_connection().await;
         let ((lost, is_all_read), ()) = join!(close_after_loss(session, &mut link), async {
             let mut segment = text_frame(&event(0));
             segment.extend(&bytes);
@@ -182,7 +182,7 @@ async fn unreadable_stream_is_reported_unread() {
         [frame(0x01, b"{"), frame(0x00, &too_large), frame(0x80, b"}")].concat(),
     ] {
         let (mut link, mut batches) = link(64);
-        let (session, mut platform) = authorised_connection().await;
+        let (session, mut platform) = authenticated_connection().await;
         let ((_, is_all_read), ()) = join!(close_after_loss(session, &mut link), async {
             let mut segment = text_frame(&event(0));
             segment.extend(&bytes);
@@ -200,7 +200,7 @@ async fn unreadable_stream_is_reported_unread() {
 #[tokio::test(start_paused = true)]
 async fn second_unreadable_frame_counts_as_unread() {
     let (mut link, mut batches) = link(64);
-    let (session, mut platform) = authorised_connection().await;
+    let (session, mut platform) = authenticated_connection().await;
     let ((_, is_all_read), ()) = join!(close_after_loss(session, &mut link), async {
         let bad = frame(0x81, b"\xff\xfe");
         let segment = [bad.clone(), text_frame(&event(0)), bad, text_frame(&event(1))].concat();
@@ -217,7 +217,7 @@ async fn second_unreadable_frame_counts_as_unread() {
 async fn wait_for_the_close_of_the_server_is_one_second() {
     for floods in [false, true] {
         let (mut link, mut batches) = link(4);
-        let (session, mut platform) = authorised_connection().await;
+        let (session, mut platform) = authenticated_connection().await;
         let stop = link.stop.clone();
         let stopped = async {
             assert_eq!(platform.receive_text().await, PING);
@@ -258,7 +258,7 @@ async fn wait_for_the_close_of_the_server_is_one_second() {
 #[tokio::test(start_paused = true)]
 async fn full_intake_does_not_delay_the_close() {
     let (mut link, mut batches) = link(1);
-    let (session, mut platform) = authorised_connection().await;
+    let (session, mut platform) = authenticated_connection().await;
     link.items.try_send(vec!["in the way".into()]).unwrap();
     let stop = link.stop.clone();
     let (lost, (since, heard)) = join!(run(session, &mut link), async {
@@ -277,7 +277,7 @@ async fn full_intake_does_not_delay_the_close() {
 #[tokio::test(start_paused = true)]
 async fn space_freed_during_the_close_is_used() {
     let (mut link, mut batches) = link(1);
-    let (session, mut platform) = authorised_connection().await;
+    let (session, mut platform) = authenticated_connection().await;
     link.items.try_send(vec!["in the way".into()]).unwrap();
     let stop = link.stop.clone();
     let (_, ()) = join!(run(session, &mut link), async {
@@ -294,7 +294,7 @@ async fn space_freed_during_the_close_is_used() {
 #[tokio::test(start_paused = true)]
 async fn reason_found_after_backpressure_is_sent() {
     let (mut link, mut batches) = link(1);
-    let (session, mut platform) = authorised_connection().await;
+    let (session, mut platform) = authenticated_connection().await;
     link.items.try_send(Vec::new()).unwrap();
     let (lost, ()) = join!(run(session, &mut link), async {
         platform.say_all([PANG.to_owned(), event(1)]).await;
@@ -310,7 +310,7 @@ async fn reason_found_after_backpressure_is_sent() {
 #[tokio::test(start_paused = true)]
 async fn unread_close_is_given_up_after_a_second() {
     let (mut link, mut batches) = link(4);
-    let (session, mut platform) = authorised_connection().await;
+    let (session, mut platform) = authenticated_connection().await;
     let stop = link.stop.clone();
     let (_, since) = join!(run(session, &mut link), async {
         platform.say(event(1)).await;

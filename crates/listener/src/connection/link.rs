@@ -50,7 +50,7 @@ pub(crate) trait Outlet: Sized + Send + 'static {
 #[derive(Debug)]
 pub(crate) enum Notice<'a> {
     Connected,
-    Authorised,
+    Authenticated,
     Pong {
         round_trip: Option<Duration>,
     },

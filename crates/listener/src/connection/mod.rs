@@ -1,7 +1,7 @@
-//! One connection, from the name look-up to the close. Each state is a function: `dial`, `authorise`,
+//! One connection, from the name look-up to the close. Each state is a function: `dial`, `authenticate`,
 //! `receive`, `close`.
 
-mod authorise;
+mod authenticate;
 mod close;
 mod dial;
 mod gate;
@@ -20,7 +20,7 @@ mod upgrade;
 pub(crate) use self::dial::{Dialled, websocket_config};
 
 pub(crate) use self::{
-    authorise::authorise,
+    authenticate::authenticate,
     close::close,
     dial::{Dial, Dialler},
     link::{Link, Notice, Outlet, Period},

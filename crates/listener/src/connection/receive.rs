@@ -285,7 +285,7 @@ where
                 }
             }
             // AUTH must be the first message, also before pings.
-            () = sleep_until(session.heartbeat.due()), if session.is_authorised() => session.ping(),
+            () = sleep_until(session.heartbeat.due()), if session.is_authenticated() => session.ping(),
             () = poll_fn(|cx| session.poll_flush(cx)), if session.is_flushing => {}
             // Events that are stored meanwhile are acknowledged: the feed may have a time limit.
             values = acknowledgements.next(), if acknowledges && !session.is_flushing => session.acknowledge(&values),

@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     connection::{
         close,
-        testing::{LIMIT, PING, authorised_connection, event, link},
+        testing::{LIMIT, PING, authenticated_connection, event, link},
     },
     error::sentence,
     stats::{DisconnectReason, FrameKind, SourceState},
@@ -23,7 +23,7 @@ fn raw_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 #[tokio::test(start_paused = true)]
 async fn one_wake_up_yields_one_batch() {
     let (mut link, mut batches) = link(4);
-    let (mut session, mut platform) = authorised_connection().await;
+    let (mut session, mut platform) = authenticated_connection().await;
     platform
         .say_all([event(1), PONG.into(), "{".into(), r#"{"auth":"ok"}"#.into()])
         .await;
@@ -62,7 +62,7 @@ async fn one_wake_up_yields_one_batch() {
 #[tokio::test(start_paused = true)]
 async fn flood_arrives_in_bounded_batches_in_order() {
     let (mut link, mut batches) = link(1);
-    let (mut session, mut platform) = authorised_connection().await;
+    let (mut session, mut platform) = authenticated_connection().await;
     let count = 5_000;
     let stop = link.stop.clone();
     let taken = async {
@@ -84,7 +84,7 @@ async fn flood_arrives_in_bounded_batches_in_order() {
 #[tokio::test(start_paused = true)]
 async fn pings_are_answered_and_measured() {
     let (mut link, _batches) = link(1);
-    let (mut session, mut platform) = authorised_connection().await;
+    let (mut session, mut platform) = authenticated_connection().await;
     let (stop, stats) = (link.stop.clone(), link.stats.clone());
     let start = Instant::now();
     let (_, ()) = join!(receive(&mut session, &mut link), async {
@@ -104,7 +104,7 @@ async fn pings_are_answered_and_measured() {
 async fn missing_pong_closes_the_connection_despite_events() {
     for flows in [false, true] {
         let (mut link, mut batches) = link(4);
-        let (mut session, mut platform) = authorised_connection().await;
+        let (mut session, mut platform) = authenticated_connection().await;
         let start = Instant::now();
         let server = async {
             if flows {
@@ -133,7 +133,7 @@ async fn missing_pong_closes_the_connection_despite_events() {
 #[tokio::test(start_paused = true)]
 async fn pong_delayed_by_backpressure_counts() {
     let (mut link, _batches) = link(1);
-    let (mut session, mut platform) = authorised_connection().await;
+    let (mut session, mut platform) = authenticated_connection().await;
     let stop = link.stop.clone();
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
         assert_eq!(platform.receive_text().await, PING);
@@ -149,7 +149,7 @@ async fn pong_delayed_by_backpressure_counts() {
 #[tokio::test(start_paused = true)]
 async fn wrong_pong_closes_the_connection() {
     let (mut link, _batches) = link(1);
-    let (mut session, mut platform) = authorised_connection().await;
+    let (mut session, mut platform) = authenticated_connection().await;
     platform.say(r#"{"PING":"PANG"}"#).await;
     let lost = receive(&mut session, &mut link).await;
     assert_eq!(lost.reason(), DisconnectReason::BadPong);
@@ -159,7 +159,7 @@ async fn wrong_pong_closes_the_connection() {
 #[tokio::test(start_paused = true)]
 async fn late_refusal_is_reported_as_refusal() {
     let (mut link, mut batches) = link(1);
-    let (mut session, mut platform) = authorised_connection().await;
+    let (mut session, mut platform) = authenticated_connection().await;
     platform.say_all([event(1), r#"{"auth":"expired"}"#.into()]).await;
     let lost = receive(&mut session, &mut link).await;
     assert_eq!(lost.reason(), DisconnectReason::TokenRefused);
@@ -173,10 +173,10 @@ async fn late_refusal_is_reported_as_refusal() {
 #[tokio::test(start_paused = true)]
 async fn backpressure_continues_pings_and_ignores_silence() {
     let (mut link, mut batches) = link(1);
-    let (mut session, mut platform) = authorised_connection().await;
+    let (mut session, mut platform) = authenticated_connection().await;
     link.items.try_send(vec!["in the way".into()]).unwrap();
     let (stop, stats) = (link.stop.clone(), link.stats.clone());
-    stats.authorised(false);
+    stats.authenticated(false);
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
         platform.say_all((0..10).map(event)).await;
         for _ in 0..12 {
@@ -206,7 +206,7 @@ async fn backpressure_continues_pings_and_ignores_silence() {
 #[tokio::test(start_paused = true)]
 async fn websocket_ping_is_answered_before_blocking() {
     let (mut link, mut batches) = link(1);
-    let (mut session, mut platform) = authorised_connection().await;
+    let (mut session, mut platform) = authenticated_connection().await;
     let stop = link.stop.clone();
     join!(receive(&mut session, &mut link), async {
         assert_eq!(platform.receive_text().await, PING);
@@ -224,7 +224,7 @@ async fn websocket_ping_is_answered_before_blocking() {
 async fn close_during_backpressure_names_it_as_reason() {
     for hold in [Duration::from_millis(10), Duration::from_secs(20)] {
         let (mut link, mut batches) = link(1);
-        let (mut session, mut platform) = authorised_connection().await;
+        let (mut session, mut platform) = authenticated_connection().await;
         link.items.try_send(Vec::new()).unwrap();
         let (lost, ()) = join!(receive(&mut session, &mut link), async {
             platform.say_all((0..10).map(event)).await;
@@ -249,7 +249,7 @@ async fn close_during_backpressure_names_it_as_reason() {
 #[tokio::test(start_paused = true)]
 async fn unread_data_of_a_broken_connection_is_read_later() {
     let (mut link, mut batches) = link(1);
-    let (mut session, mut platform) = authorised_connection().await;
+    let (mut session, mut platform) = authenticated_connection().await;
     link.items.try_send(Vec::new()).unwrap();
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
         platform.say_all((0..10).map(event)).await;
@@ -265,7 +265,7 @@ async fn unread_data_of_a_broken_connection_is_read_later() {
 #[tokio::test(start_paused = true)]
 async fn data_before_a_failed_write_is_read_with_the_reason() {
     let (mut link, mut batches) = link(1);
-    let (mut session, mut platform) = authorised_connection().await;
+    let (mut session, mut platform) = authenticated_connection().await;
     platform.say_all((0..10).map(event)).await;
     platform.close(CloseCode::Away).await;
     drop(platform);
@@ -284,8 +284,8 @@ async fn idle_connection_uses_no_buffer() {
     busy.items = idle.items.clone();
     let stop = idle.stop.clone();
     busy.stop = stop.clone();
-    let (mut idle_session, _idle_platform) = authorised_connection().await;
-    let (mut busy_session, mut platform) = authorised_connection().await;
+    let (mut idle_session, _idle_platform) = authenticated_connection().await;
+    let (mut busy_session, mut platform) = authenticated_connection().await;
     join!(
         receive(&mut idle_session, &mut idle),
         receive(&mut busy_session, &mut busy),
@@ -311,7 +311,7 @@ async fn protocol_violation_is_closed_with_its_code() {
         (raw_frame(3, b""), DisconnectReason::ProtocolViolation, 1002),
     ] {
         let (mut link, mut batches) = link(2);
-        let (mut session, mut platform) = authorised_connection().await;
+        let (mut session, mut platform) = authenticated_connection().await;
         platform.say(event(7)).await;
         platform.write(&bytes).await;
         let lost = receive(&mut session, &mut link).await;
@@ -341,7 +341,7 @@ async fn close_codes_are_reported_as_received() {
     ] {
         for reason in ["", "b\u{fc}y"] {
             let (mut link, mut batches) = link(1);
-            let (mut session, mut platform) = authorised_connection().await;
+            let (mut session, mut platform) = authenticated_connection().await;
             platform.say(event(1)).await;
             let payload = [&u16::to_be_bytes(code)[..], reason.as_bytes()].concat();
             platform.write(&raw_frame(8, &payload)).await;
@@ -360,7 +360,7 @@ async fn close_codes_are_reported_as_received() {
 #[tokio::test(start_paused = true)]
 async fn end_without_close_frame_is_named() {
     let (mut link, _batches) = link(1);
-    let (mut session, platform) = authorised_connection().await;
+    let (mut session, platform) = authenticated_connection().await;
     drop(platform);
     let lost = receive(&mut session, &mut link).await;
     assert_eq!(lost.reason(), DisconnectReason::Broken);
@@ -370,7 +370,7 @@ async fn end_without_close_frame_is_named() {
 #[tokio::test(start_paused = true)]
 async fn stop_is_immediate_during_backpressure() {
     let (mut link, _batches) = link(1);
-    let (mut session, _platform) = authorised_connection().await;
+    let (mut session, _platform) = authenticated_connection().await;
     link.items.try_send(Vec::new()).unwrap();
     let (stop, stats) = (link.stop.clone(), link.stats.clone());
     let (lost, start) = join!(receive(&mut session, &mut link), async {
@@ -389,7 +389,7 @@ async fn stop_is_immediate_during_backpressure() {
 #[tokio::test(start_paused = true)]
 async fn listener_without_receiver_ends() {
     let (mut link, batches) = link(1);
-    let (mut session, _platform) = authorised_connection().await;
+    let (mut session, _platform) = authenticated_connection().await;
     drop(batches);
     let lost = receive(&mut session, &mut link).await;
     assert_eq!(lost.reason(), DisconnectReason::Stopped);

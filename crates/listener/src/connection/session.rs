@@ -57,7 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Returns whether the opening is complete.
-    pub(crate) fn is_authorised(&self) -> bool {
+    pub(crate) fn is_authenticated(&self) -> bool {
         self.protocol.is_ready()
     }
 
@@ -210,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Action::Alive => is_alive = true,
                 Action::Ready => {
                     if !was_ready {
-                        link.outlet.notice(Notice::Authorised);
+                        link.outlet.notice(Notice::Authenticated);
                     }
                 }
                 Action::Refused(text) => {

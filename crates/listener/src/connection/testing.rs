@@ -97,7 +97,7 @@ pub(crate) fn token() -> Secrets {
 }
 
 /// As [`connection`], already authenticated.
-pub(crate) async fn authorised_connection() -> (Session<DuplexStream>, Platform) {
+pub(crate) async fn authenticated_connection() -> (Session<DuplexStream>, Platform) {
     let (mut session, platform) = connection().await;
     session.protocol.receive(r#"{"auth":"ok"}"#, &mut |_| ());
     (session, platform)
@@ -153,7 +153,7 @@ impl Platform {
         }
     }
 
-    pub(crate) async fn authorise(&mut self) {
+    pub(crate) async fn authenticate(&mut self) {
         assert_eq!(self.receive_text().await, AUTH);
         self.say(r#"{"auth":"ok"}"#).await;
     }

@@ -44,31 +44,31 @@ pub(super) struct Coverage {
     /// The time up to which there is no unreported gap. `None` before the first authentication.
     covered: Option<Instant>,
     /// The connections that count as authenticated.
-    authorised: Vec<Period>,
+    authenticated: Vec<Period>,
     /// The periods of ended connections that begin after `covered`, the oldest first.
     ended: Vec<Period>,
 }
 
 impl Coverage {
     /// Returns the number of connections that count as authenticated.
-    pub(super) const fn authorised(&self) -> usize {
-        self.authorised.len()
+    pub(super) const fn authenticated(&self) -> usize {
+        self.authenticated.len()
     }
 
     /// Returns the authentication of the oldest connection.
     #[cfg(test)]
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.authorised.iter().map(|connection| connection.since).min()
+        self.authenticated.iter().map(|connection| connection.since).min()
     }
 
     /// Records an authentication.
     pub(super) fn begin(&mut self, since: Instant, resumes: bool) {
-        if self.authorised.is_empty() {
+        if self.authenticated.is_empty() {
             // A gap that ends now has its own record.
             self.covered = Some(since);
             self.ended.clear();
         }
-        self.authorised.push(Period {
+        self.authenticated.push(Period {
             since,
             until: since,
             resumes,
@@ -77,7 +77,7 @@ impl Coverage {
 
     /// Records that the connection that was authenticated at `since` has received everything up to `until`.
     pub(super) fn received(&mut self, since: Instant, until: Instant) {
-        if let Some(period) = self.authorised.iter_mut().find(|period| period.since == since) {
+        if let Some(period) = self.authenticated.iter_mut().find(|period| period.since == since) {
             period.until = period.until.max(until);
         }
     }
@@ -86,7 +86,7 @@ impl Coverage {
     /// it, so that there may be a gap in between. `None` before the first authentication.
     pub(super) fn proven(&self) -> Option<(Instant, bool)> {
         let mut proven = self.covered?;
-        let periods = || self.authorised.iter().chain(&self.ended);
+        let periods = || self.authenticated.iter().chain(&self.ended);
         loop {
             let reached = periods().filter(|period| period.since <= proven);
             match reached.map(|period| period.until).max() {
@@ -102,10 +102,10 @@ impl Coverage {
     pub(super) fn end(&mut self, since: Instant, last_read: Instant) -> (Vec<Hidden>, Instant) {
         let until = last_read.max(since);
         let position = self
-            .authorised
+            .authenticated
             .iter()
             .position(|connection| connection.since == since);
-        let resumes = position.is_some_and(|position| self.authorised.swap_remove(position).resumes);
+        let resumes = position.is_some_and(|position| self.authenticated.swap_remove(position).resumes);
         self.ended.push(Period {
             since,
             until,
@@ -123,13 +123,13 @@ impl Coverage {
                 is_later
             });
             if self
-                .authorised
+                .authenticated
                 .iter()
                 .any(|connection| connection.since <= covered)
             {
                 break;
             }
-            let later = self.authorised.iter().chain(&self.ended);
+            let later = self.authenticated.iter().chain(&self.ended);
             let Some(next) = later.min_by_key(|period| period.since) else {
                 break;
             };
@@ -159,12 +159,12 @@ mod tests {
     }
 
     impl Bench {
-        fn new(authorised: &[u64]) -> Self {
+        fn new(authenticated: &[u64]) -> Self {
             let mut bench = Self {
                 zero: Instant::now(),
                 coverage: Coverage::default(),
             };
-            for second in authorised {
+            for second in authenticated {
                 bench.begin(*second);
             }
             bench
@@ -272,7 +272,7 @@ mod tests {
             bench.end(second * 10, second * 10 + 5);
         }
         assert!(bench.coverage.ended.len() <= MAX_ENDED);
-        assert_eq!(bench.coverage.authorised(), 1);
+        assert_eq!(bench.coverage.authenticated(), 1);
         assert_eq!(bench.end(1, 20_000), (vec![], 20_000));
     }
 }

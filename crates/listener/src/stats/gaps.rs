@@ -29,7 +29,7 @@ pub struct Gap {
 
 /// What an authentication changed.
 #[derive(Debug)]
-pub(crate) struct Authorised {
+pub(crate) struct Authenticated {
     /// The time of the authentication.
     pub(crate) at: Instant,
     /// The duration of the gap that ended, if there was one.
@@ -40,7 +40,7 @@ pub(crate) struct Authorised {
 
 /// The period of an authenticated connection that has ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WasAuthorised {
+pub(crate) struct WasAuthenticated {
     /// The time of the authentication.
     pub(crate) since: Instant,
     /// The time of the last byte that was read.
@@ -60,19 +60,19 @@ pub(crate) struct HiddenGap {
 impl SourceStats {
     /// Records an authenticated connection. `resumes` is whether it continues from the last stored event. Returns the duration
     /// of the gap that ends, if there was one.
-    pub(crate) fn authorised(&self, resumes: bool) -> Authorised {
+    pub(crate) fn authenticated(&self, resumes: bool) -> Authenticated {
         let mut inner = self.lock();
         let now = Instant::now();
         inner.coverage.begin(now, resumes);
-        let is_only = inner.coverage.authorised() == 1;
+        let is_only = inner.coverage.authenticated() == 1;
         if is_only {
             inner.enter(SourceState::Authenticated);
             inner.reason = None;
         }
-        inner.outcomes.add(ConnectionOutcome::Authorised, 1);
+        inner.outcomes.add(ConnectionOutcome::Authenticated, 1);
         let time = clock::now();
-        if inner.first_authorised.is_none() {
-            inner.first_authorised = Some(time);
+        if inner.first_authenticated.is_none() {
+            inner.first_authenticated = Some(time);
             inner.first_resumed = resumes;
         }
         let outcome = GapOutcome::of(resumes);
@@ -80,7 +80,7 @@ impl SourceStats {
         if inner.gap.stop(now) {
             inner.gaps.add(outcome, 1);
         }
-        Authorised {
+        Authenticated {
             at: now,
             gap: inner.close_gap(now, outcome),
             is_only,
@@ -94,7 +94,7 @@ impl SourceStats {
     pub(crate) fn disconnected(
         &self,
         reason: DisconnectReason,
-        was: Option<WasAuthorised>,
+        was: Option<WasAuthenticated>,
     ) -> Option<HiddenGap> {
         let now = Instant::now();
         let mut inner = self.lock();
@@ -110,7 +110,7 @@ impl SourceStats {
             clock::now().checked_sub(ago).unwrap_or(Timestamp::MIN)
         };
         let sum = inner.add_hidden(&hidden, reason, time_of);
-        let is_connected = inner.coverage.authorised() > 0;
+        let is_connected = inner.coverage.authenticated() > 0;
         inner.prove(now, clock::now());
         if !is_connected {
             let began = time_of(covered);

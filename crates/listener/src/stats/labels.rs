@@ -27,7 +27,7 @@ labels! {
     #[non_exhaustive]
     pub enum ConnectionOutcome {
         /// The token was accepted.
-        Authorised = "authorised",
+        Authenticated = "authenticated",
         /// The token file cannot be read, or is empty.
         TokenUnreadable = "token_unreadable",
         /// The host name has no address.
@@ -59,7 +59,7 @@ labels! {
         /// No answer to AUTH.
         AuthTimeout = "auth_timeout",
         /// The connection was lost before AUTH was answered.
-        LostBeforeAuthorised = "lost_before_authorised",
+        LostBeforeAuthenticated = "lost_before_authenticated",
     }
 }
 

@@ -20,7 +20,7 @@ use neurobridge_core::{
 use tokio::time::Instant;
 
 pub use self::gaps::Gap;
-pub(crate) use self::gaps::{HiddenGap, WasAuthorised};
+pub(crate) use self::gaps::{HiddenGap, WasAuthenticated};
 pub use self::labels::{
     ConnectionCounts, ConnectionOutcome, Counts, DisconnectCounts, DisconnectReason, FrameCounts, FrameKind,
     GapCounts, GapOutcome, Label, SourceState,
@@ -91,10 +91,10 @@ pub struct SourceSnapshot {
     /// The start of the current gap, and why the connection ended.
     pub open_gap_began: Option<(Timestamp, DisconnectReason)>,
     /// The time at which a connection was first authenticated.
-    pub first_authorised: Option<Timestamp>,
+    pub first_authenticated: Option<Timestamp>,
     /// Whether that connection continued from an event that an earlier run has stored.
     pub first_resumed: bool,
-    /// The last time at which the feed was known to work: the last byte that was read of an authorised connection. What the
+    /// The last time at which the feed was known to work: the last byte that was read of an authenticated connection. What the
     /// platform sent before it was received.
     pub proof_of_life: Option<Timestamp>,
     /// Whether another connection was authenticated after that time, so that the connection before it may be dead, and hide a gap.
@@ -137,7 +137,7 @@ struct Inner {
     gaps: GapCounts,
     gap: Stopwatch,
     gap_began: Option<(Timestamp, Instant, DisconnectReason)>,
-    first_authorised: Option<Timestamp>,
+    first_authenticated: Option<Timestamp>,
     first_resumed: bool,
     proof_of_life: Option<Timestamp>,
     may_hide_gap: bool,
@@ -193,7 +193,7 @@ impl SourceStats {
                 gaps: GapCounts::default(),
                 gap: Stopwatch::default(),
                 gap_began: None,
-                first_authorised: None,
+                first_authenticated: None,
                 first_resumed: false,
                 proof_of_life: None,
                 may_hide_gap: false,
@@ -239,7 +239,7 @@ impl SourceStats {
                 .gap_began
                 .map(|(_, since, _)| now.saturating_duration_since(since)),
             open_gap_began: inner.gap_began.map(|(began, _, reason)| (began, reason)),
-            first_authorised: inner.first_authorised,
+            first_authenticated: inner.first_authenticated,
             first_resumed: inner.first_resumed,
             proof_of_life: inner.proof_of_life,
             may_hide_gap: inner.may_hide_gap,
@@ -254,14 +254,14 @@ impl SourceStats {
     /// authenticated, attempts change neither state nor reason.
     pub(crate) fn dialling(&self) {
         let mut inner = self.lock();
-        if inner.coverage.authorised() == 0 {
+        if inner.coverage.authenticated() == 0 {
             inner.enter(SourceState::Dialling);
         }
     }
 
-    pub(crate) fn authorising(&self, clock_skew_seconds: Option<f64>) {
+    pub(crate) fn authenticating(&self, clock_skew_seconds: Option<f64>) {
         let mut inner = self.lock();
-        if inner.coverage.authorised() == 0 {
+        if inner.coverage.authenticated() == 0 {
             inner.enter(SourceState::Opening);
         }
         inner.connections += 1;
@@ -272,8 +272,8 @@ impl SourceStats {
     }
 
     /// Returns whether a connection is authenticated.
-    pub(crate) fn is_authorised(&self) -> bool {
-        self.lock().coverage.authorised() > 0
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.lock().coverage.authenticated() > 0
     }
 
     /// Records the start of backpressure. Only its time is counted: a busy feed has many short ones.
@@ -360,7 +360,7 @@ impl SourceStats {
     /// lasts until the token is replaced.
     pub(crate) fn waiting(&self, state: SourceState, reason: String) {
         let mut inner = self.lock();
-        if inner.coverage.authorised() > 0 {
+        if inner.coverage.authenticated() > 0 {
             return;
         }
         if let (SourceState::Refused, Some((_, _, cause))) = (state, &mut inner.gap_began) {

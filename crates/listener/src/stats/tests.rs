@@ -4,20 +4,20 @@ impl SourceStats {
     /// Records the end of the only authenticated connection.
     fn lost(&self, reason: DisconnectReason, last_read: Instant) {
         let since = self.lock().coverage.oldest().unwrap();
-        let was = WasAuthorised { since, last_read };
+        let was = WasAuthenticated { since, last_read };
         assert_eq!(self.disconnected(reason, Some(was)), None);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn gap_lasts_until_the_next_authorised_connection() {
+async fn gap_lasts_until_the_next_authenticated_connection() {
     let stats = SourceStats::new();
-    stats.authorising(None);
+    stats.authenticating(None);
     stats.disconnected(DisconnectReason::AuthTimeout, None);
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(stats.snapshot().gap_time, Duration::ZERO);
-    stats.authorising(None);
-    stats.authorised(false);
+    stats.authenticating(None);
+    stats.authenticated(false);
     assert_eq!(stats.snapshot().gaps.total(), 0);
     stats.lost(DisconnectReason::Closed, Instant::now());
     tokio::time::advance(Duration::from_secs(2)).await;
@@ -28,11 +28,11 @@ async fn gap_lasts_until_the_next_authorised_connection() {
     );
     assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(2)));
     stats.dialling();
-    stats.authorising(Some(0.5));
+    stats.authenticating(Some(0.5));
     stats.disconnected(DisconnectReason::TokenRefused, None);
     tokio::time::advance(Duration::from_secs(3)).await;
-    stats.authorising(None);
-    stats.authorised(false);
+    stats.authenticating(None);
+    stats.authenticated(false);
     tokio::time::advance(Duration::from_secs(4)).await;
     let snapshot = stats.snapshot();
     assert_eq!(snapshot.gap_time, Duration::from_secs(5));
@@ -53,8 +53,8 @@ async fn gap_lasts_until_the_next_authorised_connection() {
 #[tokio::test(start_paused = true)]
 async fn refused_token_is_the_reason_of_its_gap() {
     let stats = SourceStats::new();
-    stats.authorising(None);
-    stats.authorised(false);
+    stats.authenticating(None);
+    stats.authenticated(false);
     stats.lost(DisconnectReason::Broken, Instant::now());
     stats.waiting(SourceState::Waiting, "broken".into());
     let reason = || stats.snapshot().open_gap_began.unwrap().1;
@@ -62,8 +62,8 @@ async fn refused_token_is_the_reason_of_its_gap() {
     stats.disconnected(DisconnectReason::TokenRefused, None);
     stats.waiting(SourceState::Refused, "refused".into());
     assert_eq!(reason(), DisconnectReason::TokenRefused);
-    stats.authorising(None);
-    stats.authorised(false);
+    stats.authenticating(None);
+    stats.authenticated(false);
     assert_eq!(
         stats.snapshot().newest_gaps[0].reason,
         DisconnectReason::TokenRefused
@@ -81,15 +81,15 @@ async fn proof_of_life_is_the_last_byte_of_a_connection() {
     };
     let time = |text: &str| text.parse::<Timestamp>().unwrap();
     stats.read(reading(None), time("2026-01-01T00:00:00Z"));
-    assert_eq!(stats.snapshot().proof_of_life, None, "not authorised yet");
-    stats.authorising(None);
-    let since = stats.authorised(false).at;
-    let authorised = stats.snapshot().proof_of_life.unwrap();
-    assert_eq!(stats.snapshot().first_authorised, Some(authorised));
+    assert_eq!(stats.snapshot().proof_of_life, None, "not authenticated yet");
+    stats.authenticating(None);
+    let since = stats.authenticated(false).at;
+    let authenticated = stats.snapshot().proof_of_life.unwrap();
+    assert_eq!(stats.snapshot().first_authenticated, Some(authenticated));
     stats.read(Reading::default(), time("2026-01-01T00:00:01Z"));
     assert_eq!(
         stats.snapshot().proof_of_life,
-        Some(authorised),
+        Some(authenticated),
         "nothing was read"
     );
     stats.read(reading(Some(since)), time("2026-01-01T00:00:02Z"));
@@ -106,14 +106,14 @@ async fn proof_of_life_is_the_last_byte_of_a_connection() {
 #[tokio::test(start_paused = true)]
 async fn gap_begins_at_the_last_byte_that_was_read() {
     let stats = SourceStats::new();
-    stats.authorising(None);
-    assert_eq!(stats.authorised(false).gap, None);
+    stats.authenticating(None);
+    assert_eq!(stats.authenticated(false).gap, None);
     let last_read = Instant::now();
     tokio::time::advance(Duration::from_secs(12)).await;
     stats.lost(DisconnectReason::PongTimeout, last_read);
     assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(12)));
     tokio::time::advance(Duration::from_secs(8)).await;
-    assert_eq!(stats.authorised(false).gap, Some(Duration::from_secs(20)));
+    assert_eq!(stats.authenticated(false).gap, Some(Duration::from_secs(20)));
     assert_eq!(stats.snapshot().gap_time, Duration::from_secs(20));
 }
 
@@ -126,11 +126,11 @@ async fn attempts_in_vain_do_not_change_since_when_a_source_is_down() {
             std::hint::spin_loop();
         }
         stats.dialling();
-        stats.authorising(None);
+        stats.authenticating(None);
         stats.waiting(SourceState::Refused, "refused".into());
         assert_eq!(stats.snapshot().since, down_since);
     }
-    stats.authorised(false);
+    stats.authenticated(false);
     assert!(stats.snapshot().since > down_since);
 }
 
@@ -138,11 +138,11 @@ async fn attempts_in_vain_do_not_change_since_when_a_source_is_down() {
 async fn newest_gaps_are_kept() {
     let stats = SourceStats::new();
     for second in 0..20 {
-        stats.authorised(false);
+        stats.authenticated(false);
         stats.lost(DisconnectReason::Broken, Instant::now());
         tokio::time::advance(Duration::from_secs(second)).await;
     }
-    stats.authorised(false);
+    stats.authenticated(false);
     let lengths: Vec<u64> = stats
         .snapshot()
         .newest_gaps
@@ -155,7 +155,7 @@ async fn newest_gaps_are_kept() {
 #[tokio::test(start_paused = true)]
 async fn stop_is_no_gap_and_blocked_time_is_counted() {
     let stats = SourceStats::new();
-    stats.authorised(false);
+    stats.authenticated(false);
     stats.blocked_briefly();
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(stats.snapshot().blocked, Duration::from_secs(2));
@@ -178,8 +178,8 @@ async fn stop_is_no_gap_and_blocked_time_is_counted() {
 async fn backpressure_of_two_connections_ends_with_both() {
     let stats = SourceStats::new();
     for _ in 0..2 {
-        stats.authorising(None);
-        stats.authorised(false);
+        stats.authenticating(None);
+        stats.authenticated(false);
     }
     for _ in 0..2 {
         stats.blocked_briefly();
@@ -203,13 +203,13 @@ async fn backpressure_of_two_connections_ends_with_both() {
 /// of the first.
 async fn hidden_gap(resumes: bool, reason: DisconnectReason) -> (SourceStats, Option<HiddenGap>) {
     let stats = SourceStats::new();
-    let since = stats.authorised(false).at;
+    let since = stats.authenticated(false).at;
     tokio::time::advance(Duration::from_secs(5)).await;
     let last_read = Instant::now();
     tokio::time::advance(Duration::from_secs(10)).await;
-    assert!(!stats.authorised(resumes).is_only);
+    assert!(!stats.authenticated(resumes).is_only);
     tokio::time::advance(Duration::from_secs(7)).await;
-    let gap = stats.disconnected(reason, Some(WasAuthorised { since, last_read }));
+    let gap = stats.disconnected(reason, Some(WasAuthenticated { since, last_read }));
     (stats, gap)
 }
 

@@ -78,7 +78,7 @@ impl Session<'_> {
     /// Performs the declared opening.
     pub(super) async fn open(&mut self, service: &Service) -> Result<(), End> {
         let plan = &self.platform.plan;
-        let mut fault = self.faults.early(plan, Phase::Authorisation, Instant::now());
+        let mut fault = self.faults.early(plan, Phase::Authentication, Instant::now());
         if fault.is_some() {
             self.platform.count(Count::Fault);
         }

@@ -125,7 +125,7 @@ impl<'a> Session<'a> {
         let mut membership = None;
         let opened = match &platform.declared {
             Some(service) => self.open(service).await,
-            None => self.authorise().await,
+            None => self.authenticate().await,
         };
         let end = match opened {
             Err(end) => end,
@@ -152,7 +152,7 @@ impl<'a> Session<'a> {
         self.end(end).await;
     }
 
-    async fn authorise(&mut self) -> Result<(), End> {
+    async fn authenticate(&mut self) -> Result<(), End> {
         let text = self.next_text(Instant::now() + AUTH_TIMEOUT).await?;
         let token = text.as_deref().and_then(auth_token);
         let result = self.answer_auth(token.as_deref());
@@ -199,7 +199,7 @@ impl<'a> Session<'a> {
         let access = self.platform.iam.access(token, Instant::now());
         let fault = self
             .faults
-            .early(&self.platform.plan, Phase::Authorisation, Instant::now());
+            .early(&self.platform.plan, Phase::Authentication, Instant::now());
         if fault.is_some() {
             self.platform.count(Count::Fault);
         }
@@ -301,7 +301,7 @@ fn auth_token(text: &str) -> Option<String> {
 fn reason(code: u16) -> &'static str {
     match code {
         1001 => "going away",
-        REFUSED => "not authorised",
+        REFUSED => "not authenticated",
         REPLACED => "replaced by a newer connection",
         _ => "",
     }

@@ -161,7 +161,7 @@ pub enum Reaction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Upgrade,
-    Authorisation,
+    Authentication,
     Events,
     Rest,
 }
@@ -241,7 +241,7 @@ impl Reaction {
             | Self::WrongAuth { .. }
             | Self::NoAuthAnswer
             | Self::LateAnswer { .. }
-            | Self::CloseAfterAuth { .. } => Phase::Authorisation,
+            | Self::CloseAfterAuth { .. } => Phase::Authentication,
             Self::Rest(_) => Phase::Rest,
             _ => Phase::Events,
         }

@@ -219,7 +219,7 @@ mod tests {
         let plan = plan(&["refuse-token,times=2"], now);
         let refused = |number| {
             ConnectionFaults::new(number)
-                .early(&plan, Phase::Authorisation, now)
+                .early(&plan, Phase::Authentication, now)
                 .is_some()
         };
         assert_eq!([refused(1), refused(2), refused(3)], [true, true, false]);

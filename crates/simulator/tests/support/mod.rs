@@ -69,7 +69,7 @@ impl Running {
         Ok(Client { socket })
     }
 
-    pub(crate) async fn authorised(&self) -> Client {
+    pub(crate) async fn authenticated(&self) -> Client {
         let mut client = self.connect().await.unwrap();
         client.send(AUTH).await;
         assert_eq!(client.json().await, serde_json::json!({ "auth": "ok" }));

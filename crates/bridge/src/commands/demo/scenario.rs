@@ -100,7 +100,7 @@ impl FeedCounters {
             outcomes: now.outcomes.iter().collect(),
             disconnections: now.disconnections.iter().collect(),
             gap_time: now.gap_time.saturating_sub(now.open_gap.unwrap_or_default()),
-            is_connected: now.outcomes.get(ConnectionOutcome::Authorised) > 0 && now.open_gap.is_none(),
+            is_connected: now.outcomes.get(ConnectionOutcome::Authenticated) > 0 && now.open_gap.is_none(),
         }
     }
 
@@ -113,20 +113,20 @@ impl FeedCounters {
                 !matches!(reason, DisconnectReason::Stopped | DisconnectReason::TokenRefused)
             })
             .map(|(reason, _)| format!("connection lost ({}); reconnecting", words(reason.as_str())));
-        let (authorised, failed): (Vec<_>, Vec<_>) = increased(&before.outcomes, &self.outcomes)
-            .partition(|(outcome, _)| *outcome == ConnectionOutcome::Authorised);
+        let (authenticated, failed): (Vec<_>, Vec<_>) = increased(&before.outcomes, &self.outcomes)
+            .partition(|(outcome, _)| *outcome == ConnectionOutcome::Authenticated);
         let failed = failed.into_iter().map(|(outcome, _)| {
             let reason = words(outcome.as_str());
             format!("connecting failed ({reason}); retrying with backoff")
         });
-        let authorised = authorised.into_iter().map(|(_, count)| {
+        let authenticated = authenticated.into_iter().map(|(_, count)| {
             if count == 1 {
                 return "connected and authenticated: events flow into the file".to_owned();
             }
             let gap = self.gap_time.saturating_sub(before.gap_time).as_secs_f64();
             format!("authenticated again after a gap of {gap:.1} s")
         });
-        let attempts = failed.chain(authorised);
+        let attempts = failed.chain(authenticated);
         if before.is_connected {
             lost.chain(attempts).collect()
         } else {
@@ -324,7 +324,7 @@ mod tests {
     }
 
     fn counters(
-        authorised: u64,
+        authenticated: u64,
         refused: u64,
         lost: u64,
         gap_seconds: u64,
@@ -332,7 +332,7 @@ mod tests {
     ) -> FeedCounters {
         FeedCounters {
             outcomes: vec![
-                (ConnectionOutcome::Authorised, authorised),
+                (ConnectionOutcome::Authenticated, authenticated),
                 (ConnectionOutcome::TokenRefused, refused),
             ],
             disconnections: vec![

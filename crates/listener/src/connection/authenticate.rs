@@ -22,7 +22,7 @@ use crate::{error::Lost, stats::Reading};
 /// Frames that arrive before that answer are sent if the channel has room. Otherwise they wait, and are
 /// counted as received. While a batch waits, nothing is read, as after authentication, and that time does not
 /// count against the server.
-pub(crate) async fn authorise<S, O>(
+pub(crate) async fn authenticate<S, O>(
     session: &mut Session<S>,
     link: &mut Link<O>,
     secrets: Secrets,
@@ -42,8 +42,8 @@ where
     link.outlet.notice(Notice::Connected);
     link.offer();
     session.begin(secrets);
-    if session.is_authorised() {
-        link.outlet.notice(Notice::Authorised);
+    if session.is_authenticated() {
+        link.outlet.notice(Notice::Authenticated);
     }
     while let Some(next @ (index, timeout)) = session.protocol.deadline() {
         if step != Some(next) {
@@ -86,5 +86,5 @@ where
 }
 
 #[cfg(test)]
-#[path = "authorise_tests.rs"]
+#[path = "authenticate_tests.rs"]
 mod tests;

@@ -22,7 +22,7 @@ async fn answered(answers: &[&str]) -> Result<(), Lost> {
             platform.say(*answer).await;
         }
     };
-    join!(authorise(&mut session, &mut link, token()), server).0
+    join!(authenticate(&mut session, &mut link, token()), server).0
 }
 
 #[tokio::test(start_paused = true)]
@@ -68,8 +68,8 @@ async fn close_before_the_auth_answer_has_its_own_outcome() {
     let (mut link, _batches) = link(1);
     let (mut session, mut platform) = connection().await;
     platform.close(CloseCode::Policy).await;
-    let lost = authorise(&mut session, &mut link, token()).await.unwrap_err();
-    assert_eq!(lost.outcome(), ConnectionOutcome::LostBeforeAuthorised);
+    let lost = authenticate(&mut session, &mut link, token()).await.unwrap_err();
+    assert_eq!(lost.outcome(), ConnectionOutcome::LostBeforeAuthenticated);
     assert_eq!(
         sentence(&lost),
         r#"the platform closed the connection (code 1008, "bye")"#
@@ -81,7 +81,7 @@ async fn stop_is_immediate() {
     let (mut link, _batches) = link(1);
     let (mut session, _platform) = connection().await;
     let (stop, start) = (link.stop.clone(), Instant::now());
-    let (result, ()) = join!(authorise(&mut session, &mut link, token()), async {
+    let (result, ()) = join!(authenticate(&mut session, &mut link, token()), async {
         tokio::task::yield_now().await;
         stop.cancel();
     });
@@ -97,7 +97,7 @@ async fn events_after_the_auth_answer_are_received() {
     platform
         .say_all([early.clone(), r#"{"auth":"ok"}"#.into(), event(1), event(2)])
         .await;
-    authorise(&mut session, &mut link, token()).await.unwrap();
+    authenticate(&mut session, &mut link, token()).await.unwrap();
     let stop = link.stop.clone();
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
         assert_eq!(batches.recv().await.unwrap(), [early]);
@@ -123,7 +123,7 @@ async fn early_events_are_bounded_by_number_and_by_bytes() {
         let frames: Vec<String> = (0..count).map(frame).collect();
         platform.say_all(frames.clone()).await;
         platform.say(r#"{"auth":"ok"}"#).await;
-        let (authorised, seen) = join!(authorise(&mut session, &mut link, token()), async {
+        let (authenticated, seen) = join!(authenticate(&mut session, &mut link, token()), async {
             tokio::time::sleep(TIMEOUT * 2).await;
             let snapshot = stats.snapshot();
             assert_eq!(snapshot.state, SourceState::Blocked);
@@ -141,7 +141,7 @@ async fn early_events_are_bounded_by_number_and_by_bytes() {
             }
             seen
         });
-        authorised.unwrap();
+        authenticated.unwrap();
         assert_eq!(seen, frames);
     }
 }
@@ -158,7 +158,7 @@ async fn flood_before_the_auth_answer_times_out() {
     };
     let drain = async { while batches.recv().await.is_some() {} };
     let lost = tokio::select! {
-        authorised = authorise(&mut session, &mut link, token()) => authorised.unwrap_err(),
+        authenticated = authenticate(&mut session, &mut link, token()) => authenticated.unwrap_err(),
         () = flood => unreachable!("it never ends"),
         () = drain => unreachable!("the link holds the channel"),
     };
@@ -186,7 +186,7 @@ async fn token_in_a_response_is_hidden_in_every_form() {
             let (mut session, mut platform) = connection().await;
             session.secrets.add(LONG);
             platform.say(answer.as_str()).await;
-            let lost = authorise(&mut session, &mut link, token()).await.unwrap_err();
+            let lost = authenticate(&mut session, &mut link, token()).await.unwrap_err();
             let text = sentence(&lost).replace("\\/", "/");
             for piece in [&LONG[..8], &LONG[4..12], &LONG[12..20], &LONG[LONG.len() - 8..]] {
                 assert!(!text.contains(piece), "{answer}: {text}");
