@@ -243,6 +243,7 @@ impl Filler {
         }
         let mut window = self.window(gap, state);
         let settles = self.until_settled(gap);
+        let settled_at = Instant::now() + settles;
         // After an earlier gap later events of the feed are stored already, so that waiting would not restore the order.
         let hold = hold.filter(|_| settles + JUST_ENDED > SETTLED_AFTER);
         let first = self.fetch(&window, self.bound(gap), hold.as_ref()).await?;
@@ -253,7 +254,7 @@ impl Filler {
                 biased;
                 // Disabled when the source has ended.
                 Some(ended) = self.ends.recv() => return Err(Interrupted::GapEnded(ended)),
-                () = sleep(settles) => {}
+                () = sleep_until(settled_at) => {}
             }
             // Most of what the first reading has found is not read again.
             if let Some(mark) = first.mark {

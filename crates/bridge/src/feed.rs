@@ -141,6 +141,17 @@ impl Feed {
         }
         let options = intake::Options {
             window_events: config.deduplicate.max_events,
+            known_events: match &state {
+                Some(state)
+                    if config
+                        .sources
+                        .keys()
+                        .any(|name| !state.history.filling(name).is_empty()) =>
+                {
+                    intake::KNOWN_EVENTS
+                }
+                _ => 0,
+            },
             dead_letters,
             concurrent_appends: match &config.spool {
                 SpoolConfig::Memory(_) => 1,

@@ -1,6 +1,7 @@
 //! What the platform recognised while the bridge was not connected is fetched, or reported to the consumers.
 
 mod declared;
+mod delayed;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -258,6 +259,19 @@ stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
     assert_complete("Kafka", &topic);
 }
 
+/// Returns the ids of the events in a file.
+fn event_ids(file: &Path) -> Vec<u64> {
+    let text = fs::read_to_string(file).unwrap();
+    let id = |line: &str| {
+        serde_json::from_str::<Value>(line).unwrap()["id"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    text.lines()
+        .map(|line| id(line).unwrap().parse().unwrap())
+        .collect()
+}
+
 #[test]
 fn gap_that_is_not_filled_is_an_event_in_every_sink() {
     let dir = Scratch::new("reported-gaps").unwrap();
@@ -426,17 +440,7 @@ fn events_of_a_period_are_fetched_by_hand() {
     let file = bridge.data_dir().join("events.jsonl");
     let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
     assert!(status.success(), "{log}");
-    let ids: Vec<u64> = fs::read_to_string(file)
-        .unwrap()
-        .lines()
-        .map(|line| {
-            serde_json::from_str::<Value>(line).unwrap()["id"]
-                .as_str()
-                .unwrap()
-                .parse()
-                .unwrap()
-        })
-        .collect();
+    let ids = event_ids(&file);
     let distinct: HashSet<u64> = ids.iter().copied().collect();
     assert_eq!(ids.len(), distinct.len(), "an event is stored twice");
     assert_eq!(distinct, (1..=ids.len() as u64).collect());

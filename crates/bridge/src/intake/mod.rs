@@ -7,6 +7,7 @@
 
 mod dedupe;
 mod encode;
+mod numbers;
 mod order;
 
 use std::{
@@ -52,6 +53,9 @@ const MAX_MERGED_BYTES: usize = 64 << 10;
 /// synced together. For a spool in memory there is no sync to save, and appends that wait for space would use memory
 /// beyond the limit of the spool.
 pub(crate) const CONCURRENT_APPENDS_ON_DISK: usize = 8;
+/// The number of events of earlier runs with which the events of a gap are compared that an earlier run has not filled: reading
+/// them takes less than a second.
+pub(crate) const KNOWN_EVENTS: usize = 262_144;
 /// The largest difference between the times of batches from different sources. A larger one is a step of the clock, now
 /// or in an earlier run.
 const MAX_DISORDER: SignedDuration = SignedDuration::from_secs(10);
@@ -60,6 +64,8 @@ const MAX_DISORDER: SignedDuration = SignedDuration::from_secs(10);
 pub(crate) struct Options {
     /// The size of the deduplication window, in events.
     pub(crate) window_events: usize,
+    /// The number of events of earlier runs with which fetched events are compared, if it is larger than the window.
+    pub(crate) known_events: usize,
     pub(crate) dead_letters: Arc<dyn DeadLetters>,
     /// The largest number of concurrent appends.
     pub(crate) concurrent_appends: usize,
@@ -147,10 +153,13 @@ pub(crate) async fn run(
     let concurrent = options.concurrent_appends;
     let mut window = Window::new(options.window_events);
     // Events that are received again after a restart are duplicates too. Batches wait in the channel meanwhile.
-    let (recent, newest) = spool::newest(&spool, options.window_events).await;
+    let (recent, newest) = spool::newest(&spool, options.window_events.max(options.known_events)).await;
     let mut orders = Orders::default();
-    for event in recent {
-        window.insert(event.identity, event.body);
+    let older = recent.len().saturating_sub(options.window_events);
+    for (index, event) in recent.into_iter().enumerate() {
+        if index >= older {
+            window.insert(event.identity, event.body);
+        }
         orders.known(&event.source, event.order);
     }
     let mut intake = Intake::new(window, newest, options.dead_letters);
@@ -299,6 +308,7 @@ impl Intake {
                 None => Novelty::New,
             };
             let fate = match novelty {
+                Novelty::New if order.is_known(arrival.order) => Fate::Drop,
                 Novelty::New if arrival.is_encoded && order.is_late(arrival.order) => Fate::KeepAsLate,
                 Novelty::New => Fate::Keep,
                 Novelty::Duplicate => Fate::Drop,
@@ -313,6 +323,7 @@ impl Intake {
                     Fate::KeepAsConflict(suffix)
                 }
             };
+            order.add(arrival.order);
             match (fate, arrival.is_encoded) {
                 (Fate::Drop, _) => tally.duplicate += 1,
                 (_, true) => tally.stored += 1,

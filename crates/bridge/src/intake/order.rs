@@ -1,4 +1,4 @@
-//! Detects events that follow later ones of their feed.
+//! The order of the events of each feed: detects events that follow later ones, and fetched events that are stored already.
 //!
 //! Each connection delivers the events in the order of the feed. Where two connections overlap, or where missed events are fetched
 //! while later ones are stored already, an event may be stored after a later one: then it is marked as late.
@@ -7,12 +7,21 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use neurobridge_core::event::Origin;
 
+use super::numbers::Numbers;
+
 /// The largest number of events that one connection delivers after later ones of another: more than connections buffer.
 const MAX_LATE: u32 = 16_384;
 
-/// The newest event of each source.
+/// The numbers of the events of each source.
 #[derive(Debug, Default)]
-pub(super) struct Orders(BTreeMap<Arc<str>, Newest>);
+pub(super) struct Orders(BTreeMap<Arc<str>, SourceOrder>);
+
+#[derive(Debug, Default)]
+struct SourceOrder {
+    newest: Newest,
+    /// The numbers of the events that were stored or filtered.
+    known: Numbers,
+}
 
 /// The event of a source with the largest number, in the order of ids.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +36,8 @@ struct Newest {
 /// The order of the events of a batch.
 pub(super) struct Order<'a> {
     newest: &'a mut Newest,
+    known: &'a mut Numbers,
+    origin: Origin,
     connection: Option<u64>,
     /// Whether the batch has events of a feed.
     is_ordered: bool,
@@ -36,26 +47,42 @@ impl Orders {
     /// Notes an event that an earlier run has stored.
     pub(super) fn known(&mut self, source: &Arc<str>, number: Option<u64>) {
         if let Some(number) = number {
-            let newest = self.newest(source);
-            newest.number = newest.number.max(number);
+            let order = self.source(source);
+            order.newest.number = order.newest.number.max(number);
+            order.known.insert(number);
         }
     }
 
     /// Returns the order of a batch from a connection of a source, or of fetched events.
     pub(super) fn of(&mut self, source: &Arc<str>, origin: Origin, connection: u64) -> Order<'_> {
+        let SourceOrder { newest, known } = self.source(source);
         Order {
-            newest: self.newest(source),
+            newest,
+            known,
+            origin,
             connection: origin.is_feed().then_some(connection),
             is_ordered: origin.is_feed() || origin.is_backfill(),
         }
     }
 
-    fn newest(&mut self, source: &Arc<str>) -> &mut Newest {
+    fn source(&mut self, source: &Arc<str>) -> &mut SourceOrder {
         self.0.entry(Arc::clone(source)).or_default()
     }
 }
 
 impl Order<'_> {
+    /// Returns whether a fetched event is known; false for an event of the feed, of which the deduplication window decides.
+    pub(super) fn is_known(&self, number: Option<u64>) -> bool {
+        self.origin.is_backfill() && number.is_some_and(|number| self.known.contains(number))
+    }
+
+    /// Notes an event that is stored or filtered.
+    pub(super) fn add(&mut self, number: Option<u64>) {
+        if let Some(number) = number.filter(|_| self.is_ordered) {
+            self.known.insert(number);
+        }
+    }
+
     /// Returns whether the next event follows a later one that another connection has delivered. The order of one connection is that
     /// of the feed, whatever the ids are.
     pub(super) fn is_late(&mut self, number: Option<u64>) -> bool {
@@ -77,6 +104,7 @@ impl Order<'_> {
         let is_late = self.connection != self.newest.connection;
         if self.newest.late > MAX_LATE {
             // The feed numbers its events anew.
+            *self.known = Numbers::default();
             *self.newest = Newest {
                 number,
                 connection: self.connection,
@@ -137,6 +165,32 @@ mod tests {
         let numbers: Vec<u64> = (1..=20_000).collect();
         assert_eq!(late(&mut orders, Origin::Feed, 1, &numbers), NONE);
         assert_eq!(late(&mut orders, Origin::Feed, 2, &[20_001]), NONE);
+    }
+
+    #[test]
+    fn fetched_event_is_known_if_it_was_stored() {
+        let mut orders = Orders::default();
+        orders.known(&"main".into(), Some(5));
+        orders.of(&"main".into(), Origin::Feed, 1).add(Some(7));
+        let order = orders.of(&"main".into(), Origin::Backfill, 0);
+        let numbers = [5, 6, 7, 8].map(|number| order.is_known(Some(number)));
+        assert_eq!(numbers, [true, false, true, false]);
+        assert!(!order.is_known(None));
+        let order = orders.of(&"main".into(), Origin::Feed, 1);
+        assert!(!order.is_known(Some(7)), "the feed may repeat a number");
+        let order = orders.of(&"other".into(), Origin::Backfill, 0);
+        assert!(!order.is_known(Some(7)), "each source has its own numbers");
+    }
+
+    #[test]
+    fn numbers_are_forgotten_when_the_feed_begins_anew() {
+        let mut orders = Orders::default();
+        orders.known(&"main".into(), Some(30_000));
+        orders.known(&"main".into(), Some(1_000_000));
+        let numbers: Vec<u64> = (1..=20_000).collect();
+        late(&mut orders, Origin::Feed, 1, &numbers);
+        let order = orders.of(&"main".into(), Origin::Backfill, 0);
+        assert!(!order.is_known(Some(30_000)));
     }
 
     #[test]

@@ -1,0 +1,93 @@
+//! A bounded set of event numbers.
+
+use std::collections::BTreeMap;
+
+/// The largest number of pages: about a megabyte, for 4 million consecutive numbers.
+const MAX_PAGES: usize = 16_384;
+/// The number of bits of a page.
+const PAGE_BITS: u64 = 256;
+
+type Page = [u64; PAGE_BITS as usize / 64];
+
+/// The numbers of the stored events of a source: the largest ones, in pages of bits.
+///
+/// The deduplication window has the newest events of all sources. Missed events that are fetched much later are compared with
+/// this set too.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    /// By the number of the page.
+    pages: BTreeMap<u64, Page>,
+    /// The page of the last insertion, outside of `pages`: most numbers follow each other.
+    current: (u64, Page),
+}
+
+impl Numbers {
+    pub(super) fn insert(&mut self, number: u64) {
+        let page = number / PAGE_BITS;
+        if page != self.current.0 {
+            let next = self.pages.remove(&page).unwrap_or_default();
+            let (before, bits) = std::mem::replace(&mut self.current, (page, next));
+            if bits != Page::default() {
+                self.pages.insert(before, bits);
+            }
+            if self.pages.len() >= MAX_PAGES {
+                self.pages.pop_first();
+            }
+        }
+        let (word, bit) = place(number);
+        self.current.1[word] |= bit;
+    }
+
+    pub(super) fn contains(&self, number: u64) -> bool {
+        let page = number / PAGE_BITS;
+        let (word, bit) = place(number);
+        let bits = match page == self.current.0 {
+            true => Some(&self.current.1),
+            false => self.pages.get(&page),
+        };
+        bits.is_some_and(|bits| bits[word] & bit != 0)
+    }
+}
+
+/// Returns the word of a number in its page, and its bit.
+const fn place(number: u64) -> (usize, u64) {
+    let place = number % PAGE_BITS;
+    ((place / 64) as usize, 1 << (place % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn set_has_what_was_inserted(numbers in proptest::collection::vec(0..2_000_u64, 0..300)) {
+            let mut set = Numbers::default();
+            for number in &numbers {
+                set.insert(*number);
+            }
+            let model: BTreeSet<u64> = numbers.into_iter().collect();
+            for number in 0..2_000 {
+                prop_assert_eq!(set.contains(number), model.contains(&number), "{}", number);
+            }
+        }
+    }
+
+    #[test]
+    fn smallest_numbers_are_forgotten() {
+        let mut set = Numbers::default();
+        let last = MAX_PAGES as u64 * PAGE_BITS;
+        for page in 0..=MAX_PAGES as u64 {
+            set.insert(page * PAGE_BITS);
+        }
+        assert!(set.pages.len() < MAX_PAGES);
+        assert!(!set.contains(0));
+        assert!(set.contains(PAGE_BITS) && set.contains(last));
+        set.insert(u64::MAX);
+        assert!(set.contains(u64::MAX));
+    }
+}

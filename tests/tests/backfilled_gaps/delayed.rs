@@ -1,0 +1,68 @@
+//! Gaps that are filled when far more events are stored than the deduplication window has.
+
+use super::*;
+
+/// A port without a program.
+const NO_LIST: &str = "http://127.0.0.1:1";
+
+/// Checks that a source stores each event once if its list cannot be reached until `repair` has made the bridge use another
+/// configuration. The file has the new address by then.
+fn assert_stored_once(name: &str, repair: impl FnOnce(&mut Bridge, &Path)) {
+    let dir = Scratch::new(name).unwrap();
+    let count = EVENTS.to_string();
+    let args = [
+        "--rate",
+        RATE,
+        "--count",
+        &count,
+        "--fault",
+        "cut,after=500,times=1",
+    ];
+    let platform = Platform::start(&dir, &args).unwrap();
+    let list = format!("http://{}", platform.address());
+    let config = format!(
+        "[deduplicate]\nmax_events = 100\n[spool]\ntype = \"disk\"\n{}",
+        source(&platform).replace(&list, NO_LIST)
+    );
+    let mut bridge = Bridge::start(&dir, &config).unwrap();
+    let is_filling = || gaps(&dir).iter().any(|gap| gap["outcome"] == "filling");
+    wait_until("a gap that is not filled", SOON, is_filling).unwrap();
+    bridge
+        .wait("live events", SOON, |status| status.delivered("events") > 1500)
+        .unwrap();
+
+    let file = dir.join("neurobridge.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(NO_LIST), "{text}");
+    fs::write(&file, text.replace(NO_LIST, &list)).unwrap();
+    repair(&mut bridge, &file);
+    let gaps = wait_for_outcomes(&dir, 1);
+    assert!(gaps.iter().all(|gap| gap["outcome"] == "recovered"), "{gaps:#?}");
+    bridge
+        .wait("all events", SOON, |status| status.delivered("events") >= EVENTS)
+        .unwrap();
+    let events = bridge.data_dir().join("events.jsonl");
+    let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(status.success(), "{log}");
+    let ids = event_ids(&events);
+    let distinct: HashSet<u64> = ids.iter().copied().collect();
+    assert_eq!(distinct, (1..=EVENTS).collect());
+    assert_eq!(ids.len(), distinct.len(), "an event is stored twice");
+}
+
+#[test]
+fn delayed_fill_stores_no_event_twice() {
+    assert_stored_once("delayed-fill", |_, file| {
+        let mut reload = Command::new(neurobridge());
+        let output = reload.args(["reload", "-c"]).arg(file).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    });
+}
+
+#[test]
+fn delayed_fill_after_a_crash_stores_no_event_twice() {
+    assert_stored_once("delayed-fill-crash", |bridge, _| {
+        bridge.process().kill().unwrap();
+        bridge.start_again().unwrap();
+    });
+}
