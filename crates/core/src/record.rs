@@ -230,9 +230,10 @@ mod tests {
             let frames = frames(fates.len());
             let fates: Vec<_> = fates.iter().map(|(fate, flags)| (match fate {
                 0 => Fate::Drop,
-                1 => Fate::KeepAsConflict(7),
-                2 => Fate::KeepAsLate,
-                _ => Fate::Keep,
+                marks => Fate::Keep {
+                    conflict: (marks & 1 == 1).then_some(7),
+                    is_late: marks & 2 == 2,
+                },
             }, origin(flags << ORIGIN_SHIFT))).collect();
             let received_at = Timestamp::from_microsecond(5).unwrap();
             let push = |batch: &mut Batch, frame: &str, origin, conflict, received_at| {
@@ -243,9 +244,10 @@ mod tests {
             for (nth, (frame, (fate, origin))) in frames.iter().zip(&fates).enumerate() {
                 push(&mut batches[usize::from(nth >= split)], frame, *origin, None, Timestamp::UNIX_EPOCH);
                 match fate {
-                    Fate::Keep => push(&mut expected, frame, *origin, None, received_at),
-                    Fate::KeepAsLate => push(&mut expected, frame, origin.late(), None, received_at),
-                    Fate::KeepAsConflict(hash) => push(&mut expected, frame, *origin, Some(*hash), received_at),
+                    Fate::Keep { conflict, is_late } => {
+                        let origin = if *is_late { origin.late() } else { *origin };
+                        push(&mut expected, frame, origin, *conflict, received_at);
+                    }
                     Fate::Drop => {}
                 }
             }

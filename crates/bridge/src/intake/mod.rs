@@ -307,22 +307,27 @@ impl Intake {
                 Some(identity) => self.window.insert(identity, arrival.body),
                 None => Novelty::New,
             };
-            let fate = match novelty {
-                Novelty::New if order.is_known(arrival.order) => Fate::Drop,
-                Novelty::New if arrival.is_encoded && order.is_late(arrival.order) => Fate::KeepAsLate,
-                Novelty::New => Fate::Keep,
-                Novelty::Duplicate => Fate::Drop,
-                Novelty::Conflict => {
-                    let suffix = identity::conflict_suffix(arrival.body);
-                    debug!(
-                        source = %source.name,
-                        suffix = format_args!("~{suffix:08x}"),
-                        "event id repeated with another body"
-                    );
-                    source.stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
-                    Fate::KeepAsConflict(suffix)
+            let conflict = match novelty {
+                Novelty::Conflict => Some(identity::conflict_suffix(arrival.body)),
+                Novelty::New | Novelty::Duplicate => None,
+            };
+            let is_known = novelty == Novelty::New && order.is_known(arrival.order);
+            let fate = if is_known || novelty == Novelty::Duplicate {
+                Fate::Drop
+            } else {
+                Fate::Keep {
+                    conflict,
+                    is_late: arrival.is_encoded && order.is_late(arrival.order),
                 }
             };
+            if let Some(suffix) = conflict {
+                debug!(
+                    source = %source.name,
+                    suffix = format_args!("~{suffix:08x}"),
+                    "event id repeated with another body"
+                );
+                source.stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
+            }
             order.add(arrival.order);
             match (fate, arrival.is_encoded) {
                 (Fate::Drop, _) => tally.duplicate += 1,
@@ -341,7 +346,7 @@ impl Intake {
             records.set_received_at(self.newest);
         }
         // Usually nothing has to change. Then the records stay unread, which another core has in its cache.
-        if self.fates.iter().any(|fate| *fate != Fate::Keep) {
+        if self.fates.iter().any(|fate| *fate != Fate::KEEP) {
             records.apply(self.fates.drain(..));
         }
         records

@@ -93,6 +93,11 @@ fn event_after_a_later_one_of_another_connection_is_marked() {
         [Origin::Feed],
         "no later event is stored"
     );
+    assert_eq!(
+        origins(&mut first, 1, &[8, 16]),
+        [Origin::LateFeed, Origin::Feed],
+        "a known id with another body"
+    );
 }
 
 fn attributes(name: &str) -> EventAttributes {

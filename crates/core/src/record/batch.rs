@@ -16,15 +16,23 @@ pub struct Batch {
 /// What the intake decided for a record of a [`Batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// The record is kept.
-    Keep,
-    /// The record is kept and marked: an earlier event had the same identity and another body. Contains the
-    /// hash of this record's body.
-    KeepAsConflict(u32),
-    /// The record is kept and marked: later events of the feed precede it.
-    KeepAsLate,
+    /// The record is kept, with marks.
+    Keep {
+        /// The hash of the body, if an earlier event had the same identity and another body.
+        conflict: Option<u32>,
+        /// Whether later events of the feed precede the event.
+        is_late: bool,
+    },
     /// The record is removed.
     Drop,
+}
+
+impl Fate {
+    /// The record is kept without a mark.
+    pub const KEEP: Self = Self::Keep {
+        conflict: None,
+        is_late: false,
+    };
 }
 
 impl Batch {
@@ -85,10 +93,15 @@ impl Batch {
         while let Some(length) = total_length(&self.bytes[from..]) {
             let record = from..from + length;
             from = record.end;
-            match fates.next().unwrap_or(Fate::Keep) {
-                Fate::Keep => {}
-                Fate::KeepAsConflict(hash) => set_conflict(&mut self.bytes[record.clone()], Some(hash)),
-                Fate::KeepAsLate => set_late(&mut self.bytes[record.clone()]),
+            match fates.next().unwrap_or(Fate::KEEP) {
+                Fate::Keep { conflict, is_late } => {
+                    if conflict.is_some() {
+                        set_conflict(&mut self.bytes[record.clone()], conflict);
+                    }
+                    if is_late {
+                        set_late(&mut self.bytes[record.clone()]);
+                    }
+                }
                 Fate::Drop => {
                     self.events -= 1;
                     continue;
