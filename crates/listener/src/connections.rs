@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument, debug_span, info, warn};
 
 use crate::{
     attempts::{Report, Slot, keep_connected},
@@ -78,7 +78,11 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> R
             if link.stop.run_until_cancelled(sleep(delay)).await.is_none() {
                 return (number, Ok(()));
             }
-            (number, keep_connected(setup_of_all, link, slot).await)
+            let span = debug_span!("connection", number);
+            (
+                number,
+                keep_connected(setup_of_all, link, slot).instrument(span).await,
+            )
         }
     };
     for index in 0..setup.config.connections {

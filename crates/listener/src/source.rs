@@ -6,6 +6,7 @@ use neurobridge_core::{event::FieldPath, ledger::SourceLedger, secret::SecretSet
 use neurobridge_protocol::{Problem, Protocol};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug_span};
 
 use crate::{
     batch::Batcher,
@@ -155,6 +156,9 @@ impl Source {
     /// it ends when they are in the channel. A running name look-up continues in a thread of the runtime:
     /// shut the runtime down with a time limit.
     ///
+    /// Runs in the tracing span `source` with the name of the source, and each connection in a span `connection` with its number,
+    /// both of the level `debug`.
+    ///
     /// # Errors
     /// [`SourceError::TokenRefused`], with `exit_on_refused_token` only.
     pub async fn run<B: Batcher>(
@@ -163,6 +167,7 @@ impl Source {
         batches: mpsc::Sender<B::Batch>,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
+        let span = debug_span!("source", name = %self.name);
         let outlet = Counted {
             batcher,
             items: 0,
@@ -172,7 +177,7 @@ impl Source {
         let mut link = Link::new(self.name, outlet, batches, stop, self.stats, self.stored);
         link.hold = self.hold;
         link.replacement = self.replacement;
-        connections::run(self.setup, link).await
+        connections::run(self.setup, link).instrument(span).await
     }
 }
 
@@ -183,23 +188,23 @@ impl Setup<Dialler> {
         fields: &[FieldPath],
         live: Live,
     ) -> Result<Self, SourceError> {
-        let mistaken = |key: &str, mistake| SourceError::Config {
+        let config_error = |key: &str, message| SourceError::Config {
             name: name.to_owned(),
             key: key.to_owned(),
-            mistake,
+            message,
         };
         if let Some(Problem { key, message, .. }) = config.check_with(live.has_provider()).into_iter().next()
         {
-            return Err(mistaken(&key.join("."), message));
+            return Err(config_error(&key.join("."), message));
         }
-        let endpoint = Endpoint::parse(config.address()).map_err(|mistake| mistaken("url", mistake))?;
+        let endpoint = Endpoint::parse(config.address()).map_err(|message| config_error("url", message))?;
         let protocol = config
             .protocol(fields)
-            .map_err(|problem| mistaken("feed", problem.to_string()))?;
+            .map_err(|problem| config_error("feed", problem.to_string()))?;
         let proxy = config
             .proxy_choice()
             .and_then(|choice| choice.resolve(&endpoint))
-            .map_err(|mistake| mistaken("proxy", mistake))?;
+            .map_err(|message| config_error("proxy", message))?;
         let secrets = SecretSet::default();
         let dialler =
             Dialler::new(&config, endpoint, proxy, secrets.clone()).map_err(|source| SourceError::Tls {

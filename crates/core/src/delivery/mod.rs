@@ -33,7 +33,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{Instrument, debug_span, info};
 
 pub use self::progress::{HealthChange, HealthChanges, Progress, ProgressSnapshot, SinkState};
 use self::{
@@ -101,6 +101,8 @@ pub enum Ended {
 
 /// Delivers events until all are settled after [`Shutdown::drain`], or until [`Shutdown::abort`].
 ///
+/// Runs in the tracing span `sink` with the name of the sink, of the level `debug`.
+///
 /// Dropping the future stops the delivery immediately. Events without an outcome are published again by the next delivery
 /// from the same cursor.
 ///
@@ -113,10 +115,15 @@ pub async fn deliver<S: Sink, R: Reader>(
     progress: Arc<Progress>,
     shutdown: Shutdown,
 ) -> Result<Ended, ReadError> {
+    let span = debug_span!("sink", name = %options.name);
     if sink.transactions().is_some() {
-        deliver_with::<S, R, PerTransaction>(sink, reader, options, progress, shutdown).await
+        deliver_with::<S, R, PerTransaction>(sink, reader, options, progress, shutdown)
+            .instrument(span)
+            .await
     } else {
-        deliver_with::<S, R, PerEvent>(sink, reader, options, progress, shutdown).await
+        deliver_with::<S, R, PerEvent>(sink, reader, options, progress, shutdown)
+            .instrument(span)
+            .await
     }
 }
 
