@@ -1,5 +1,5 @@
-//! Fuzz targets for whatever parses foreign bytes: each a function that takes any bytes and panics when something that must
-//! hold does not.
+//! Fuzz targets for all parsers of untrusted bytes. Each is a function that accepts any bytes, and panics when an invariant is
+//! violated.
 //!
 //! `cargo +nightly fuzz run frame fuzz/corpus/frame fuzz/seeds/frame` looks for such bytes, starting from the seeds.
 //! `cargo test --manifest-path fuzz/Cargo.toml --no-default-features` runs every target over its seeds, over mutations of

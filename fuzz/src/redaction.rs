@@ -18,8 +18,8 @@ static KEY_FILE: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| {
     file
 });
 
-/// What is to go is gone, all else stays. The input's first line has patterns between commas, those for pseudonyms after a
-/// `!`; the rest is a frame.
+/// Checks that the selected values are removed and all others are unchanged. The first line of the input has patterns between
+/// commas, those for pseudonyms after a `!`; the rest is a frame.
 pub fn redaction(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -69,7 +69,7 @@ pub fn redaction(bytes: &[u8]) {
     assert_eq!(twice.frame, after, "changed twice");
 }
 
-/// Whether a key is meant by a pattern without a dot; said by a matcher of its own.
+/// Returns whether a pattern without a dot matches a key, determined by an independent matcher.
 fn is_meant(patterns: &[Pattern], key: &str) -> bool {
     patterns
         .iter()

@@ -136,7 +136,7 @@ fn connect(near: TcpStream, server: &str, shared: &Mutex<State>) -> io::Result<(
         thread::spawn(move || {
             // An error of a socket is the end of the connection.
             let _ = carry(&connection, is_from_server);
-            // Its end closes the other direction too, because no relayed protocol uses half-closed connections.
+            // The end of one direction closes the other one too, because no relayed protocol uses half-closed connections.
             connection.close();
         });
     }

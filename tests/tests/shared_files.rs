@@ -1,4 +1,4 @@
-//! Files of a running bridge that another bridge, or a person, lays hands on.
+//! Files of a running bridge that another bridge opens, or that a person removes.
 
 use std::collections::HashSet;
 use std::fs;
@@ -52,7 +52,7 @@ fn continues(bridge: Bridge) {
 }
 
 #[test]
-fn spool_without_lock_file_has_still_one_user() {
+fn spool_without_lock_file_still_has_one_user() {
     let dir = Scratch::new("shared-spool").unwrap();
     let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
     let spool = dir.join("spool");

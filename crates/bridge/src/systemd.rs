@@ -20,7 +20,7 @@ const PINGS: u32 = 3;
 pub(crate) struct Notifier(JoinHandle<()>);
 
 impl Notifier {
-    /// Sends that the bridge has started, and starts the task. `None` without systemd.
+    /// Starts the task, whose first notification is that the bridge has started. Returns `None` without systemd.
     pub(crate) fn start(state: &Arc<State>) -> Option<Self> {
         env::var_os("NOTIFY_SOCKET")?;
         let watchdog = sd_notify::watchdog_enabled();

@@ -1,4 +1,4 @@
-//! The command line as people see it: help texts, answers, and how errors are told.
+//! The output of the command line: help texts, results and error texts.
 
 #[test]
 fn help_and_answers() {

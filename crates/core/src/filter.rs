@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_named() {
+    fn error_states_found_and_expected_text() {
         let error = |filter: &str| serde_json::from_str::<Filter>(filter).unwrap_err().to_string();
         assert_eq!(
             error(r#"{"space..id":[1]}"#),

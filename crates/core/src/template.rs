@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_named() {
+    fn error_states_found_and_expected_text() {
         let error = |template: &str| template.parse::<Template>().unwrap_err().to_string();
         assert_eq!(
             error("a.{result"),

@@ -24,14 +24,14 @@ use crate::{
 #[non_exhaustive]
 pub enum SourceError {
     /// A configuration error: the first one that [`SourceConfig::check`](crate::SourceConfig::check) returns.
-    #[error("source {name}: {key}: {mistake}")]
+    #[error("source {name}: {key}: {message}")]
     Config {
         /// The name of the source.
         name: String,
         /// The key, with dots between its parts.
         key: String,
         /// What was found, and what was expected.
-        mistake: String,
+        message: String,
     },
     /// The TLS files cannot be used.
     #[error("source {name}: TLS cannot be set up")]

@@ -63,7 +63,7 @@ enum Password {
 /// Why a connection through a proxy failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProxyError {
-    #[error("there is no password for the proxy {proxy}")]
+    #[error("cannot read the password for the proxy {proxy}")]
     Password {
         proxy: String,
         #[source]

@@ -150,7 +150,7 @@ pub enum StopReason {
     )]
     NoStart,
     /// The receiver of the events was dropped.
-    #[error("the reading of events was stopped")]
+    #[error("the fetching of missed events was stopped")]
     Stopped,
 }
 

@@ -4,7 +4,7 @@ use neurobridge_core::json::{self, Span};
 
 /// The maximum number of elements of a frame; each may become a dead letter.
 const MAX_ELEMENTS: usize = 65_536;
-/// The maximum number of bytes that the frame around the array takes in the texts of all its events.
+/// The maximum number of bytes of the frame around the array, counted once for each event.
 const MAX_REPEATED_BYTES: usize = 64 * 1024 * 1024;
 
 /// The array of events in a frame.

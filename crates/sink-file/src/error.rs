@@ -36,7 +36,7 @@ pub enum FileError {
         source: io::Error,
     },
     /// The system lacks a resource for the moment: open files, memory, locks.
-    #[error("the system cannot {action} {} for the moment; retried", path.display())]
+    #[error("the system cannot {action} {} now; retrying", path.display())]
     Busy {
         /// The operation.
         action: &'static str,
@@ -47,7 +47,7 @@ pub enum FileError {
     },
     /// Another process writes to the file, perhaps this bridge with another spelling of the path.
     #[error(
-        "another process writes to {}, expected to be the only one: stop it, or give each a path of its own",
+        "another process writes to {}; stop it, or configure a separate path for each",
         path.display()
     )]
     Locked {

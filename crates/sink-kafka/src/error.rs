@@ -147,7 +147,7 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
         }
         (FaultKind::Unavailable, _) => "check the brokers",
         (FaultKind::Timeout, _) => "check the brokers and the network",
-        (_, Code::InvalidTimestamp) => "set the clocks of this machine and the brokers right",
+        (_, Code::InvalidTimestamp) => "correct the clocks of this machine and of the brokers",
         _ => "retried with a new producer",
     };
     let verb = match kind {

@@ -429,7 +429,7 @@ impl Inspection {
             code => {
                 let fault = error::fault(code, Some(name), "");
                 let is_silent = matches!(fault.kind, FaultKind::Timeout | FaultKind::Unreachable);
-                let advertised = is_silent.then(|| self.advertised_trouble()).flatten();
+                let advertised = is_silent.then(|| self.advertised_fault()).flatten();
                 let reason = format!(
                     "the topic \"{name}\" does not exist and cannot be created with {partitions} partitions and {replicas} \
                      replicas: {}",

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn stream_made_again_while_connected_is_counted_once() {
+    fn stream_recreated_while_connected_is_counted_once() {
         let mut destination = Destination::default();
         destination.connected("nats", &stream("monday", 9), &cursor(9, None));
         destination.restarted("nats", 9, 1);

@@ -1,4 +1,4 @@
-//! Every bit of a small log flipped, and every file cut at every byte: what is whole is delivered, what is not is told.
+//! Flips every bit of a small log, and truncates its files at every byte: intact events are delivered, damaged ones reported.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;
@@ -122,7 +122,7 @@ async fn every_cut_loses_only_later_records() {
     }
 }
 
-/// The other files: whatever is in them, no event is lost, and a cursor never moves on.
+/// Damage to the other files loses no event and moves no cursor forward.
 #[tokio::test]
 async fn no_flipped_bit_of_another_file_costs_an_event() {
     let log = small_log().await;
@@ -155,7 +155,7 @@ async fn no_flipped_bit_of_another_file_costs_an_event() {
     }
 }
 
-/// A cursor that is lost is no cursor that never was: the sink is sent all that the log has, and that is reported.
+/// A lost cursor is not treated as a new sink: all events of the log are delivered, and the loss is reported.
 #[tokio::test]
 async fn every_cut_of_a_cursor_file_delivers_every_event() {
     let log = small_log().await;

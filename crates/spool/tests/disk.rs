@@ -109,7 +109,7 @@ async fn full_log_blocks_until_space_is_free() {
     let config = DiskConfig {
         max_size: ByteSize::from_mib(1),
         segment_size: ByteSize::from_kib(64),
-        // That it may stay longer yields to room.
+        // Events may be retained for long, but are deleted when space is needed.
         retain: Duration::from_secs(1 << 30),
         ..config()
     };

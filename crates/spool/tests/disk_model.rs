@@ -1,4 +1,4 @@
-//! The log on disk against a model: whatever is appended, read, committed, killed and opened again, in any order.
+//! Compares the log on disk with a model, for any sequence of appends, reads, commits, kills and restarts.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;

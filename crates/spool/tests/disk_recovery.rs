@@ -247,7 +247,7 @@ async fn torn_record_after_a_crash_is_no_loss() {
     let killed = tempfile::tempdir().unwrap();
     copy(root.path(), killed.path());
     let last = segments(killed.path()).pop().unwrap();
-    // As if only one of the three had reached the disk: the record of the stop before tells nothing of this run.
+    // As if only one of the three records had reached the disk: the stop record of the previous run does not apply to them.
     fs::OpenOptions::new()
         .write(true)
         .open(last)

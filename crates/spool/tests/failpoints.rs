@@ -38,18 +38,18 @@ const POINTS: [(&str, bool); 12] = [
 /// Errors that pass by themselves.
 const PASSING: [&str; 4] = ["full", "files", "memory", "interrupted"];
 
-/// A folder as a kill left it: before what, with what stored and committed for certain.
+/// A copy of the folder at a kill: the failpoint, the folder, and the last sequences confirmed as stored and as committed.
 type Kill = (String, TempDir, u64, u64);
 
-/// What a run of the scenario was told for certain.
+/// The last sequences that the log has confirmed to a run of the scenario.
 #[derive(Debug, Default)]
-struct Told {
+struct Confirmed {
     stored: AtomicU64,
     committed: AtomicU64,
 }
 
 /// Appends, reads, commits and ends, through several segments; how it ended.
-async fn scenario(root: &Path, told: &Told) -> Result<(), String> {
+async fn scenario(root: &Path, confirmed: &Confirmed) -> Result<(), String> {
     let mut attempts = 0;
     let spool = loop {
         match try_open(root, &config()) {
@@ -66,7 +66,7 @@ async fn scenario(root: &Path, told: &Told) -> Result<(), String> {
     for round in 0..8 {
         let next = first + round * 3;
         match soon(spool.append_resuming(batch(next, 3, 600), resume_value(next + 2))).await {
-            Ok(_) => told.stored.store(next + 2, Ordering::SeqCst),
+            Ok(_) => confirmed.stored.store(next + 2, Ordering::SeqCst),
             Err(AppendError::Failed { source }) => {
                 failed = Some(source.to_string());
                 break;
@@ -74,7 +74,7 @@ async fn scenario(root: &Path, told: &Told) -> Result<(), String> {
             Err(other) => panic!("{other}"),
         }
         if round % 2 == 1 {
-            told.committed.store(next, Ordering::SeqCst);
+            confirmed.committed.store(next, Ordering::SeqCst);
             commit(&mut reader, next);
             // So that there are several rounds of saving and deleting.
             until_saved(root, next, &spool).await;
@@ -82,7 +82,7 @@ async fn scenario(root: &Path, told: &Told) -> Result<(), String> {
     }
     // What is durable is read, whatever has failed.
     let durable = spool.status().durable_sequence;
-    assert_eq!(durable, told.stored.load(Ordering::SeqCst).max(first - 1));
+    assert_eq!(durable, confirmed.stored.load(Ordering::SeqCst).max(first - 1));
     let next = reader.cursor().next.get();
     if durable >= next {
         let seen = read_until(&mut reader, durable + 1 - next).await;
@@ -137,34 +137,37 @@ async fn expect_whole(root: &Path, stored: u64, committed: u64, what: &str) {
 /// A log with some segments, in the folder of which nothing happens yet.
 async fn begun() -> (TempDir, u64) {
     let root = tempfile::tempdir().unwrap();
-    let told = Told::default();
-    scenario(root.path(), &told).await.unwrap();
-    (root, told.stored.into_inner())
+    let confirmed = Confirmed::default();
+    scenario(root.path(), &confirmed).await.unwrap();
+    (root, confirmed.stored.into_inner())
 }
 
 #[test]
 fn kill_before_any_disk_operation_loses_no_event() {
     let failing = FailScenario::setup();
     let root = tempfile::tempdir().unwrap();
-    let told = Arc::new(Told::default());
+    let confirmed = Arc::new(Confirmed::default());
     let kills: Arc<Mutex<Vec<Kill>>> = Arc::default();
     for (point, _) in POINTS {
-        let (root, told, kills) = (root.path().to_owned(), Arc::clone(&told), Arc::clone(&kills));
+        let (root, confirmed, kills) = (root.path().to_owned(), Arc::clone(&confirmed), Arc::clone(&kills));
         fail::cfg_callback(point, move || {
             // Held while copying: the other threads stop before their next change.
             let mut kills = kills.lock().unwrap();
-            let (stored, killed) = (told.stored.load(Ordering::SeqCst), tempfile::tempdir().unwrap());
+            let (stored, killed) = (
+                confirmed.stored.load(Ordering::SeqCst),
+                tempfile::tempdir().unwrap(),
+            );
             copy(&root, killed.path());
             // Read after: a cursor may be committed and saved meanwhile.
-            let committed = told.committed.load(Ordering::SeqCst);
+            let committed = confirmed.committed.load(Ordering::SeqCst);
             kills.push((point.to_owned(), killed, stored, committed));
         })
         .unwrap();
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        scenario(root.path(), &told).await.unwrap();
-        scenario(root.path(), &told).await.unwrap();
+        scenario(root.path(), &confirmed).await.unwrap();
+        scenario(root.path(), &confirmed).await.unwrap();
     });
     for (point, _) in POINTS {
         fail::cfg(point, "off").unwrap();
@@ -199,15 +202,15 @@ fn refused_write_is_final_and_loses_no_event() {
         for passes in 0..12 {
             fail::cfg(point, "off").unwrap();
             let (root, before) = runtime.block_on(begun());
-            let told = Told::default();
-            told.stored.store(before, Ordering::SeqCst);
+            let confirmed = Confirmed::default();
+            confirmed.stored.store(before, Ordering::SeqCst);
             fail::cfg(point, &format!("{passes}*off->1*return->off")).unwrap();
-            let ended = runtime.block_on(scenario(root.path(), &told));
+            let ended = runtime.block_on(scenario(root.path(), &confirmed));
             fail::cfg(point, "off").unwrap();
             // The cursor of the scenario before is at its last commit.
-            let committed = told.committed.load(Ordering::SeqCst).max(before);
+            let committed = confirmed.committed.load(Ordering::SeqCst).max(before);
             let what = format!("{point} after {passes}: {ended:?}");
-            let stored = told.stored.load(Ordering::SeqCst);
+            let stored = confirmed.stored.load(Ordering::SeqCst);
             runtime.block_on(expect_whole(root.path(), stored, committed, &what));
             if ended.is_ok() {
                 break;
@@ -232,14 +235,14 @@ fn temporary_error_is_retried() {
         for passes in 0..14 {
             let error = PASSING[passes % PASSING.len()];
             let (root, before) = runtime.block_on(begun());
-            let told = Told::default();
-            told.stored.store(before, Ordering::SeqCst);
+            let confirmed = Confirmed::default();
+            confirmed.stored.store(before, Ordering::SeqCst);
             fail::cfg(*point, &format!("{passes}*off->2*return({error})->off")).unwrap();
-            let ended = runtime.block_on(scenario(root.path(), &told));
+            let ended = runtime.block_on(scenario(root.path(), &confirmed));
             fail::cfg(*point, "off").unwrap();
             let what = format!("{error}: {point} after {passes}");
             assert_eq!(ended, Ok(()), "{what}");
-            let stored = told.stored.load(Ordering::SeqCst);
+            let stored = confirmed.stored.load(Ordering::SeqCst);
             runtime.block_on(expect_whole(root.path(), stored, stored, &what));
         }
     }
@@ -253,10 +256,10 @@ fn every_error_of_a_sync_is_final() {
     for (point, _) in POINTS.iter().filter(|(_, is_final)| *is_final) {
         for error in PASSING {
             let (root, before) = runtime.block_on(begun());
-            let told = Told::default();
-            told.stored.store(before, Ordering::SeqCst);
+            let confirmed = Confirmed::default();
+            confirmed.stored.store(before, Ordering::SeqCst);
             fail::cfg(*point, &format!("6*off->1*return({error})->off")).unwrap();
-            let ended = runtime.block_on(scenario(root.path(), &told));
+            let ended = runtime.block_on(scenario(root.path(), &confirmed));
             fail::cfg(*point, "off").unwrap();
             assert!(ended.is_err(), "{error}: {point}");
         }

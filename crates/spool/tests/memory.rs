@@ -163,7 +163,7 @@ async fn full_log_drops_and_counts_the_oldest_events() {
     }
     let dropped = spool.status().dropped_events;
     assert!(dropped > 70, "{dropped}");
-    // Whose cursor is at one that was dropped is behind by what is left.
+    // The lag of a cursor at a dropped event counts from the oldest remaining event.
     let oldest = spool.received_at(Sequence::FIRST).unwrap().as_second();
     assert_eq!(u64::try_from(oldest), Ok(dropped + 1));
     let (sequences, skipped) = read_until(&mut reader, 100).await;

@@ -1,4 +1,4 @@
-//! A part of a log once more: beside the process that has it, cut at both ends, and with what is missing told.
+//! Replays of a range of a log, also while another process has the log open. Missing events are reported.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;
@@ -133,7 +133,7 @@ async fn damaged_epochs_are_reported_before_delivery() {
         format!("cannot read {}", folder.join("epochs").display())
     );
     assert!(
-        error.source.to_string().contains("writes it anew"),
+        error.source.to_string().contains("a bridge replaces the file"),
         "{}",
         error.source
     );

@@ -27,7 +27,7 @@ pages = {pages}
 
 const OFFSET: &str = r#"{ type = "offset", limit = 100 }"#;
 
-/// Writes the declaration, and returns the arguments of the simulator.
+/// Writes the declaration for the simulator, and returns the path of its file.
 fn written(dir: &Scratch, pages: &str) -> String {
     let path = dir.join("simulated.toml");
     fs::write(&path, declaration("simulator.invalid", pages)).unwrap();

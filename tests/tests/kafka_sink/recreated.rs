@@ -6,7 +6,7 @@ use neurobridge_tests::{kafka::admin::KafkaAdmin, shared::kafka_bootstrap};
 use super::support::{Delivery, blocking, records, topic};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topic_made_again_is_reported_once() {
+async fn recreated_topic_is_reported_once() {
     let Some(bootstrap) = blocking(kafka_bootstrap).await else {
         return;
     };

@@ -30,7 +30,7 @@ fn only_new() -> stream::Config {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn subject_beside_the_stream_becomes_a_dead_letter() {
+async fn subject_outside_the_stream_becomes_a_dead_letter() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -58,7 +58,7 @@ async fn subject_beside_the_stream_becomes_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn subject_beside_the_stream_waits_for_it() {
+async fn event_waits_for_a_subject_outside_the_stream() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };

@@ -36,7 +36,7 @@ struct Shared {
     loses: fn(u64) -> bool,
     most: u64,
     lost: AtomicU64,
-    said: Mutex<Vec<u8>>,
+    recorded: Mutex<Vec<u8>>,
 }
 
 impl Proxy {
@@ -48,7 +48,7 @@ impl Proxy {
             loses,
             most,
             lost: AtomicU64::new(0),
-            said: Mutex::new(Vec::new()),
+            recorded: Mutex::new(Vec::new()),
         });
         let task = tokio::spawn({
             let shared = Arc::clone(&shared);
@@ -66,8 +66,8 @@ impl Proxy {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
-    fn said(&self) -> String {
-        String::from_utf8_lossy(&self.shared.said.lock().unwrap()).into_owned()
+    fn recorded(&self) -> String {
+        String::from_utf8_lossy(&self.shared.recorded.lock().unwrap()).into_owned()
     }
 }
 
@@ -93,9 +93,9 @@ impl Shared {
         loop {
             let read = from.read(&mut bytes).await.ok().filter(|read| *read > 0)?;
             {
-                let mut said = self.said.lock().unwrap();
-                let room = KEPT_BYTES.saturating_sub(said.len());
-                said.extend_from_slice(&bytes[..read.min(room)]);
+                let mut recorded = self.recorded.lock().unwrap();
+                let room = KEPT_BYTES.saturating_sub(recorded.len());
+                recorded.extend_from_slice(&bytes[..read.min(room)]);
             }
             to.write_all(&bytes[..read]).await.ok()?;
         }
@@ -161,7 +161,7 @@ async fn lost_acknowledgements_lose_no_strict_event() {
     assert_once_and_in_order(&stored(&nats.url(), STREAM).await, 20_000);
 
     // Header names are case-sensitive, whatever case the client would use.
-    let said = proxy.said();
+    let recorded = proxy.recorded();
     for header in [
         "\r\nce-specversion: 1.0\r\n",
         "\r\nce-datacontenttype: application/json\r\n",
@@ -170,7 +170,7 @@ async fn lost_acknowledgements_lose_no_strict_event() {
         "\r\nNats-Expected-Last-Sequence: 0\r\n",
         "\r\nNeurobridge-Chain: nats/",
     ] {
-        assert!(said.contains(header), "{header:?} is not in {said}");
+        assert!(recorded.contains(header), "{header:?} is not in {recorded}");
     }
 }
 

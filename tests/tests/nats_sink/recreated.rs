@@ -9,7 +9,7 @@ use super::support::{Delivery, Feed, client, stored, stream_of};
 const STREAM: &str = "ENTRIES";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stream_made_again_behind_an_idle_sink_is_reported() {
+async fn stream_recreated_while_the_sink_is_idle_is_reported() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };

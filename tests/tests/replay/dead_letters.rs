@@ -52,7 +52,7 @@ fn sink(url: &str, stream: &str) -> String {
 }
 
 #[test]
-fn dead_letters_are_replayed_once_through_the_rules_of_today() {
+fn dead_letters_are_replayed_once_with_the_current_rules() {
     let Some(url) = nats_url() else {
         return;
     };

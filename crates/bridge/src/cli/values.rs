@@ -2,7 +2,8 @@
 
 use neurobridge_core::{event::FieldPath, units::ByteSize};
 
-/// Parses levels with commas between them. Another word would be the name of a part, and silence all others.
+/// Parses log levels, separated by commas. Rejects other words: the log filter would read one as the name of a part, and hide
+/// the lines of all other parts.
 pub(super) fn log_level(text: &str) -> Result<String, String> {
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     match text

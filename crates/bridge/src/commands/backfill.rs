@@ -30,7 +30,7 @@ use crate::{
 /// The field with the person of an event.
 const PERSON: &str = "pid";
 
-/// Prints the events of a period, and their number; or lets the running bridge store them.
+/// Prints the events of a period and their number, or sends a request to the running bridge to store them.
 ///
 /// # Errors
 /// Fails when the source is unknown or has no REST interface, and when not all events could be read.
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refused_token_is_told_from_other_failures() {
+    async fn refused_token_is_distinguished_from_other_failures() {
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
         let url = platform(&stop).await;

@@ -39,7 +39,7 @@ pub(crate) enum ControlError {
     #[error("{path} is unreachable")]
     Io { path: String, source: io::Error },
     /// The bridge has closed the connection, since the limit of tails is reached.
-    #[error("limit of tails exceeded at this bridge; end one of them")]
+    #[error("tail limit of this bridge exceeded; stop one of the running tails")]
     TooMany,
     /// The bridge has another version, or another program uses the socket.
     #[error(
@@ -47,7 +47,7 @@ pub(crate) enum ControlError {
     )]
     Version { found: String, ours: String },
     /// The bridge hangs, or its disk does.
-    #[error("the bridge has not answered in time; its log has the state of the request")]
+    #[error("the bridge did not answer in time; its log shows whether the request was carried out")]
     NoAnswer,
     /// The connection ended without the end marker: the bridge was killed, or has closed it.
     #[error("connection to the bridge lost: it was killed, or this program did not read for five minutes")]

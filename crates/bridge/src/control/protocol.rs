@@ -1,5 +1,5 @@
 //! The protocol of the control socket: a greeting, a request and an answer, each as one line of JSON. After the answer to a tail
-//! follow messages of a kind, a length and a body.
+//! follow messages, each with a kind, a length and a body.
 //!
 //! Records are sent in the spool's format. The greeting ensures that a tail has the same version as the bridge.
 

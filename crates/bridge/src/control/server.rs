@@ -337,7 +337,7 @@ async fn send(
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
             Err(_) => {
-                warn!(limit = ?WRITE_LIMIT, "connection for tail closed: nothing was read");
+                warn!(limit = ?WRITE_LIMIT, "connection of a tail closed: the client did not read within the limit");
                 return;
             }
         }

@@ -347,7 +347,10 @@ impl Watch {
                 Kind::SpoolRetrying,
                 "spool cannot write now; retrying until the system allows it",
             ),
-            Condition::Failed => (Kind::SpoolFailed, "the spool has failed: it takes no more events"),
+            Condition::Failed => (
+                Kind::SpoolFailed,
+                "the spool has failed and accepts no more events",
+            ),
             Condition::Fine => (
                 Kind::SpoolRecovered,
                 if watch.stated == Condition::Retrying {

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn feed_that_numbers_its_events_anew_is_in_order() {
+    fn feed_that_restarts_its_ids_is_in_order_again() {
         let mut orders = Orders::default();
         orders.known(&"main".into(), Some(1_000_000));
         let numbers: Vec<u64> = (1..=20_000).collect();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn feed_that_numbers_its_events_anew_on_its_connection_is_in_order() {
+    fn ids_restarted_on_one_connection_are_in_order() {
         let mut orders = Orders::default();
         assert_eq!(late(&mut orders, Origin::Feed, 1, &[1_000_000]), NONE);
         let numbers: Vec<u64> = (1..=20_000).collect();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_forgotten_when_the_feed_begins_anew() {
+    fn known_numbers_are_cleared_when_the_feed_restarts_its_ids() {
         let mut orders = Orders::default();
         orders.known(&"main".into(), Some(30_000));
         orders.known(&"main".into(), Some(1_000_000));

@@ -43,7 +43,7 @@ pub struct Guard {
 #[non_exhaustive]
 pub enum LogError {
     /// The level is invalid.
-    #[error("found \"{level}\" as the level to log, expected error, warn, info, debug or trace")]
+    #[error("found \"{level}\" as the log level, expected error, warn, info, debug or trace")]
     Level {
         /// The invalid level.
         level: String,

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Counts the dead letters since the last delivered event.
-pub(super) struct Row {
+pub(super) struct ConsecutiveDeadLetters {
     limit: u64,
     count: u64,
     /// The count at the last commit.
@@ -23,7 +23,7 @@ pub(super) struct Row {
     last_delivered: Option<Sequence>,
 }
 
-impl Row {
+impl ConsecutiveDeadLetters {
     pub(super) const fn new(limit: u64) -> Self {
         Self {
             limit,

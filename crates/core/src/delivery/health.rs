@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn since_stays_while_the_state_does() {
+    async fn since_is_kept_while_the_state_is_unchanged() {
         let mut health = health();
         health.failed(
             &fault(FaultKind::Unreachable, "refused"),

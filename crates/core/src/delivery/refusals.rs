@@ -55,8 +55,8 @@ impl Refusals {
         self.states.get(&sequence)
     }
 
-    /// Returns whether a retried event is in flight, while which nothing else may be published.
-    pub(super) const fn is_one_alone(&self) -> bool {
+    /// Returns whether an event that has to be published alone is in flight. Nothing else may be published meanwhile.
+    pub(super) const fn has_lone_event(&self) -> bool {
         self.alone.is_some()
     }
 
@@ -235,6 +235,6 @@ fn without_event(body: Body, refusal: &Rejection) -> Result<Body, SinkFault> {
 
 /// Returns the fault for a refused event whose body is not in memory any more.
 pub(super) fn missing(sequence: Sequence) -> SinkFault {
-    let reason = format!("event {sequence} was refused and is not at hand; it is read again");
+    let reason = format!("event {sequence} was refused and is no longer in memory; it is read again");
     SinkFault::new(FaultKind::Other, reason)
 }

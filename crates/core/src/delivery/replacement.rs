@@ -14,7 +14,7 @@ use crate::{
     sink::{FaultKind, SinkFault},
 };
 
-/// The time without any outcome after which a sink counts as down. Longer than an election of a broker.
+/// The time without an outcome of the first event after which a sink counts as down. Longer than an election of a broker.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// The time without any outcome after which the client is replaced. Longer than most elections and freezes of a broker, which
 /// the client handles without sending an event twice.
@@ -22,8 +22,8 @@ const REPLACED_AFTER: Duration = Duration::from_secs(30);
 /// The time without an outcome of the first event after which the client is replaced although later events have outcomes.
 /// Longer than above, because the later events are sent again.
 const REPLACED_AFTER_GAP: Duration = Duration::from_secs(300);
-/// Each replacement without progress doubles the time before the next one, up to this, or to the first time where that is
-/// longer. Short enough for an operator to see the sink recover after fixing the broker.
+/// Each replacement without progress doubles the time before the next one, up to this limit, or up to the initial time if that
+/// is longer. Short enough for an operator to see the sink recover after fixing the broker.
 const REPLACED_AT_MOST_EVERY: Duration = Duration::from_secs(120);
 /// The time limit of a flush, a commit or an abort. Longer than the limits that the sinks have for these calls.
 const CALL_LIMIT: Duration = Duration::from_secs(60);

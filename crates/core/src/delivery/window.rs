@@ -9,7 +9,7 @@ use tracing::info;
 use super::{
     Options,
     commit_mode::CommitMode,
-    dead_letters::Row,
+    dead_letters::ConsecutiveDeadLetters,
     inbox::Inbox,
     outstanding::Outstanding,
     progress::Progress,
@@ -58,7 +58,7 @@ pub(super) struct Window<M> {
     inbox: Inbox,
     outstanding: Outstanding,
     refusals: Refusals,
-    row: Row,
+    consecutive: ConsecutiveDeadLetters,
     mode: M,
     /// See [`Connected::acks_are_cumulative`]; of the last connection.
     acks_are_cumulative: bool,
@@ -71,7 +71,7 @@ impl<M: CommitMode> Window<M> {
             inbox: Inbox::new(cursor.next),
             outstanding: Outstanding::new(&cursor),
             refusals: Refusals::default(),
-            row: Row::new(options.max_dead_letters_in_a_row),
+            consecutive: ConsecutiveDeadLetters::new(options.max_dead_letters_in_a_row),
             mode: M::default(),
             acks_are_cumulative: false,
             cursor,
@@ -135,7 +135,7 @@ impl<M: CommitMode> Window<M> {
             self.mode.roll_back();
             self.outstanding.reset(&self.cursor);
             self.refusals.roll_back();
-            self.row.roll_back();
+            self.consecutive.roll_back();
         } else {
             self.refusals.clear();
         }
@@ -152,7 +152,7 @@ impl<M: CommitMode> Window<M> {
         let step = self.publish_unpublished(sink)?;
         self.report();
         // An event that has to be alone must not be in flight together with a dead letter, which could cause its refusal.
-        if self.refusals.is_one_alone() {
+        if self.refusals.has_lone_event() {
             return Ok(Step::Wait);
         }
         if let Some(dead_letters) = sink.dead_letters()
@@ -262,7 +262,7 @@ impl<M: CommitMode> Window<M> {
 
     /// Decides about the next event, with its refusals from before a rollback.
     fn turn<S: Sink>(&mut self, sink: &mut S, sequence: Sequence) -> Turn {
-        if self.mode.must_wait(sink) || self.refusals.is_one_alone() {
+        if self.mode.must_wait(sink) || self.refusals.has_lone_event() {
             return Turn::Wait;
         }
         if self.refusals.is_empty() {
@@ -287,7 +287,7 @@ impl<M: CommitMode> Window<M> {
     /// Publishes the dead letters to their destination. Returns false at the limit on messages in flight.
     fn publish_dead_letters(&mut self, sink: &mut dyn DeadLetterSink) -> Result<bool, SinkFault> {
         while let Some((sequence, rejection, body)) = self.next_dead_letter() {
-            self.row
+            self.consecutive
                 .check(sequence, rejection, self.refusals.dead_lettering())?;
             let mut json = String::new();
             self.write_dead_letter(sequence, rejection, body, &mut json)?;
@@ -323,7 +323,8 @@ impl<M: CommitMode> Window<M> {
         let mut lines = String::new();
         let mut stored: Vec<(Sequence, RejectionReason)> = Vec::new();
         for (sequence, rejection, body) in self.refusals.rejected_before(self.inbox.position()) {
-            self.row.check(sequence, rejection, stored.iter().copied())?;
+            self.consecutive
+                .check(sequence, rejection, stored.iter().copied())?;
             self.write_dead_letter(sequence, rejection, body, &mut lines)?;
             lines.push('\n');
             stored.push((sequence, rejection.reason));
@@ -397,14 +398,14 @@ impl<M: CommitMode> Window<M> {
             self.settle_as_dead_letter(sequence, reason);
             return Ok(None);
         }
-        self.row.delivered(sequence);
+        self.consecutive.delivered(sequence);
         Ok(self.outstanding.settle(sequence, settlement))
     }
 
     /// Settles an event whose dead letter is stored.
     fn settle_as_dead_letter(&mut self, sequence: Sequence, reason: RejectionReason) {
         self.outstanding.settle(sequence, Settlement::DeadLettered);
-        self.row.dead_lettered(sequence, reason);
+        self.consecutive.dead_lettered(sequence, reason);
         self.mode.dead_lettered(&self.progress, sequence, reason);
     }
 
@@ -485,7 +486,7 @@ impl<M: CommitMode> Window<M> {
         let next = self.cursor.next;
         if M::ROLLS_BACK {
             self.refusals.committed(next);
-            self.row.commit();
+            self.consecutive.commit();
         }
         self.mode.cursor_moved(&self.progress, next);
         reader.commit(&self.cursor);

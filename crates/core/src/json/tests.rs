@@ -134,7 +134,7 @@ proptest! {
     }
 
     #[test]
-    fn usual_frame_end_is_detected(
+    fn fast_scalar_end_equals_the_full_scan(
         text in r#"["-]?[0-9a.eE"\\\\ \x1f\x20\x7fé]{0,40}["]?,?"#, before in 0usize..20,
     ) {
         let text = " ".repeat(before) + &text;

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_named() {
+    fn error_states_found_and_expected_text() {
         for bad in ["", ".", "a.", ".a", "a..b", " a", "a\n"] {
             assert!(bad.parse::<Pattern>().is_err(), "{bad:?}");
         }

@@ -99,7 +99,7 @@ impl Dialler {
             .then(|| tls::client_config(&config.tls))
             .transpose()
         {
-            // Each dial reads the files again, and reports an error while it waits.
+            // Each dial reads the files again, and reports the error if they still cannot be read in time.
             Err(error) if error.is_timeout() => None,
             tls => tls?,
         };

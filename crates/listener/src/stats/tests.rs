@@ -118,7 +118,7 @@ async fn gap_begins_at_the_last_byte_that_was_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_in_vain_do_not_change_since_when_a_source_is_down() {
+async fn failed_attempts_keep_the_start_of_the_outage() {
     let stats = SourceStats::new();
     let down_since = stats.snapshot().since;
     for _ in 0..3 {

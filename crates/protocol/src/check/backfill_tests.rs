@@ -12,7 +12,7 @@ fn problems(feed: &str, list: &str) -> String {
 }
 
 #[test]
-fn each_mistake_of_a_list_is_explained_at_its_key() {
+fn each_error_of_a_list_is_explained_at_its_key() {
     let id = "event = { id = \"n\", time = \"t\" }";
     let url = "url = \"https://h/x?since={from}\"";
     let pages = |pages: &str| format!("{url}\npages = {{ {pages} }}");

@@ -17,7 +17,7 @@ fn problems(head: &str, tail: &str) -> String {
 }
 
 #[test]
-fn each_mistake_is_explained_at_its_key() {
+fn each_error_is_explained_at_its_key() {
     for (head, tail, expected) in [
         ("", "", ""),
         (

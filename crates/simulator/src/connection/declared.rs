@@ -198,7 +198,10 @@ impl Session<'_> {
         let service = self.platform.declared.as_ref()?;
         let is_due = |time: Option<Instant>| time.is_some_and(|time| time <= now);
         if is_due(self.client.reply) {
-            debug!(connection = self.number, "reply missing");
+            debug!(
+                connection = self.number,
+                "no reply to a ping in time; closing the connection"
+            );
             return Some(End::Close(REFUSED));
         }
         let heartbeat = service.heartbeat();
@@ -244,7 +247,10 @@ impl Session<'_> {
             self.platform.count_acknowledged(count);
             return None;
         }
-        debug!(connection = self.number, "message is not declared");
+        debug!(
+            connection = self.number,
+            "message not in the declaration; closing the connection"
+        );
         self.platform.count(Count::Unexpected);
         Some(End::Close(REFUSED))
     }

@@ -138,7 +138,7 @@ impl Connection {
             .is_some_and(|transactions| transactions.opened.is_some());
         if self.topics.len() >= MAX_TOPICS && !is_open {
             debug!(
-                "{MAX_TOPICS} topics are known; all are removed, and each is inspected again when an event names it"
+                "clearing the cache of {MAX_TOPICS} inspected topics; each is inspected again when an event names it"
             );
             self.topics.clear();
         }

@@ -93,7 +93,7 @@ impl Inspection {
     }
 
     /// Returns what is wrong with the advertised addresses of the brokers, for a request that had no answer.
-    pub(super) fn advertised_trouble(&self) -> Option<String> {
+    pub(super) fn advertised_fault(&self) -> Option<String> {
         match self.dial_brokers(Demand::All) {
             Ok(failed) => reach::unreached_reason(&self.servers, &failed.unreached)
                 .or_else(|| self.advertised_silence().map(|fault| fault.reason)),

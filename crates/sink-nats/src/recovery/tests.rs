@@ -192,7 +192,7 @@ fn deliver(
                 }
                 Incident::LostAnswers { count } => to_lose += count,
                 // By place alone, a message of an older connection cannot be distinguished from one that is due, if duplicates or messages of others
-                // have moved the places: what a server reads after the window may be stored twice. The README names this limit.
+                // have moved the places: what a server reads after the window may be stored twice. docs/guarantees.md states this limit.
                 Incident::WindowEnds if by == By::Place && older.iter().any(|unread| !unread.is_empty()) => {}
                 Incident::WindowEnds => server.known.clear(),
             }

@@ -31,7 +31,7 @@ pub(super) fn begin(folder: &Path, end: Sequence) -> Result<Epochs, DiskError> {
     let before = read(folder)?.unwrap_or_else(|| {
         warn!(
             file = %path(folder).display(),
-            "the file of the spool's epochs is damaged: what brokers have counts as far as the log goes now"
+            "epochs file damaged; positions found in a broker count only up to the present end of the log"
         );
         Epochs::default()
     });

@@ -189,7 +189,7 @@ impl Shared {
                 error!(
                     reader = name,
                     next = cursor.next.get(),
-                    "the cursor's note is too long to be kept; after a restart events are sent again"
+                    "cursor note too long and not saved; events are sent again after a restart"
                 );
             }
             // After the cursor: a reader in the registry without a cursor counts as one that has lost it.

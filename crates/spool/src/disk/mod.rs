@@ -394,7 +394,7 @@ impl Shared {
             %error,
             cause = %error.source,
             pending = state.next.since(state.needed()),
-            "the spool has failed: it takes no more events"
+            "the spool has failed and accepts no more events"
         );
         for pending in state.queue.drain(..) {
             // The caller may have ended.

@@ -279,9 +279,9 @@ fn make_id(folder: &Path, segments: &[(Sequence, PathBuf)]) -> Result<SpoolId, D
         Some(header.spool)
     });
     if let Some(id) = found {
-        warn!(%id, "the spool's id was missing or damaged; it is taken from a segment");
+        warn!(%id, "spool id missing or damaged; using the id in a segment");
     } else if !segments.is_empty() {
-        warn!("the spool's id was missing or damaged, in all its files; it gets a new one");
+        warn!("spool id missing or damaged in all files; creating a new one");
     }
     let id = found.unwrap_or_else(SpoolId::generate);
     files::replace(folder, ID, id_line(id).as_bytes())?;
@@ -302,7 +302,7 @@ fn read_trimmed(path: PathBuf, id: SpoolId) -> Result<(CursorFile, Cursor), Disk
         }
         stored => {
             if let Stored::Damaged(error) = stored {
-                warn!(%error, "what the spool deleted on purpose is not known any more");
+                warn!(%error, "retention marker unreadable; removed segments may be reported as damage");
             }
             (
                 CursorFile::new(path, id, None),
@@ -339,7 +339,7 @@ fn segments(
                 continue;
             }
             Err(error) => {
-                warn!(segment = %path.display(), %error, "the head of a segment is damaged; its events are read all the same");
+                warn!(segment = %path.display(), %error, "segment header damaged; its events are read nevertheless");
                 None
             }
         };

@@ -41,8 +41,8 @@ use crate::{
 /// a replay that was killed.
 const RUN: &str = "dead-letters";
 
-/// The size of the events of a pass, after which the next one begins: small beside the memory of a machine, and large beside the
-/// effort of connecting again.
+/// The maximum size of the events of a pass: small compared with the memory of a machine, and large enough that connecting again
+/// for the next pass takes a small part of the time.
 const MAX_PASS_BYTES: usize = 32 * 1024 * 1024;
 
 /// Replays the dead letters with these ids, or all that were not replayed. The counts go to standard output.

@@ -47,8 +47,8 @@ impl Origin {
             info!(socket = %path.display(), "reading events from the running bridge");
             if !client.runs_with(config) {
                 warn!(
-                    "the bridge runs with another configuration than the one that is read here; with --sink, what is \
-                     shown is what it would send after a reload or a restart"
+                    "the running bridge has another configuration; --sink shows the messages that it would send after a \
+                     reload or a restart with this one"
                 );
             }
             return Ok(Self::Bridge(client));

@@ -1,4 +1,4 @@
-// The page: lives from the stream of the status, and shows when the bridge is gone.
+// The page: shows the status that the bridge streams, and whether the bridge responds.
 
 import { gaps, history } from "./history.js";
 import { pill } from "./parts.js";
@@ -7,7 +7,7 @@ import { Way } from "./way.js";
 import { ANSWERS, element, moment, number, plain, rate, seconds, text } from "./words.js";
 
 const $ = id => document.getElementById(id);
-// A message comes every half second. Without any for so long, the bridge hangs or the network does.
+// The time without a message, in ms, after which the bridge counts as unreachable. A message is sent every half second.
 const SILENCE = 2000;
 const AGAIN = 1000;
 // Many parts are updated less often: a hundred rows cannot be read twice a second.
@@ -26,7 +26,7 @@ function listen() {
   stream.onmessage = message => take(JSON.parse(message.data));
   stream.onerror = async () => {
     stream.close();
-    // There may be too many listeners, or something between that lets no stream through.
+    // There may be too many listeners, or a proxy that does not forward streams.
     try {
       const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(AGAIN) });
       if (!answer.ok) throw new Error(answer.statusText);
@@ -41,7 +41,7 @@ function listen() {
 /** Takes a status of the bridge. */
 function take(status) {
   heard = performance.now();
-  // A page of another version may not know what this one says.
+  // The page of another version may not know all fields of this status.
   if (version !== null && version !== status.version) location.reload();
   version = status.version;
   if (before && status.uptime_seconds < before.uptime_seconds) {
@@ -81,7 +81,7 @@ function note(sentence, tone) {
   if ($("seen").childElementCount > SEEN) $("seen").lastChild.remove();
 }
 
-/** The bridge does not respond. Said at once, and only once. */
+/** Shows that the bridge does not respond: at once, and only once for an outage. */
 function lost() {
   if (gone) return;
   gone = true;
@@ -103,7 +103,7 @@ function show() {
   const [word, tone] = ANSWERS[losing.answer];
   const before = losing.lost_events > 0 || losing.missed_seconds > 0;
   if (gone) answer("Unknown", "bad", [`The bridge does not respond: it has stopped, or the network is down. The data below is from ${moment(new Date(Date.now() - performance.now() + heard))}.`]);
-  // What was lost earlier is no longer a fault, and yet not nothing.
+  // Events lost earlier are no present fault, but the page still shows a warning.
   else answer(word, tone === "good" && before ? "warn" : tone, losing.because);
   text($("lost"), number(losing.lost_events));
   tint($("lost"), losing.lost_events > 0 && "bad");
@@ -164,7 +164,7 @@ new IntersectionObserver(([{ isIntersecting }]) => document.documentElement.clas
 setInterval(() => {
   const now = performance.now();
   if (now - heard > SILENCE) lost();
-  // A connection of which no end has come may be dead all the same.
+  // A connection may be dead although no error event was fired.
   if (now - Math.max(heard, tried) > 5 * SILENCE) listen();
 }, 250);
 listen();

@@ -4,7 +4,7 @@ import { Plot, Series } from "./plots.js";
 import { Connection, ConnectionPlot } from "./timeline.js";
 import { bytes, element, moment, number, plain, rate, scale, scaleOfBytes, scaleOfSeconds, seconds, text, times, tone } from "./words.js";
 
-/** A source. `view` is what is to be seen of it now, for its card and for its row. */
+/** A source. `view` is its present state, as shown on its card and in its row. */
 export class Source {
   constructor(name, source) {
     this.name = name;
@@ -116,10 +116,10 @@ export class Spool {
   }
 
   take(spool, before, span, at) {
-    // What the spool keeps for `retain` gives way to new events, so only pending events fill it.
+    // New events replace the events that are retained for `retain`, so only pending events fill the spool.
     this.pending.push([spool.pending_bytes], spool.is_full || spool.has_failed, at);
     const growth = before ? (spool.pending_bytes - before.pending_bytes) / span : 0;
-    // Over half a minute or so: a spool breathes.
+    // Smoothed over about half a minute, because the number of pending bytes fluctuates.
     this.growth = this.growth === undefined ? growth : this.growth + (growth - this.growth) * Math.min(1, span / 30);
     this.flow = perSecond(spool.durable_sequence, before?.durable_sequence, span);
   }
@@ -247,7 +247,7 @@ function perSecond(now, before, span) {
   return before === undefined || now < before ? null : (now - before) / span;
 }
 
-/** Within which time that share of the events was acknowledged that came between two looks; null without any. */
+/** Returns the time within which a share of the events between two statuses was acknowledged; null without events. */
 function quantile(from, to, share) {
   const events = to.events - from.events;
   if (events <= 0) return null;

@@ -1,4 +1,4 @@
-// A table with a row for each source or sink, where there are too many for a card each: the troubled ones first, with a filter,
+// A table with a row for each source or sink, where there are too many for a card each: those with a fault first, with a filter,
 // and a card for each row that is opened.
 
 import { Card, pill } from "./parts.js";

@@ -2,7 +2,7 @@
 
 const SPACE = "http://www.w3.org/2000/svg";
 
-/** Sets a text where it changes: what stays as it is stays selected. The last text is remembered, as reading it back costs. */
+/** Sets a text if it differs, so that a selection is kept. The last text is remembered, because reading it from the page is slow. */
 export function text(element, content) {
   if (element.shown === content) return;
   element.shown = content;

@@ -1,4 +1,4 @@
-//! What has to become of each event.
+//! The reference of the model: the expected outcome of each event.
 
 use std::collections::BTreeMap;
 

@@ -111,7 +111,7 @@ impl World {
         self.cursors[self.cursors.len().saturating_sub(1 + back)].clone()
     }
 
-    /// What is known of an event. What the file has outlives a transaction that is taken back.
+    /// Returns the settlement of an event. A dead letter in the file remains after a rollback.
     pub(super) fn settlement(&self, sequence: u64) -> Option<Settlement> {
         let in_file = self
             .dead_lettered
