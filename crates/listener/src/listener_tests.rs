@@ -229,6 +229,6 @@ async fn log_lines_are_in_the_spans_of_source_and_connection() {
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     assert_eq!(
         line["spans"],
-        serde_json::json!([{"name": "source", "name": "neuroio"}, {"name": "connection", "number": 1}])
+        serde_json::json!([{"name": "source", "source": "neuroio"}, {"name": "connection", "number": 1}])
     );
 }

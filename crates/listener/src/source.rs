@@ -156,8 +156,8 @@ impl Source {
     /// it ends when they are in the channel. A running name look-up continues in a thread of the runtime:
     /// shut the runtime down with a time limit.
     ///
-    /// Runs in the tracing span `source` with the name of the source, and each connection in a span `connection` with its number,
-    /// both of the level `debug`.
+    /// Runs in the tracing span `source`, which has the name of the source, and each connection in a span `connection`
+    /// with its number. Both have the level `debug`.
     ///
     /// # Errors
     /// [`SourceError::TokenRefused`], with `exit_on_refused_token` only.
@@ -167,7 +167,7 @@ impl Source {
         batches: mpsc::Sender<B::Batch>,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
-        let span = debug_span!("source", name = %self.name);
+        let span = debug_span!("source", source = %self.name);
         let outlet = Counted {
             batcher,
             items: 0,

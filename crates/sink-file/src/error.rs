@@ -159,8 +159,8 @@ mod tests {
             "{fault}"
         );
         for (code, text) in [
-            (24, "for the moment"),
-            (12, "for the moment"),
+            (24, "now; retrying"),
+            (12, "now; retrying"),
             (122, "no space left"),
             (30, "cannot open"),
         ] {

@@ -115,7 +115,7 @@ pub async fn deliver<S: Sink, R: Reader>(
     progress: Arc<Progress>,
     shutdown: Shutdown,
 ) -> Result<Ended, ReadError> {
-    let span = debug_span!("sink", name = %options.name);
+    let span = debug_span!("sink", sink = %options.name);
     if sink.transactions().is_some() {
         deliver_with::<S, R, PerTransaction>(sink, reader, options, progress, shutdown)
             .instrument(span)
