@@ -1,4 +1,5 @@
-//! Flips every bit of a small log, and truncates its files at every byte: intact events are delivered, damaged ones reported.
+//! Flips every bit of a small log, and truncates its files at every byte. Intact events must be delivered, and damaged events
+//! reported.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;
@@ -15,10 +16,10 @@ use neurobridge_spool::inspect;
 use support::*;
 use tempfile::TempDir;
 
-/// Events in the log, of which the second half is in a second segment.
+/// The number of events in the log. The second half of them is in a second segment.
 const EVENTS: u64 = 6;
 
-/// A log of two segments that ended in order.
+/// Writes a log of two segments and shuts it down cleanly.
 async fn small_log() -> TempDir {
     let root = scratch();
     for _ in 0..2 {
@@ -33,18 +34,19 @@ async fn small_log() -> TempDir {
     root
 }
 
-/// In memory where that can be had: the logs are opened thousands of times, and their disk is not what is tested.
+/// Creates a temporary folder, in memory where possible: the tests open logs thousands of times, and do not test the disk.
 fn scratch() -> TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
-/// What became of the log's events. That each whole one has its text, [`Seen`] has checked.
-async fn outcome(root: &Path) -> Seen {
+/// Opens the log and returns the sequences of the events that it delivers, and of those that it reports as dropped or damaged.
+/// [`Seen`] checks the text of each delivered event.
+async fn read_log(root: &Path) -> Seen {
     let spool = open(root, &config());
     let mut reader = spool.reader("sink");
     assert_eq!(reader.cursor().next.get(), 1);
     let mut seen = read_all(&spool, &mut reader).await;
-    // The log goes on, whatever was found.
+    // Damage does not keep the log from storing further events.
     let next = spool.status().durable_sequence + 1;
     append(&spool, 1, 10).await;
     let more = read_until(&mut reader, 1).await;
@@ -54,7 +56,7 @@ async fn outcome(root: &Path) -> Seen {
     seen
 }
 
-/// Where each record of a segment ends.
+/// Returns the offset at which the header of a segment ends, and that at which each of the records ends.
 fn record_ends(bytes: &[u8]) -> Vec<usize> {
     let mut ends = vec![64];
     while let Some(length) = bytes.get(ends[ends.len() - 1]..).filter(|rest| !rest.is_empty()) {
@@ -78,8 +80,8 @@ async fn every_flipped_bit_costs_one_event_at_most() {
             bad[bit / 8] ^= 1 << (bit % 8);
             fs::write(&segments(root.path())[index], bad).unwrap();
             let report = inspect::verify(&root.path().join("spool")).unwrap();
-            let seen = outcome(root.path()).await;
-            // The record in which the bit is; none for the header.
+            let seen = read_log(root.path()).await;
+            // The number of the record that contains the bit; 0 for the header of the segment.
             let hit = ends.iter().filter(|end| **end <= bit / 8).count() as u64;
             let lost = (hit > 0).then(|| index as u64 * EVENTS / 2 + hit);
             let whole: Vec<u64> = (1..=EVENTS).filter(|sequence| Some(*sequence) != lost).collect();
@@ -104,7 +106,7 @@ async fn every_cut_loses_only_later_records() {
             copy(log.path(), root.path());
             fs::write(&segments(root.path())[index], &bytes[..length]).unwrap();
             let report = inspect::verify(&root.path().join("spool")).unwrap();
-            let seen = outcome(root.path()).await;
+            let seen = read_log(root.path()).await;
             let left = ends.iter().skip(1).filter(|end| **end <= length).count() as u64;
             let before = index as u64 * EVENTS / 2;
             let lost = before + left + 1..=before + EVENTS / 2;
@@ -112,7 +114,7 @@ async fn every_cut_loses_only_later_records() {
             assert_eq!(seen.events, whole, "segment {index} cut at {length}");
             assert_eq!(report.events, whole.len() as u64);
             assert!(!report.findings.is_empty(), "segment {index} cut at {length}");
-            // Also at the end: the log had stopped in order.
+            // Also events missing at the end are damaged ones, because the log recorded its end in a clean shutdown.
             assert_eq!(
                 seen.damaged,
                 lost.collect::<Vec<_>>(),
@@ -135,7 +137,7 @@ async fn no_flipped_bit_of_another_file_costs_an_event() {
         "resume",
     ] {
         let bytes = fs::read(log.path().join("spool").join(name)).unwrap();
-        // Bytes between the slots are of no meaning and many.
+        // A large file has two slots, with many unused bytes after each. Of the bits of zero bytes, only some are flipped.
         for bit in
             (0..bytes.len() * 8).filter(|bit| bytes.len() < 1000 || bytes[bit / 8] != 0 || bit % 997 == 0)
         {
@@ -144,7 +146,7 @@ async fn no_flipped_bit_of_another_file_costs_an_event() {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             fs::write(root.path().join("spool").join(name), bad).unwrap();
-            let seen = outcome(root.path()).await;
+            let seen = read_log(root.path()).await;
             assert_eq!(
                 seen.events,
                 (1..=EVENTS).collect::<Vec<_>>(),
@@ -161,18 +163,18 @@ async fn every_cut_of_a_cursor_file_delivers_every_event() {
     let log = small_log().await;
     let path = log.path().join("spool/cursors/sink.cursor");
     let bytes = fs::read(&path).unwrap();
-    // Each slot's content, and some of what is empty after it.
+    // Lengths within the content of each slot and within the unused bytes after the content.
     let lengths = (0..200).chain((8192..8400).step_by(3)).chain([bytes.len() - 1]);
     for length in lengths {
         let root = scratch();
         copy(log.path(), root.path());
         fs::write(root.path().join("spool/cursors/sink.cursor"), &bytes[..length]).unwrap();
-        let seen = outcome(root.path()).await;
+        let seen = read_log(root.path()).await;
         assert_eq!(seen.events, (1..=EVENTS).collect::<Vec<_>>(), "cut at {length}");
     }
 }
 
-/// Copies of damaged bytes are for people to look at, and hold personal data.
+/// The log copies damaged bytes to a folder, for an investigation. They contain personal data, so they are removed.
 #[tokio::test]
 async fn copies_of_damaged_bytes_are_removed_after_a_week() {
     let root = scratch();
@@ -192,7 +194,7 @@ async fn copies_of_damaged_bytes_are_removed_after_a_week() {
     };
     let (old, recent) = (copy("1-64.bytes", 8), copy("4-64.bytes", 6));
     let spool = open(root.path(), &config());
-    // Nothing confirms the clock yet.
+    // No server has confirmed the clock of this computer yet.
     append_now(&spool).await;
     assert!(old.exists());
     clock::compare_with_server(SignedDuration::ZERO);

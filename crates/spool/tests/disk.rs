@@ -1,4 +1,4 @@
-//! The promises of the log on disk, one by one.
+//! One test for each guarantee of the log on disk.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;
@@ -30,7 +30,7 @@ async fn reopened_log_continues_its_sequence() {
         let spool = open(root.path(), &config());
         assert_eq!(*id.get_or_insert(spool.id()), spool.id());
         let mut reader = spool.reader("sink");
-        // Each run is an epoch that ends where the next one begins, and all later runs know where that was.
+        // Each run is an epoch, which ends at the sequence at which the next one begins. All later runs know this sequence.
         let epochs = reader.epochs();
         for (epoch, end) in &ended {
             assert!(*epoch < epochs.current(), "{epochs:?}");
@@ -47,7 +47,7 @@ async fn reopened_log_continues_its_sequence() {
             seen.events,
             (expected.next.get()..=run * 30 + 30).collect::<Vec<_>>()
         );
-        // Not all of it: the next run begins with the rest.
+        // The cursor does not pass all events: the next run begins with the remaining ones.
         expected.next = sequence(run * 30 + 25);
         expected.counts.delivered = run * 30 + 24;
         expected.note = Some(format!("run {run}"));
@@ -122,7 +122,7 @@ async fn full_log_blocks_until_space_is_free() {
         tokio::select! {
             biased;
             result = &mut appended => drop(result.unwrap()),
-            () = until("it fills up", || spool.status().is_full) => break appended,
+            () = until("the log is full", || spool.status().is_full) => break appended,
         }
         stored += 1;
         assert!(spool.status().size_bytes <= 1 << 20);
@@ -158,7 +158,7 @@ async fn close_ends_an_append_waiting_for_space() {
             }
         }
     });
-    until("it fills up", || spool.status().is_full).await;
+    until("the log is full", || spool.status().is_full).await;
     spool.close();
     assert!(matches!(soon(appended).await.unwrap(), AppendError::Closed));
     let stored = spool.status().durable_sequence;
@@ -272,7 +272,7 @@ async fn every_sync_policy_keeps_stored_events() {
         if sync != SyncPolicy::Never {
             let before = spool.sync_duration().count();
             append(&spool, 1, 10).await;
-            until("it is synced by itself", || {
+            until("the log is synced after the interval", || {
                 spool.sync_duration().count() > before
             })
             .await;
@@ -308,7 +308,7 @@ async fn closed_log_is_read_to_its_end_and_after_a_rewind() {
 }
 
 #[tokio::test]
-async fn files_are_for_their_owner_only() {
+async fn files_are_accessible_to_their_owner_only() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     let mut folders = vec![root.path().join("spool")];

@@ -1,4 +1,4 @@
-//! Compares the log on disk with a model, for any sequence of appends, reads, commits, kills and restarts.
+//! Compares the log on disk with a model, for generated sequences of appends, reads, commits, kills and restarts.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;
@@ -35,19 +35,19 @@ enum Action {
     Commit {
         reader: usize,
     },
-    /// The reader is dropped and made again.
+    /// A new reader with the same name replaces the reader.
     Restart {
         reader: usize,
     },
-    /// The feed without events is received up to a later position.
+    /// The resume value of the feed without events advances.
     Advance,
-    /// The process is killed in the midst of writing such bytes.
+    /// The process is killed while it writes these bytes.
     Kill {
         torn: Vec<u8>,
     },
-    /// The process ends in order.
+    /// The log is shut down cleanly and opened again.
     Finish,
-    /// The process ends in order, and then the file of a reader's cursor is lost.
+    /// The log is shut down cleanly; then the cursor file of a reader is lost, and the log is opened again.
     LoseCursor {
         reader: usize,
         how: CursorLoss,
@@ -86,12 +86,14 @@ fn any_loss() -> impl Strategy<Value = CursorLoss> {
     ]
 }
 
-/// What a reader should see: a counter, and where its cursor is.
+/// The expected state of a reader.
 #[derive(Clone, Debug)]
 struct Model {
+    /// The sequence of the next event to read.
     next: u64,
     /// The events between the cursor and `next` that were skipped.
     dropped: Vec<u64>,
+    /// The position of the cursor.
     committed: u64,
     counts: SinkCounts,
 }
@@ -103,8 +105,9 @@ struct World {
     readers: Vec<SpoolReader>,
     models: [Model; READERS.len()],
     appended: u64,
-    /// The resume value of the feed without events, and the one that is on the disk for certain.
+    /// The resume value of the feed without events.
     quiet: u64,
+    /// The resume value of this feed that is known to be on the disk.
     quiet_saved: u64,
 }
 
@@ -184,13 +187,13 @@ impl World {
                 let killed = tempfile::tempdir().unwrap();
                 copy(self.root.path(), killed.path());
                 tear(killed.path(), &torn);
-                self.open_again(killed, false, None);
+                self.reopen(killed, false, None);
             }
             Action::Finish => {
                 soon(self.spool.finish()).await.unwrap();
                 let copied = tempfile::tempdir().unwrap();
                 copy(self.root.path(), copied.path());
-                self.open_again(copied, true, None);
+                self.reopen(copied, true, None);
             }
             Action::LoseCursor { reader, how } => {
                 soon(self.spool.finish()).await.unwrap();
@@ -205,7 +208,7 @@ impl World {
                     CursorLoss::Zeroed => fs::write(file, [0; 16_384]).unwrap(),
                     CursorLoss::Overwritten => fs::write(file, [0xff; 16_384]).unwrap(),
                 }
-                self.open_again(copied, true, Some(reader));
+                self.reopen(copied, true, Some(reader));
             }
         }
         let status = self.spool.status();
@@ -222,7 +225,7 @@ impl World {
         let model = &mut self.models[reader];
         let read = soon(self.readers[reader].next()).await.unwrap();
         let mut seen = Seen::default();
-        assert!(seen.take(&read));
+        assert!(seen.add(&read));
         let sequences: Vec<u64> = [&seen.events[..], &seen.dropped].concat();
         assert_eq!(
             sequences,
@@ -237,7 +240,7 @@ impl World {
         model.dropped.extend(seen.dropped);
     }
 
-    fn open_again(&mut self, root: TempDir, is_orderly: bool, lost: Option<usize>) {
+    fn reopen(&mut self, root: TempDir, is_orderly: bool, lost: Option<usize>) {
         self.spool = open(root.path(), &self.config);
         self.root = root;
         self.readers = READERS.map(|name| self.spool.reader(name)).into();
@@ -245,11 +248,11 @@ impl World {
             self.spool.status().oldest_sequence,
             self.spool.status().damaged_cursors,
         );
-        // A kill may tear a slot, or come before a lost cursor is saved anew.
+        // A kill may leave an incomplete slot, or precede the first save of a cursor that was lost.
         if is_orderly {
             assert_eq!(damaged, u64::from(lost.is_some()));
         }
-        // Only a stored event's own value is exact after a kill.
+        // After a kill only the resume value of a stored event is exact: the value of a feed without events may be an older one.
         let quiet = resumes_after(&self.spool, "quiet");
         assert!((self.quiet_saved..=self.quiet).contains(&quiet) && (!is_orderly || quiet == self.quiet));
         (self.quiet, self.quiet_saved) = (quiet, quiet);
@@ -285,7 +288,7 @@ impl World {
     }
 }
 
-/// Puts bytes where the next record would go.
+/// Writes bytes to the end of the last segment, as an incomplete write of the next record does.
 fn tear(root: &Path, torn: &[u8]) {
     let Some(last) = segments(root).pop() else {
         return;
@@ -296,7 +299,7 @@ fn tear(root: &Path, torn: &[u8]) {
         .rposition(|byte| *byte != 0)
         .map_or(0, |last| last + 1);
     let file = fs::OpenOptions::new().write(true).open(&last).unwrap();
-    // A record ends with a brace, a header with a checksum, whose last byte may be a zero.
+    // The last byte of a record is a brace. The last bytes of the header are a checksum, and may be zeros.
     file.write_all_at(torn, end.max(64) as u64).unwrap();
 }
 

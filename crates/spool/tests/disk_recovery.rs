@@ -1,4 +1,4 @@
-//! What a start does with a log that is not as the last run left it.
+//! Recovery: opens logs whose files were lost, truncated, overwritten or torn since the last run.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;
@@ -14,7 +14,7 @@ use neurobridge_core::reader::Reader;
 use neurobridge_spool::{AppendError, OpenError, Spool, SpoolConfig, Start, inspect};
 use support::*;
 
-/// What may happen to a cursor's file.
+/// A kind of damage to a file, and the function that causes it.
 type Loss = (&'static str, fn(&Path));
 const LOSSES: [Loss; 5] = [
     ("removed", |path| fs::remove_file(path).unwrap()),
@@ -38,7 +38,7 @@ async fn lost_cursor_restarts_at_the_oldest_record() {
         let report = inspect::verify(&root.path().join("spool")).unwrap();
         assert_eq!(report.findings.len(), 1, "{what}: {report:?}");
         let spool = open(root.path(), &config());
-        // Whatever its start policy is: it decides for a sink that never ran.
+        // The start policy has no effect: it applies only to a sink that never ran.
         let mut reader = spool.reader_from("sink", Start::End);
         assert_eq!(spool.status().damaged_cursors, 1, "{what}");
         let seen = read_all(&spool, &mut reader).await;
@@ -49,7 +49,7 @@ async fn lost_cursor_restarts_at_the_oldest_record() {
         let spool = open(root.path(), &config());
         assert_eq!(spool.reader("sink").cursor().next.get(), 121, "{what}");
         assert_eq!(spool.status().damaged_cursors, 0, "{what}");
-        // One that never ran begins with what comes next, as ever.
+        // A sink that never ran begins with the next event.
         assert_eq!(spool.reader("new").cursor().next.get(), 121, "{what}");
         assert_eq!(spool.status().damaged_cursors, 0, "{what}");
     }
@@ -150,7 +150,8 @@ async fn log_without_registry_and_stop_record_opens() {
         assert_eq!(spool.reader("new").cursor().next.get(), 121);
         soon(spool.finish()).await.unwrap();
         drop((spool, reader));
-        // Its cursors are registered from then on; and without a registry an empty file is no new reader either.
+        // The log has registered its cursors. If the registry is lost again, a reader whose cursor file was lost or emptied does
+        // not count as a new one.
         assert!(root.path().join("spool/readers").exists());
         fs::remove_file(root.path().join("spool/readers")).unwrap();
         lose(&root.path().join("spool/cursors/sink.cursor"));
@@ -169,7 +170,7 @@ async fn damaged_cursor_slot_is_reported() {
     append(&spool, 30, 100).await;
     for next in [11, 21] {
         commit(&mut reader, next);
-        until("it is saved", || {
+        until("the cursor is saved", || {
             let listing = inspect::list(&root.path().join("spool")).unwrap();
             let saved = listing.cursors[0].cursor.as_ref().unwrap().next.get();
             saved == next
@@ -206,7 +207,7 @@ async fn lost_end_after_a_clean_stop_is_counted() {
         let missing: u64 = report.findings.iter().map(|finding| finding.events).sum();
         assert_eq!(report.events + missing, 120, "{what}: {report:?}");
         assert!(missing > 0, "{what}");
-        // Twice: the loss stays known until events come after it.
+        // Each start reports the loss until events are stored after it.
         for _ in 0..2 {
             let spool = open(root.path(), &config());
             let mut reader = spool.reader("sink");
@@ -247,7 +248,8 @@ async fn torn_record_after_a_crash_is_no_loss() {
     let killed = tempfile::tempdir().unwrap();
     copy(root.path(), killed.path());
     let last = segments(killed.path()).pop().unwrap();
-    // As if only one of the three records had reached the disk: the stop record of the previous run does not apply to them.
+    // Leaves one of the three records, as if only this one had reached the disk. The stop record of the previous run does not
+    // count these events.
     fs::OpenOptions::new()
         .write(true)
         .open(last)
@@ -268,7 +270,7 @@ async fn removed_folder_fails_a_running_log() {
     let _reader = spool.reader("sink");
     append(&spool, 3, 100).await;
     fs::remove_dir_all(root.path().join("spool")).unwrap();
-    // What is appended then is not called stored.
+    // The log does not confirm an append as stored after the folder was removed.
     let failed = soon(spool.append(batch(4, 1, 10))).await;
     assert!(matches!(failed, Err(AppendError::Failed { .. })), "{failed:?}");
     assert!(spool.status().has_failed);
@@ -319,7 +321,7 @@ async fn missing_segment_is_skipped_and_reported() {
 }
 
 #[tokio::test]
-async fn damage_is_found_and_set_aside_without_a_reader() {
+async fn damage_is_found_and_copied_without_a_reader() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     let path = &segments(root.path())[2];
@@ -327,8 +329,11 @@ async fn damage_is_found_and_set_aside_without_a_reader() {
     bytes[600] ^= 1;
     fs::write(path, bytes).unwrap();
     let spool = open(root.path(), &config());
-    until("it is found", || spool.status().damaged_events == 1).await;
-    until("it is set aside", || root.path().join("spool/damaged").is_dir()).await;
+    until("the damage is found", || spool.status().damaged_events == 1).await;
+    until("the damaged bytes are copied", || {
+        root.path().join("spool/damaged").is_dir()
+    })
+    .await;
     let report = inspect::verify(&root.path().join("spool")).unwrap();
     assert_eq!((report.events, report.findings.len()), (119, 1));
     let mut reader = spool.reader("sink");
@@ -362,7 +367,7 @@ async fn damaged_cursor_resends_and_damaged_id_is_restored() {
     fs::write(root.path().join("spool/spool.id"), "nonsense").unwrap();
     let report = inspect::verify(&root.path().join("spool")).unwrap();
     assert_eq!(report.events, 120);
-    // The id, and the files that are checked by it: the cursor and the resume values.
+    // The id of the spool, and the two files that contain the id: the cursor and the resume values.
     assert_eq!(report.findings.len(), 3, "{report:?}");
     let spool = open(root.path(), &config());
     assert_eq!(spool.id(), id);

@@ -1,4 +1,4 @@
-//! Which events the log on disk retains, and for which readers.
+//! Retention: the log on disk deletes the events that every reader has settled, and retains all others.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;
@@ -27,7 +27,7 @@ async fn only_segments_settled_by_all_readers_are_deleted() {
     let all = segments(root.path()).len();
     assert!(all > 8, "{all}");
     commit(&mut quick, 121);
-    // It is saved, and deletes nothing that the other needs.
+    // The cursor is saved, and no event is deleted that the other reader has not settled.
     until("the cursor is saved", || {
         let listing = inspect::list(&root.path().join("spool")).unwrap();
         listing.cursors.iter().any(|state| {
@@ -42,11 +42,11 @@ async fn only_segments_settled_by_all_readers_are_deleted() {
     drop(slow);
     let mut slow = spool.reader("slow");
     commit(&mut slow, 61);
-    until("half of it is deleted", || segments(root.path()).len() < all).await;
+    until("half of the log is deleted", || segments(root.path()).len() < all).await;
     assert_eq!(
         read_all(&spool, &mut slow).await.events.first(),
         Some(&1),
-        "memory has it still"
+        "the event is no longer in memory"
     );
     soon(spool.finish()).await.unwrap();
     drop((spool, quick, slow));
@@ -58,7 +58,7 @@ async fn only_segments_settled_by_all_readers_are_deleted() {
 
 #[tokio::test]
 async fn settled_events_are_retained() {
-    // Otherwise ages count from the start.
+    // Confirms the clock: with an unconfirmed clock, the log counts the age of an event from the start of the process.
     neurobridge_core::clock::compare_with_server(jiff::SignedDuration::ZERO);
     let root = tempfile::tempdir().unwrap();
     let config = DiskConfig {
@@ -100,7 +100,10 @@ async fn released_reader_retains_nothing() {
     let mut stays = spool.reader("stays");
     commit(&mut stays, 121);
     assert_eq!(spool.release_others(), ["gone"]);
-    until("it is deleted", || segments(root.path()).len() <= 1).await;
+    until("the events of the released reader are deleted", || {
+        segments(root.path()).len() <= 1
+    })
+    .await;
     let mut gone = spool.reader("gone");
     let seen = read_all(&spool, &mut gone).await;
     assert!(seen.dropped.len() > 100 && seen.damaged.is_empty(), "{seen:?}");
@@ -124,8 +127,11 @@ async fn reader_of_a_removed_sink_retains_nothing() {
     drop(removed);
     assert_eq!(spool.status().oldest_sequence, 1);
     spool.release("removed");
-    until("its events are deleted", || segments(root.path()).len() <= 1).await;
-    // Added again, it continues at its cursor.
+    until("the events of the removed sink are deleted", || {
+        segments(root.path()).len() <= 1
+    })
+    .await;
+    // A sink that is added again continues at its cursor.
     assert_eq!(spool.reader("removed").cursor().next.get(), 1);
     soon(spool.finish()).await.unwrap();
 }
@@ -142,7 +148,8 @@ async fn passing_reader_retains_and_leaves_nothing() {
         read_until(&mut passing, 5).await.events,
         (6..=10).collect::<Vec<_>>()
     );
-    // More than memory keeps, while the passing reader waits: segments that the sink has settled are deleted nevertheless.
+    // Appends more events than the log keeps in memory while the passing reader reads none. The log deletes the segments that
+    // the sink has settled nevertheless.
     for _ in 0..24 {
         append(&spool, 10, 100_000).await;
     }
@@ -152,7 +159,7 @@ async fn passing_reader_retains_and_leaves_nothing() {
         next: sequence(251),
         ..sink.cursor().clone()
     });
-    until("old segments to be deleted", || {
+    until("old segments are deleted", || {
         spool.status().oldest_sequence > 200
     })
     .await;

@@ -1,4 +1,4 @@
-//! The disk refuses each call in turn, and the process is killed before each: nothing that was durable is lost.
+//! Lets each disk operation fail, and kills the process before each disk operation. No durable event may be lost.
 //!
 //! `cargo test -p neurobridge-spool --features failpoints --test failpoints`
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
@@ -20,7 +20,7 @@ use neurobridge_spool::{AppendError, DiskConfig, OpenError, Spool, SpoolConfig, 
 use support::*;
 use tempfile::TempDir;
 
-/// Every point, and whether an error there is final whatever it is: a failed sync.
+/// Every failpoint, and whether each error at it is final, as it is at the sync of a file or folder.
 const POINTS: [(&str, bool); 12] = [
     ("folder-create", false),
     ("folder-open", false),
@@ -35,8 +35,8 @@ const POINTS: [(&str, bool); 12] = [
     ("file-rename", false),
     ("file-remove", false),
 ];
-/// Errors that pass by themselves.
-const PASSING: [&str; 4] = ["full", "files", "memory", "interrupted"];
+/// Temporary errors.
+const TEMPORARY: [&str; 4] = ["full", "files", "memory", "interrupted"];
 
 /// A copy of the folder at a kill: the failpoint, the folder, and the last sequences confirmed as stored and as committed.
 type Kill = (String, TempDir, u64, u64);
@@ -48,13 +48,13 @@ struct Confirmed {
     committed: AtomicU64,
 }
 
-/// Appends, reads, commits and ends, through several segments; how it ended.
+/// Appends, reads and commits events in several segments, and shuts the log down. Returns the error that ended the log, if any.
 async fn scenario(root: &Path, confirmed: &Confirmed) -> Result<(), String> {
     let mut attempts = 0;
     let spool = loop {
         match try_open(root, &config()) {
             Ok(spool) => break spool,
-            // As a supervisor does after the exit code for it.
+            // A supervisor restarts the bridge after the exit code for a temporary error.
             Err(OpenError::Disk { source }) if source.class().may_pass() && attempts < 3 => attempts += 1,
             Err(OpenError::Disk { source }) => return Err(source.to_string()),
             Err(other) => panic!("{other}"),
@@ -76,11 +76,11 @@ async fn scenario(root: &Path, confirmed: &Confirmed) -> Result<(), String> {
         if round % 2 == 1 {
             confirmed.committed.store(next, Ordering::SeqCst);
             commit(&mut reader, next);
-            // So that there are several rounds of saving and deleting.
+            // Waits, so that the maintenance thread saves the cursor and deletes segments several times.
             until_saved(root, next, &spool).await;
         }
     }
-    // What is durable is read, whatever has failed.
+    // Durable events can be read also after an error.
     let durable = spool.status().durable_sequence;
     assert_eq!(durable, confirmed.stored.load(Ordering::SeqCst).max(first - 1));
     let next = reader.cursor().next.get();
@@ -91,11 +91,11 @@ async fn scenario(root: &Path, confirmed: &Confirmed) -> Result<(), String> {
     match (soon(spool.finish()).await, failed) {
         (Ok(()), None) => Ok(()),
         (Err(error), _) => Err(error.to_string()),
-        (Ok(()), Some(error)) => panic!("it forgot that {error}"),
+        (Ok(()), Some(error)) => panic!("the log shut down without the earlier error: {error}"),
     }
 }
 
-/// Waits until a cursor is on the disk, if the log can still save it.
+/// Waits until a cursor is saved on the disk, or the log has failed.
 async fn until_saved(root: &Path, next: u64, spool: &Spool) {
     let is_saved = || {
         let listing = inspect::list(&root.join("spool")).unwrap();
@@ -110,7 +110,7 @@ async fn until_saved(root: &Path, next: u64, spool: &Spool) {
     .await;
 }
 
-/// Opens a log that was left by a kill or a failure: all that was durable and not settled is there.
+/// Opens a log after a kill or an error, and checks that it contains all events that were durable and not settled.
 async fn expect_whole(root: &Path, stored: u64, committed: u64, what: &str) {
     let spool = open(root, &config());
     let mut reader = spool.reader("sink");
@@ -121,7 +121,7 @@ async fn expect_whole(root: &Path, stored: u64, committed: u64, what: &str) {
         "{what}: {status:?} of {stored}"
     );
     assert!(next <= committed.max(1), "{what}: {next} of {committed}");
-    // Exactly the last stored event, also if it is deleted.
+    // The resume value is that of the last stored event, also if this event was deleted.
     assert_eq!(resumes_after(&spool, "main"), status.durable_sequence, "{what}");
     let seen = read_all(&spool, &mut reader).await;
     assert_eq!(
@@ -134,7 +134,7 @@ async fn expect_whole(root: &Path, stored: u64, committed: u64, what: &str) {
     soon(spool.finish()).await.unwrap();
 }
 
-/// A log with some segments, in the folder of which nothing happens yet.
+/// Runs the scenario once without errors. Returns the folder of the log and the last sequence that was confirmed as stored.
 async fn begun() -> (TempDir, u64) {
     let root = tempfile::tempdir().unwrap();
     let confirmed = Confirmed::default();
@@ -151,14 +151,14 @@ fn kill_before_any_disk_operation_loses_no_event() {
     for (point, _) in POINTS {
         let (root, confirmed, kills) = (root.path().to_owned(), Arc::clone(&confirmed), Arc::clone(&kills));
         fail::cfg_callback(point, move || {
-            // Held while copying: the other threads stop before their next change.
+            // The mutex is locked during the copy, so that the other threads wait before their next disk operation.
             let mut kills = kills.lock().unwrap();
             let (stored, killed) = (
                 confirmed.stored.load(Ordering::SeqCst),
                 tempfile::tempdir().unwrap(),
             );
             copy(&root, killed.path());
-            // Read after: a cursor may be committed and saved meanwhile.
+            // Read after the copy, because a cursor may be committed and saved during the copy.
             let committed = confirmed.committed.load(Ordering::SeqCst);
             kills.push((point.to_owned(), killed, stored, committed));
         })
@@ -189,7 +189,7 @@ fn kill_before_any_disk_operation_loses_no_event() {
             &format!("kill {index} at {point}"),
         ));
     }
-    // Only now: until then no other test lets the disk fail.
+    // The scenario excludes the other tests of this file, whose failpoints would affect this one.
     failing.teardown();
 }
 
@@ -207,7 +207,7 @@ fn refused_write_is_final_and_loses_no_event() {
             fail::cfg(point, &format!("{passes}*off->1*return->off")).unwrap();
             let ended = runtime.block_on(scenario(root.path(), &confirmed));
             fail::cfg(point, "off").unwrap();
-            // The cursor of the scenario before is at its last commit.
+            // The cursor is at least at the last commit of the first run of the scenario.
             let committed = confirmed.committed.load(Ordering::SeqCst).max(before);
             let what = format!("{point} after {passes}: {ended:?}");
             let stored = confirmed.stored.load(Ordering::SeqCst);
@@ -217,7 +217,7 @@ fn refused_write_is_final_and_loses_no_event() {
             }
             refusals += 1;
         }
-        // The folders of a log that was opened before are there.
+        // A log that was opened before does not create its folders again.
         assert!(
             refusals > 0 || point == "folder-create",
             "nothing was refused at {point}"
@@ -231,9 +231,10 @@ fn temporary_error_is_retried() {
     let failing = FailScenario::setup();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for (point, _) in POINTS.iter().filter(|(_, is_final)| !is_final) {
-        // Each call in turn, and the one after: also when it is noted what is deleted to make room.
+        // Two calls in succession fail, beginning with each call in turn: the second one may be that which saves the retention
+        // marker in order to free space.
         for passes in 0..14 {
-            let error = PASSING[passes % PASSING.len()];
+            let error = TEMPORARY[passes % TEMPORARY.len()];
             let (root, before) = runtime.block_on(begun());
             let confirmed = Confirmed::default();
             confirmed.stored.store(before, Ordering::SeqCst);
@@ -254,7 +255,7 @@ fn every_error_of_a_sync_is_final() {
     let failing = FailScenario::setup();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for (point, _) in POINTS.iter().filter(|(_, is_final)| *is_final) {
-        for error in PASSING {
+        for error in TEMPORARY {
             let (root, before) = runtime.block_on(begun());
             let confirmed = Confirmed::default();
             confirmed.stored.store(before, Ordering::SeqCst);
@@ -277,7 +278,7 @@ fn file_system_without_folder_sync_is_accepted() {
     failing.teardown();
 }
 
-/// Times are a hundredth in this test's build.
+/// Times are divided by 100 in the build of this test.
 #[test]
 fn events_of_a_quiet_feed_are_deleted_when_settled() {
     let failing = FailScenario::setup();
@@ -289,10 +290,13 @@ fn events_of_a_quiet_feed_are_deleted_when_settled() {
         append(&spool, 3, 100).await;
         assert_eq!(segments(root.path()).len(), 1);
         commit(&mut reader, 4);
-        until("they are deleted", || segments(root.path()).is_empty()).await;
+        until("the settled events are deleted", || {
+            segments(root.path()).is_empty()
+        })
+        .await;
         append(&spool, 3, 100).await;
         assert_eq!(read_until(&mut reader, 6).await.all(), 6);
-        // What is not settled stays.
+        // Events that are not settled are not deleted.
         commit(&mut reader, 5);
         append(&spool, 1, 100).await;
         soon(spool.finish()).await.unwrap();
@@ -318,7 +322,7 @@ fn removed_folder_is_detected_on_a_quiet_feed() {
             if is_replaced {
                 std::fs::create_dir(root.path().join("spool")).unwrap();
             }
-            until("it is noticed", || spool.status().has_failed).await;
+            until("the log fails", || spool.status().has_failed).await;
             soon(spool.finish()).await.unwrap_err();
         }
     });
@@ -376,13 +380,13 @@ fn full_disk_delays_resume_values_and_no_event() {
                     .and_then(|state| state.values.get("main").cloned())
                     .map_or(0, |value| value.parse::<u64>().unwrap())
             };
-            // Without a source that can resume the file is created with the first value.
+            // If no source can resume when the log is opened, the file is created with the first resume value.
             let spool = if before > 0 {
                 open(root.path(), &config)
             } else {
                 Spool::open(&SpoolConfig::Disk(config), root.path()).unwrap()
             };
-            // Retains the segment, so that no other one is created.
+            // The reader retains the segment, so that no other segment is created.
             let _reader = spool.reader("sink");
             if before > 0 {
                 append(&spool, before, 10).await;

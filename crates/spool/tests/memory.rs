@@ -1,4 +1,4 @@
-//! The promises of the log in memory, and a model that it is held to.
+//! Tests of each guarantee of the log in memory, and a comparison of the log with a model.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 use std::{collections::VecDeque, future::Future, time::Duration};
@@ -14,7 +14,7 @@ use neurobridge_core::{
 use neurobridge_spool::{AppendError, MemoryConfig, Spool, SpoolConfig, SpoolReader, Stored, WhenFull};
 use proptest::prelude::*;
 
-/// Far more than any step needs; reached only when something waits for ever.
+/// The time after which a step counts as failed: far more than any step needs.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 fn open(max_size: ByteSize, when_full: WhenFull) -> Spool {
@@ -29,7 +29,7 @@ fn small() -> Spool {
     open(ByteSize::from_mib(1), WhenFull::Block)
 }
 
-/// A batch of events whose ids go on from `id`, each of about `size` bytes.
+/// Returns a batch of events whose ids follow `id`, each of about `size` bytes.
 fn batch(id: &mut u64, events: usize, size: usize) -> Batch {
     batch_with_room(0, id, events, size)
 }
@@ -50,7 +50,7 @@ fn batch_with_room(room: usize, id: &mut u64, events: usize, size: usize) -> Bat
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, what)
         .await
-        .expect("it waits for ever")
+        .expect("the step does not end")
 }
 
 async fn next(reader: &mut SpoolReader) -> Read {
@@ -63,7 +63,7 @@ fn commit(reader: &mut SpoolReader, next: Sequence) {
     reader.commit(&cursor);
 }
 
-/// The sequences of events handed over, and the number of those skipped, until `until` of both.
+/// Reads until `until` events are read or skipped. Returns the sequences of the events, and the number of skipped events.
 async fn read_until(reader: &mut SpoolReader, until: u64) -> (Vec<u64>, u64) {
     let (mut sequences, mut skipped) = (Vec::new(), 0);
     while (sequences.len() as u64) + skipped < until {
@@ -80,12 +80,12 @@ async fn read_until(reader: &mut SpoolReader, until: u64) -> (Vec<u64>, u64) {
     (sequences, skipped)
 }
 
-/// As the bridge does it: several at once, polled together.
+/// Polls several appends together, as the bridge does.
 #[tokio::test]
 async fn small_append_waits_for_an_earlier_large_one() {
     let (spool, mut id) = (small(), 0);
     let mut reader = spool.reader("sink");
-    // Room for a small one is left.
+    // The log still has room for a small batch.
     spool.append(batch(&mut id, 9, 100_000)).await.unwrap();
     let mut large = Box::pin(spool.append(batch(&mut id, 3, 100_000)));
     assert!((&mut large).now_or_never().is_none());
@@ -178,7 +178,7 @@ async fn events_in_delivery_are_dropped_last_and_counted_once() {
     let (mut handed, mut skipped, mut settled) = (0, 0, Sequence::FIRST);
     for round in 1..=200 {
         soon(spool.append(batch(&mut id, 1, 50_000))).await.unwrap();
-        // A third of what comes is taken, and settled some time later.
+        // A batch is read after each third append, and settled after the next one is read.
         if round % 3 == 0 {
             match next(&mut reader).await {
                 Read::Events(batch) => {
@@ -197,11 +197,11 @@ async fn events_in_delivery_are_dropped_last_and_counted_once() {
     assert!(dropped > 100, "{dropped}");
     assert_eq!(dropped, skipped + skipped_later);
     assert!(spool.status().size_bytes <= spool.status().limit_bytes);
-    // As after a fault.
+    // A delivery rewinds to its cursor after a fault.
     reader.rewind(settled);
     match next(&mut reader).await {
         Read::Events(batch) => assert_eq!(batch.first(), settled),
-        other => panic!("what was on its way is gone: {other:?}"),
+        other => panic!("an event in flight was dropped: {other:?}"),
     }
 }
 
@@ -276,10 +276,12 @@ fn any_action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// What a reader should see: a counter, and where its cursor is.
+/// The expected state of a reader.
 #[derive(Clone, Copy, Debug)]
 struct Model {
+    /// The sequence of the next event to read.
     next: u64,
+    /// The position of the cursor.
     committed: u64,
 }
 
@@ -326,7 +328,7 @@ async fn run(actions: Vec<Action>) -> Result<(), ReadError> {
             }
             Action::Read { .. } => {}
         }
-        // The log holds what one of the two still needs, and whole batches around it, no more.
+        // The log contains the batches with events that a reader has not settled, and no other batches.
         let needed = models.iter().map(|model| model.committed).min().unwrap();
         assert!(
             (needed <= appended) == (spool.status().size_bytes > 0),
@@ -361,12 +363,12 @@ async fn readers_that_free_space_have_priority() {
     let spool = open(ByteSize::from_mib(64), WhenFull::Block);
     let _reader = spool.reader("sink");
     let mut id = 0;
-    // From 4 MiB on it is crowded.
+    // Below 4 MiB an append completes at once. Above, it first lets the readers run.
     while spool.status().size_bytes <= 4 << 20 {
         let stored = spool.append(batch(&mut id, 100, 600)).now_or_never();
         assert!(
             stored.is_some(),
-            "crowded with {} bytes",
+            "an append waits at {} bytes",
             spool.status().size_bytes
         );
     }

@@ -1,4 +1,4 @@
-//! Replays of a range of a log, also while another process has the log open. Missing events are reported.
+//! Replays ranges of a log, also while another process has the log open. A replay reports missing events.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;
@@ -21,7 +21,7 @@ async fn replayed(root: &std::path::Path, first: u64, end: u64) -> Seen {
 
 async fn read_to_end(reader: &mut ReplayReader) -> Seen {
     let mut seen = Seen::default();
-    while seen.take(&soon(reader.next()).await.unwrap()) {}
+    while seen.add(&soon(reader.next()).await.unwrap()) {}
     seen
 }
 
@@ -33,14 +33,14 @@ async fn replay_repeats_a_range_and_moves_no_cursor() {
     for _ in 0..20 {
         append(&spool, 3, 600).await;
     }
-    // Through several segments, cut within a batch at both ends.
+    // The ranges span several segments, and begin and end within a batch.
     for (first, end) in [(1, 61), (2, 60), (30, 31)] {
         assert_eq!(
             replayed(root.path(), first, end).await.events,
             (first..end).collect::<Vec<_>>()
         );
     }
-    // A rewind begins anew, whatever was read ahead.
+    // A rewind discards the batches that were read ahead.
     let mut again = ReplayReader::start(root.path().join("spool"), sequence(1), sequence(61)).unwrap();
     soon(again.next()).await.unwrap();
     again.rewind(sequence(50));
@@ -77,7 +77,8 @@ async fn deleted_and_damaged_events_are_reported() {
     let seen = replayed(root.path(), second, third).await;
     assert!(seen.damaged.contains(&second), "{seen:?}");
     assert_eq!(seen.all(), third - second);
-    // More than there is: what is missing at the end was durable once.
+    // The range ends after the last stored event. Events that are missing at the end count as damaged, because a range contains
+    // only events that were durable once.
     let seen = replayed(root.path(), 60, 63).await;
     assert_eq!((seen.events, seen.damaged), (vec![60], vec![61, 62]));
 }

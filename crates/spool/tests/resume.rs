@@ -1,4 +1,4 @@
-//! The resume values of the sources: recovered after an orderly stop, after a kill, and from a damaged file.
+//! Recovers the resume values of the sources after a clean shutdown, after a kill, and from a damaged file.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;
@@ -20,18 +20,18 @@ fn value(source: &str, value: &str) -> Vec<ResumeValue> {
     }]
 }
 
-/// Sets a value without events.
+/// Sets a resume value without appending events.
 async fn advance(spool: &Spool, source: &str, text: &str) {
     let appended = soon(spool.append_resuming(Batch::default(), value(source, text)));
     assert_eq!(appended.await.unwrap(), None);
 }
 
-/// The values in the file.
+/// Returns the content of the file of resume values.
 fn saved(root: &Path) -> Option<inspect::ResumeFileState> {
     inspect::list(&root.join("spool")).unwrap().resume
 }
 
-/// Copies the folder, as a kill leaves it, and opens the copy.
+/// Copies the folder in the state that a kill would leave, and opens the copy.
 fn killed(root: &Path) -> (TempDir, Spool) {
     let killed = tempfile::tempdir().unwrap();
     copy(root, killed.path());
@@ -39,7 +39,7 @@ fn killed(root: &Path) -> (TempDir, Spool) {
     (killed, spool)
 }
 
-/// A log with twelve events, none settled, and a value of the feed without events.
+/// Writes twelve events, none of them settled, and a resume value of the feed without events, and shuts the log down.
 async fn stopped() -> TempDir {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
@@ -96,7 +96,7 @@ async fn changed_value_is_saved_in_the_background() {
         saved(root.path()).is_some_and(|state| state.values.get("main").is_some_and(|value| **value == *"3"))
     };
     until("the value is on the disk", is_saved).await;
-    // With its settled events deleted only the file has it.
+    // After the settled events are deleted, only the file contains the resume value.
     let mut reader = spool.reader("sink");
     append(&spool, 3, 10).await;
     commit(&mut reader, 7);
@@ -195,7 +195,7 @@ async fn other_log() -> TempDir {
 #[tokio::test]
 async fn value_ahead_of_the_log_is_replaced_by_a_stored_one() {
     let root = stopped().await;
-    // The file of a later moment than the log, which was restored or has lost its end.
+    // The file is newer than the log, as after a restore of the log from a backup or the loss of its last segment.
     let later = tempfile::tempdir().unwrap();
     copy(root.path(), later.path());
     let spool = open(later.path(), &config());
@@ -211,7 +211,7 @@ async fn value_ahead_of_the_log_is_replaced_by_a_stored_one() {
     assert_eq!(
         quiet(&spool).as_deref(),
         Some("\"x\""),
-        "no event has another one"
+        "no stored event has a resume value of this feed"
     );
     soon(spool.finish()).await.unwrap();
     assert_eq!(saved(root.path()).unwrap().next.map(|next| next.get()), Some(13));
@@ -256,7 +256,7 @@ async fn value_of_a_removed_source_is_dropped() {
     assert_eq!((resumes_after(&spool, "main"), quiet(&spool)), (12, None));
     soon(spool.finish()).await.unwrap();
     assert_eq!(saved(root.path()).unwrap().values.len(), 1);
-    // Without resuming sources the file is not touched.
+    // Without a source that can resume, the file is not changed.
     let spool = Spool::open(&SpoolConfig::Disk(config()), root.path()).unwrap();
     soon(spool.append(batch(13, 1, 10))).await.unwrap();
     soon(spool.finish()).await.unwrap();

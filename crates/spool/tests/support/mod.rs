@@ -1,4 +1,4 @@
-//! What the tests of the log on disk have in common.
+//! Functions that the tests of the log on disk share.
 #![allow(dead_code, unreachable_pub, reason = "each test uses some of it")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
@@ -22,10 +22,10 @@ use neurobridge_spool::{
     DiskConfig, OpenError, ResumePaths, ResumeValue, Spool, SpoolConfig, SpoolReader, SyncPolicy, WhenFull,
 };
 
-/// Far more than any step needs; reached only when something waits for ever.
+/// The time after which a step counts as failed: far more than any step needs.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Small segments, so that there are many; nothing is kept that is settled.
+/// Returns a configuration with small segments, so that a log has many of them. Settled events are not retained.
 pub fn config() -> DiskConfig {
     DiskConfig {
         path: PathBuf::from("spool"),
@@ -45,13 +45,14 @@ pub fn try_open(root: &Path, config: &DiskConfig) -> Result<Spool, OpenError> {
     Spool::open_resuming(&SpoolConfig::Disk(config.clone()), root, &resume_paths())
 }
 
-/// The source of all events, whose resume value is the id of the event, and one without events.
+/// Returns the paths of the resume values of two sources: that of all events, whose resume value is the id of the event, and
+/// one without events.
 pub fn resume_paths() -> ResumePaths {
     let path = FieldPath::parse("$.id");
     ResumePaths::from([("main".to_owned(), path.clone()), ("quiet".to_owned(), path)])
 }
 
-/// The resume value that belongs to an append whose last event gets this sequence.
+/// Returns the resume value for an append whose last event receives this sequence.
 pub fn resume_value(sequence: u64) -> Vec<ResumeValue> {
     vec![ResumeValue {
         source: "main".into(),
@@ -59,19 +60,19 @@ pub fn resume_value(sequence: u64) -> Vec<ResumeValue> {
     }]
 }
 
-/// The resume value of a source as a number; 0 without one.
+/// Returns the resume value of a source as a number, or 0 if the source has none.
 pub fn resumes_after(spool: &Spool, source: &str) -> u64 {
     spool
         .resume_value(source)
         .map_or(0, |value| value.parse().unwrap())
 }
 
-/// The text of the event that gets this sequence.
+/// Returns the text of the event with this sequence.
 pub fn frame(sequence: u64, size: usize) -> String {
     format!(r#"{{"id":{sequence},"data":{{"fill":"{}"}}}}"#, "x".repeat(size))
 }
 
-/// Events that will get the sequences from `first` on.
+/// Returns a batch of events that will be stored with the sequences from `first` on.
 pub fn batch(first: u64, events: u64, size: usize) -> Batch {
     batch_at(first, events, size, |sequence| {
         jiff::Timestamp::from_second(sequence as i64).unwrap()
@@ -90,7 +91,7 @@ fn batch_at(first: u64, events: u64, size: usize, received_at: impl Fn(u64) -> j
     batch
 }
 
-/// Appends so many events of a size, which get the sequences that their texts say.
+/// Appends a number of events of about `size` bytes. The sequence of each event equals the id in its text.
 pub async fn append(spool: &Spool, events: u64, size: usize) {
     let first = spool.status().durable_sequence + 1;
     let stored = soon(spool.append_resuming(batch(first, events, size), resume_value(first + events - 1)))
@@ -107,7 +108,7 @@ pub async fn append_now(spool: &Spool) {
     soon(spool.append(batch)).await.unwrap().unwrap();
 }
 
-/// A log of 120 events in some dozen segments, none settled.
+/// Writes a log of 120 events, none of them settled, in about a dozen segments.
 pub async fn filled(root: &Path) {
     let spool = open(root, &config());
     drop(spool.reader("sink"));
@@ -120,7 +121,7 @@ pub async fn filled(root: &Path) {
 pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, what)
         .await
-        .expect("it waits for ever")
+        .expect("the step does not end")
 }
 
 /// Waits until a condition holds.
@@ -132,7 +133,7 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// What a reader handed over: sequences of events, of which each text was checked, and of those that were skipped.
+/// The sequences of the events that a reader returned, whose texts were checked, and of the events that it skipped.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     pub events: Vec<u64>,
@@ -145,7 +146,7 @@ impl Seen {
         (self.events.len() + self.dropped.len() + self.damaged.len()) as u64
     }
 
-    pub fn take(&mut self, read: &Read) -> bool {
+    pub fn add(&mut self, read: &Read) -> bool {
         match read {
             Read::Events(batch) => {
                 for event in batch.iter() {
@@ -173,26 +174,26 @@ impl Seen {
     }
 }
 
-/// Reads until so many events are seen or skipped.
+/// Reads until `until` events are read or skipped.
 pub async fn read_until(reader: &mut SpoolReader, until: u64) -> Seen {
     let mut seen = Seen::default();
     while seen.all() < until {
         assert!(
-            seen.take(&soon(reader.next()).await.unwrap()),
-            "it ended after {seen:?}"
+            seen.add(&soon(reader.next()).await.unwrap()),
+            "the log ended after {seen:?}"
         );
     }
     seen
 }
 
-/// Reads all up to what is durable now.
+/// Reads all events up to the last one that is durable now.
 pub async fn read_all(spool: &Spool, reader: &mut SpoolReader) -> Seen {
     let end = spool.status().durable_sequence + 1;
     let next = reader.cursor().next.get();
     read_until(reader, end - next).await
 }
 
-/// Commits all before `next` as delivered.
+/// Commits all events before `next` as delivered.
 pub fn commit(reader: &mut SpoolReader, next: u64) {
     let mut cursor = reader.cursor().clone();
     let settled = next - cursor.next.get();
@@ -201,7 +202,7 @@ pub fn commit(reader: &mut SpoolReader, next: u64) {
     reader.commit(&cursor);
 }
 
-/// The segments of a log, in order.
+/// Returns the paths of the segments of a log, in order.
 pub fn segments(root: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(root.join("spool"))
         .unwrap()
@@ -212,8 +213,8 @@ pub fn segments(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Copies a log's folder as a crash at this moment would leave it. Segments before cursors: were a segment deleted
-/// meanwhile, the cursors that allowed it are copied after.
+/// Copies the folder of a log in the state that a crash at this moment would leave. Copies segments before cursors: if a
+/// segment is deleted during the copy, the copied cursors are at least those that allowed its deletion.
 pub fn copy(from: &Path, to: &Path) {
     let (from, to) = (from.join("spool"), to.join("spool"));
     fs::create_dir_all(to.join("cursors")).unwrap();
