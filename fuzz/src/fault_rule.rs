@@ -1,8 +1,9 @@
-//! The simulator's fault rules.
+//! Fuzzes the parser of the simulator's fault rules.
 
 use neurobridge_simulator::FaultRule;
 
-/// Any text is read as a rule or refused; a rule's text is read as the same rule.
+/// Checks that any text is parsed as a rule or rejected with an error, and that the display form of a rule is parsed as the same
+/// rule.
 pub fn fault_rule(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;

@@ -1,4 +1,4 @@
-//! Frame classification.
+//! Fuzzes the classification of frames.
 
 use neurobridge_core::{
     event::{Event, FieldPath},
@@ -16,8 +16,8 @@ fn fields() -> Vec<FieldPath> {
     FIELDS.iter().filter_map(|path| FieldPath::parse(path)).collect()
 }
 
-/// Checks that a frame is valid exactly if `serde_json` accepts it, that the fields are those found by `serde_json`, and that the
-/// frames before it have no influence.
+/// Checks that a frame is valid exactly if `serde_json` accepts it, that the fields are those found by `serde_json`, and that
+/// frames read earlier have no influence.
 pub fn frame(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -25,7 +25,11 @@ pub fn frame(bytes: &[u8]) {
     let mut reader = Frames::new(&fields());
     for part in text.split('\n').chain([text]) {
         let mut fresh = Frames::new(&fields());
-        assert_eq!(reader.read(part), fresh.read(part), "read after others");
+        assert_eq!(
+            reader.read(part),
+            fresh.read(part),
+            "frames read earlier have changed the result"
+        );
     }
     let (kind, control) = match reader.read(text) {
         Ok(read) => read,
@@ -33,21 +37,21 @@ pub fn frame(bytes: &[u8]) {
         Err(error) => {
             assert!(
                 serde_json::from_str::<&RawValue>(text).is_err(),
-                "refused, and is JSON: {error}"
+                "valid JSON was rejected: {error}"
             );
             return;
         }
     };
     assert!(
         serde_json::from_str::<&RawValue>(text).is_ok(),
-        "taken, and is no JSON"
+        "invalid JSON was accepted"
     );
-    // A `Value` cannot hold half a surrogate pair or a number beyond f64: there is nothing to compare such a frame with.
+    // A `Value` cannot hold half a surrogate pair or a number beyond the range of `f64`. Such a frame cannot be compared.
     let Ok(value) = serde_json::from_str::<Value>(text) else {
         return;
     };
     let same = |span: Span, key: &str| assert_eq!(parse(span.of(text)), value.get(key).cloned(), "{key}");
-    let counts = |control| match control {
+    let check_control = |control| match control {
         Control::Ping(span) => same(span, "PING"),
         Control::Auth(span) => same(span, "auth"),
         Control::Error(span) => same(span, "error"),
@@ -56,8 +60,11 @@ pub fn frame(bytes: &[u8]) {
     let has_content = !matches!(data, None | Some(Value::Null)) && !is_empty(data);
     match kind {
         Kind::Control(control) => {
-            assert!(!has_content, "the data is lost");
-            counts(control);
+            assert!(
+                !has_content,
+                "a frame with data was classified as a control frame"
+            );
+            check_control(control);
         }
         Kind::Event(positions) => compare(&event(positions, text), &value),
         Kind::Unknown => {
@@ -70,7 +77,7 @@ pub fn frame(bytes: &[u8]) {
     }
     if let Some(control) = control {
         assert!(has_content && !matches!(kind, Kind::Control(_)));
-        counts(control);
+        check_control(control);
     }
 }
 
@@ -89,7 +96,7 @@ fn compare(event: &Event<'_>, value: &Value) {
     assert_eq!(parse(Some(event.body())).as_ref(), Some(data));
     let text_of = |value: Option<&Value>| match value? {
         Value::String(text) => Some(text.clone()),
-        // A number is compared as written.
+        // The empty text means that only the presence is checked: `Value` does not keep the spelling of a number.
         Value::Bool(_) | Value::Number(_) => Some(String::new()),
         _ => None,
     };

@@ -1,4 +1,4 @@
-//! Records of the spool.
+//! Fuzzes the decoding of the spool's records.
 
 use jiff::Timestamp;
 use neurobridge_core::{
@@ -8,13 +8,13 @@ use neurobridge_core::{
     record::{self, Batch},
 };
 
-/// Any bytes are read as a record or refused, also with a length and a checksum that are right; what is read can be
-/// rendered, and comes back when it is written again.
+/// Checks that any bytes are decoded as a record or rejected, also after a correct length and checksum; and that a decoded event
+/// can be rendered, and equals the event that is decoded after encoding it again.
 pub fn record(bytes: &[u8]) {
     let verified = record::verify(bytes);
     if let Ok((event, length)) = record::decode(bytes, Sequence::FIRST) {
         assert!(length <= bytes.len());
-        use_all(&event);
+        render(&event);
         if let Ok(verified) = verified {
             assert_eq!(verified, length);
         }
@@ -24,7 +24,7 @@ pub fn record(bytes: &[u8]) {
     sealed.extend_from_slice(bytes);
     let checksum = match record::verify(&sealed) {
         Err(record::RecordError::Checksum { expected, .. }) => expected,
-        // Too short to be one; or its checksum is 0.
+        // The record is too short, or its correct checksum is 0.
         _ => return,
     };
     sealed[4..8].copy_from_slice(&checksum.to_le_bytes());
@@ -33,11 +33,11 @@ pub fn record(bytes: &[u8]) {
         return;
     };
     assert_eq!(length, sealed.len());
-    use_all(&event);
-    write_again(&event);
+    render(&event);
+    check_round_trip(&event);
 }
 
-fn use_all(event: &Event<'_>) {
+fn render(event: &Event<'_>) {
     let spool = SpoolId::from_bytes([7; 16]);
     let (mut scratch, mut out) = (String::new(), String::new());
     cloudevents::write_structured(event, &spool, &[], &mut scratch, &mut out);
@@ -49,15 +49,15 @@ fn use_all(event: &Event<'_>) {
     }
 }
 
-fn write_again(event: &Event<'_>) {
+fn check_round_trip(event: &Event<'_>) {
     let mut batch = Batch::default();
     batch.push(event);
     let sealed = batch.seal(event.sequence);
     let again = sealed
         .iter()
         .next()
-        .expect("one was pushed")
-        .expect("it was just written");
+        .expect("the batch has one event")
+        .expect("the event was just encoded");
     assert_eq!(record::verify(sealed.bytes()), Ok(sealed.bytes().len()));
     assert_eq!(
         (again.sequence, again.source, again.conflict, again.frame),

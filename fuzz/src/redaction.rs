@@ -1,4 +1,4 @@
-//! Redaction.
+//! Fuzzes redaction.
 
 use std::{io::Write, sync::LazyLock};
 
@@ -18,8 +18,8 @@ static KEY_FILE: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| {
     file
 });
 
-/// Checks that the selected values are removed and all others are unchanged. The first line of the input has patterns between
-/// commas, those for pseudonyms after a `!`; the rest is a frame.
+/// Checks that the selected values are removed and all others are unchanged. The first line of the input is a list of patterns,
+/// separated by commas; a pattern after a `!` selects values for pseudonyms. The other lines are a frame.
 pub fn redaction(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -51,26 +51,26 @@ pub fn redaction(bytes: &[u8]) {
     assert_eq!(
         Some(redacted.positions),
         Frames::default().event(after),
-        "shifted positions are those of a scan: {after}"
+        "the shifted positions differ from those of a new scan: {after}"
     );
     if let Ok(value) = serde_json::from_str::<Value>(after) {
-        check_gone(&value, &redact, &fields, 0);
+        check_redacted(&value, &redact, &fields, 0);
     }
     if let (Ok(before), Ok(after), true) = (
         serde_json::from_str::<Value>(frame),
         serde_json::from_str::<Value>(after),
         redact.iter().chain(&fields).all(|pattern| !pattern.is_path()),
     ) {
-        check_kept(&before, &after, &redact, &fields, 0);
+        check_unchanged(&before, &after, &redact, &fields, 0);
     }
     let redaction = Redaction::new(&redact, None).expect("no key is needed");
     let mut again = EventBuf::default();
     let twice = redaction.apply(&redacted, &mut again).expect("the frame is JSON");
-    assert_eq!(twice.frame, after, "changed twice");
+    assert_eq!(twice.frame, after, "a second redaction has changed the frame");
 }
 
 /// Returns whether a pattern without a dot matches a key, determined by an independent matcher.
-fn is_meant(patterns: &[Pattern], key: &str) -> bool {
+fn is_selected(patterns: &[Pattern], key: &str) -> bool {
     patterns
         .iter()
         .filter(|pattern| !pattern.is_path())
@@ -101,43 +101,43 @@ fn is_exempt(depth: usize, key: &str) -> bool {
     depth == 0 && (key == "id" || key == "data")
 }
 
-fn check_gone(value: &Value, redact: &[Pattern], fields: &[Pattern], depth: usize) {
+fn check_redacted(value: &Value, redact: &[Pattern], fields: &[Pattern], depth: usize) {
     match value {
         Value::Object(members) => {
             for (key, value) in members {
                 if is_exempt(depth, key) {
-                } else if is_meant(redact, key) {
+                } else if is_selected(redact, key) {
                     assert!(value.is_null(), "{key}: {value}");
-                } else if is_meant(fields, key) {
+                } else if is_selected(fields, key) {
                     let is_pseudonym = value.as_str().is_some_and(|text| {
                         text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
                     });
                     assert!(value.is_null() || is_pseudonym, "{key}: {value}");
                 }
-                check_gone(value, redact, fields, depth + 1);
+                check_redacted(value, redact, fields, depth + 1);
             }
         }
         Value::Array(elements) => elements
             .iter()
-            .for_each(|element| check_gone(element, redact, fields, depth.max(1))),
+            .for_each(|element| check_redacted(element, redact, fields, depth.max(1))),
         _ => {}
     }
 }
 
-fn check_kept(before: &Value, after: &Value, redact: &[Pattern], fields: &[Pattern], depth: usize) {
+fn check_unchanged(before: &Value, after: &Value, redact: &[Pattern], fields: &[Pattern], depth: usize) {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {
             assert!(before.keys().eq(after.keys()));
             for (key, value) in before {
-                if is_exempt(depth, key) || !(is_meant(redact, key) || is_meant(fields, key)) {
-                    check_kept(value, &after[key], redact, fields, depth + 1);
+                if is_exempt(depth, key) || !(is_selected(redact, key) || is_selected(fields, key)) {
+                    check_unchanged(value, &after[key], redact, fields, depth + 1);
                 }
             }
         }
         (Value::Array(before), Value::Array(after)) => {
             assert_eq!(before.len(), after.len());
             for (before, after) in before.iter().zip(after) {
-                check_kept(before, after, redact, fields, depth.max(1));
+                check_unchanged(before, after, redact, fields, depth.max(1));
             }
         }
         _ => assert_eq!(before, after),

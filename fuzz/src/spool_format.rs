@@ -1,13 +1,14 @@
-//! Heads of segments and cursors of the spool.
+//! Fuzzes the decoding of segment headers and cursor slots of the spool.
 
 use neurobridge_spool::format::{CursorSlot, FormatError, SLOT_LENGTH, SegmentHeader};
 
-/// Where each keeps its checksum.
+/// The offset of the checksum in a segment header.
 const HEADER_CHECKSUM: usize = 60;
+/// The offset of the checksum in a cursor slot.
 const SLOT_CHECKSUM: usize = 108;
 
-/// Any bytes are read as a header or a slot or refused, also with a checksum that is right; what is read comes back when it
-/// is written again.
+/// Checks that any bytes are decoded as a header or a slot or rejected, also with a correct checksum, and that a decoded header
+/// or slot equals the one that is decoded after encoding it again.
 pub fn spool_format(bytes: &[u8]) {
     header(bytes);
     slot(bytes);

@@ -1,4 +1,4 @@
-//! Templates.
+//! Fuzzes the parsing and rendering of templates.
 
 use neurobridge_core::{neuroio::Frames, template::Template};
 
@@ -7,8 +7,8 @@ use crate::event;
 const FRAME: &str =
     r#"{"id":7,"data":{"result":"new","pid":null,"space":{"id":"a b.c"},"extra":{"deep":true}}}"#;
 
-/// Any text is read as a template or refused; what is read stays as written and can be rendered. The input's first line is
-/// the template, the rest a frame.
+/// Checks that any text is parsed as a template or rejected, that the display form of a template equals the parsed text, and that
+/// the template can be rendered. The first line of the input is the template, the other lines are a frame.
 pub fn template(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;

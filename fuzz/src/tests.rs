@@ -28,15 +28,15 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn every_target_takes_its_seeds() {
+fn every_target_accepts_its_seeds() {
     for (name, target) in TARGETS {
         seeds(name).iter().for_each(|seed| target(seed));
     }
 }
 
-/// One change as fuzzers make it.
+/// A mutation of the kinds that fuzzers use.
 #[derive(Clone, Debug)]
-enum Change {
+enum Mutation {
     Replace(Index, u8),
     Insert(Index, u8),
     Remove(Index, u8),
@@ -44,42 +44,42 @@ enum Change {
     Splice(Index, Index),
 }
 
-fn any_change() -> impl Strategy<Value = Change> {
-    // Bytes that mean something come more often than others.
+fn any_mutation() -> impl Strategy<Value = Mutation> {
+    // Bytes with a meaning in one of the formats are more frequent than others.
     let byte = prop_oneof![
         any::<u8>(),
         proptest::sample::select(b"{}[]\",:\\.*!=0nu\n ".to_vec()),
     ];
     prop_oneof![
-        (any::<Index>(), byte.clone()).prop_map(|(at, byte)| Change::Replace(at, byte)),
-        (any::<Index>(), byte).prop_map(|(at, byte)| Change::Insert(at, byte)),
-        (any::<Index>(), 1u8..20).prop_map(|(at, length)| Change::Remove(at, length)),
-        (any::<Index>(), 1u8..20).prop_map(|(at, length)| Change::Repeat(at, length)),
-        any::<(Index, Index)>().prop_map(|(at, from)| Change::Splice(at, from)),
+        (any::<Index>(), byte.clone()).prop_map(|(at, byte)| Mutation::Replace(at, byte)),
+        (any::<Index>(), byte).prop_map(|(at, byte)| Mutation::Insert(at, byte)),
+        (any::<Index>(), 1u8..20).prop_map(|(at, length)| Mutation::Remove(at, length)),
+        (any::<Index>(), 1u8..20).prop_map(|(at, length)| Mutation::Repeat(at, length)),
+        any::<(Index, Index)>().prop_map(|(at, from)| Mutation::Splice(at, from)),
     ]
 }
 
-fn apply(change: &Change, bytes: &mut Vec<u8>, other: &[u8]) {
+fn apply(mutation: &Mutation, bytes: &mut Vec<u8>, other: &[u8]) {
     let place = |index: &Index| index.index(bytes.len() + 1);
     let end = |at: usize, length: u8| (at + usize::from(length)).min(bytes.len());
-    match change {
-        Change::Replace(at, byte) => {
+    match mutation {
+        Mutation::Replace(at, byte) => {
             let at = place(at);
             if at < bytes.len() {
                 bytes[at] = *byte;
             }
         }
-        Change::Insert(at, byte) => bytes.insert(place(at), *byte),
-        Change::Remove(at, length) => {
+        Mutation::Insert(at, byte) => bytes.insert(place(at), *byte),
+        Mutation::Remove(at, length) => {
             let at = place(at);
             bytes.drain(at..end(at, *length));
         }
-        Change::Repeat(at, length) => {
+        Mutation::Repeat(at, length) => {
             let at = place(at);
             let piece = bytes[at..end(at, *length)].to_vec();
             bytes.splice(at..at, piece);
         }
-        Change::Splice(at, from) => {
+        Mutation::Splice(at, from) => {
             let at = place(at);
             bytes.truncate(at);
             bytes.extend_from_slice(&other[from.index(other.len() + 1)..]);
@@ -91,26 +91,26 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn every_target_takes_changed_seeds(
-        seed in any::<Index>(), other in any::<Index>(), changes in proptest::collection::vec(any_change(), 1..8),
+    fn every_target_accepts_mutated_seeds(
+        seed in any::<Index>(), other in any::<Index>(), mutations in proptest::collection::vec(any_mutation(), 1..8),
     ) {
         for (name, target) in TARGETS {
             let seeds = seeds(name);
             let (mut bytes, other): (Vec<u8>, &Vec<u8>) = (seed.get(&seeds).clone(), other.get(&seeds));
-            for change in &changes {
-                apply(change, &mut bytes, other);
+            for mutation in &mutations {
+                apply(mutation, &mut bytes, other);
             }
             target(&bytes);
         }
     }
 
     #[test]
-    fn every_target_takes_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn every_target_accepts_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         TARGETS.iter().for_each(|(_, target)| target(&bytes));
     }
 
     #[test]
-    fn every_target_takes_any_text(text in any::<String>()) {
+    fn every_target_accepts_any_text(text in any::<String>()) {
         TARGETS.iter().for_each(|(_, target)| target(text.as_bytes()));
     }
 }
