@@ -1,6 +1,6 @@
-//! The delivery with a scripted broker that fails.
+//! Tests of the delivery with a scripted broker that fails.
 
-/// The methods of a fake sink without capabilities, with nothing to flush, to note or to close.
+/// Implements the methods of a fake sink that has no optional capability, no cursor note, and nothing to flush or to close.
 macro_rules! plain_sink {
     () => {
         const REPLACES_CLIENT: bool = true;
@@ -91,7 +91,7 @@ fn all_events_are_delivered_in_order_and_counted() {
 
 #[test]
 fn connected_sink_without_acknowledgement_is_not_up() {
-    // In reverse order.
+    // The last turn of the list is the first one.
     let turns = vec![
         Turn::Acknowledge(1),
         Turn::Fail(0),
@@ -106,7 +106,7 @@ fn connected_sink_without_acknowledgement_is_not_up() {
     // The test's delivery drains from the beginning.
     assert_eq!(before[0], SinkState::Draining);
     assert_eq!(before[1..], [SinkState::Down; 3]);
-    // One event is settled, so the sink has recovered.
+    // One event was settled before the fifth call, so the sink has recovered.
     assert_eq!(after[0], SinkState::Up);
     assert!(!after.contains(&SinkState::Down), "{after:?}");
     assert!(outcome.progress.reason.is_none());
@@ -190,7 +190,10 @@ fn too_many_consecutive_dead_letters_stop_the_sink() {
             reason.starts_with("4 events in a row were rejected, the last one with \"found 2 MiB"),
             "{reason}"
         );
-        assert!(outcome.cursor.next.get() <= 5, "the rest waits");
+        assert!(
+            outcome.cursor.next.get() <= 5,
+            "the cursor passed events after the stop"
+        );
     }
 }
 
@@ -245,7 +248,7 @@ fn deliveries_before_the_last_fault_are_counted() {
 #[test]
 fn dropped_events_are_counted() {
     for turns in [vec![], vec![Turn::Later, Turn::Later]] {
-        what_was_dropped_is_counted(turns);
+        check_dropped_events_are_counted(turns);
     }
     let outcome = run(Setup {
         skips: Some((4, 3)),
@@ -256,14 +259,14 @@ fn dropped_events_are_counted() {
     assert_eq!((outcome.letters, outcome.took), (vec![3], Duration::ZERO));
 }
 
-fn what_was_dropped_is_counted(turns: Vec<Turn>) {
+fn check_dropped_events_are_counted(turns: Vec<Turn>) {
     let outcome = run(Setup {
         skips: Some((4, 3)),
         turns,
         ..Setup::default()
     });
     assert_eq!(outcome.broker.stored, [1, 2, 3, 7, 8, 9, 10]);
-    // While the sink waits, more events are dropped.
+    // The delivery does not pause after a skip, because more events would be dropped during a pause.
     assert_eq!(outcome.took, Duration::ZERO);
     assert_eq!(
         outcome.cursor.counts,
@@ -382,8 +385,8 @@ proptest! {
         let outcome = run(Setup { events: 50, turns, bad, filter, acks_are_cumulative, keeps_dead_letters, skips, failing_letters, max_in_a_row: 100, ..Setup::default() });
         prop_assert_eq!(outcome.ended, Ended::Drained);
         let dropped = |sequence: u64| skips.is_some_and(|(from, events)| (from..from + events).contains(&sequence));
-        let left_out = |sequence: u64| filtered && sequence.is_multiple_of(3);
-        let sent = |sequence: &u64| !dropped(*sequence) && !left_out(*sequence);
+        let excluded = |sequence: u64| filtered && sequence.is_multiple_of(3);
+        let sent = |sequence: &u64| !dropped(*sequence) && !excluded(*sequence);
         let expected: Vec<u64> = (1..=50).filter(sent).filter(|sequence| !bad(*sequence)).collect();
         let first_copies: BTreeSet<u64> = outcome.broker.stored.iter().copied().collect();
         prop_assert_eq!(first_copies.into_iter().collect::<Vec<_>>(), expected.clone());

@@ -1,4 +1,4 @@
-//! A broker with scripted behaviour, and the other parts of a delivery.
+//! A broker with scripted behaviour, and fakes of the sink, the reader and the dead-letter store of a delivery.
 
 use super::*;
 
@@ -7,7 +7,7 @@ use super::*;
 pub(super) enum Turn {
     /// Acknowledges this number of waiting messages.
     Acknowledge(usize),
-    /// Refuses all waiting messages if one of them is bad, as a broker does with a batch.
+    /// Rejects all waiting messages if one of them is bad, as a broker rejects a batch. Otherwise acknowledges all of them.
     AcknowledgeBatch,
     /// Stores this number of waiting messages, acknowledges none, and fails.
     Fail(usize),
@@ -32,9 +32,9 @@ pub(super) struct Broker {
     pub(super) turns: Vec<Turn>,
     pub(super) refuse_connects: u64,
     pub(super) hanging_connects: u64,
-    /// The number of published events that the buffer held.
+    /// The number of published events whose text was in the backing buffer.
     pub(super) in_buffer: u64,
-    /// What the sink was said to be at each call of `outcomes`.
+    /// The state of the sink that the status showed at each call of `outcomes`.
     pub(super) states: Vec<SinkState>,
 }
 
@@ -130,12 +130,12 @@ impl Sink for FakeSink {
         }
         let number = event.sequence.get();
         if self.acks_are_cumulative {
-            let mut kept = self.letters.sequences();
-            kept.extend(&self.broker.lock().unwrap().letters);
+            let mut stored = self.letters.sequences();
+            stored.extend(&self.broker.lock().unwrap().letters);
             let unsafe_before = self
                 .refused
                 .range(..number)
-                .find(|refused| !kept.contains(refused));
+                .find(|refused| !stored.contains(refused));
             assert_eq!(
                 unsafe_before, None,
                 "event {number} was published before the dead letter of an earlier one"
@@ -185,11 +185,11 @@ impl Sink for FakeSink {
                     .iter()
                     .any(|(sequence, letter)| !letter && (self.bad)(sequence.get()));
                 if any_bad {
-                    let suspect = |sequence| Ack {
+                    let retry_alone = |sequence| Ack {
                         sequence,
                         outcome: Outcome::RetryAlone(too_large()),
                     };
-                    acks.extend(self.waiting.drain(..).map(|(sequence, _)| suspect(sequence)));
+                    acks.extend(self.waiting.drain(..).map(|(sequence, _)| retry_alone(sequence)));
                 } else {
                     self.acknowledge(usize::MAX, acks);
                 }
@@ -231,7 +231,7 @@ impl Sink for FakeSink {
     async fn close(&mut self) {}
 }
 
-/// A reader of batches in memory. After the last batch it ends or waits without end.
+/// A reader of batches in memory. After the last batch, it reports the end of the log or waits until the delivery is aborted.
 pub(super) struct FakeReader {
     pub(super) batches: Vec<SealedBatch>,
     pub(super) next: Sequence,

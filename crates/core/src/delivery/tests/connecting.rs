@@ -14,7 +14,7 @@ impl Sink for WaitingSink {
         self.attempts += 1;
         if self.attempts == 1 {
             context.steps.begin(ConnectStep::Dial, "broker:9092");
-            // Each try fails: no progress.
+            // Each further attempt fails, so the connection attempt makes no progress.
             try_addresses(context.steps).await;
         }
         Ok(plain_connection())

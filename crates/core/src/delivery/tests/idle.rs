@@ -64,7 +64,7 @@ fn broken_idle_connection_is_replaced_before_the_next_event() {
     let abort = shutdown.abort.clone();
     runtime().block_on(async {
         tokio::spawn(async move {
-            // The clock is paused: these are 60 s of timers, not of waiting.
+            // The clock is paused, so the timer advances it by 60 s at once.
             sleep(Duration::from_secs(60)).await;
             abort.cancel();
         });

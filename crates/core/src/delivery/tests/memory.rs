@@ -1,4 +1,4 @@
-//! The memory of a delivery whose sink reports no outcome.
+//! The memory used by a delivery whose sink reports no outcome.
 
 use super::*;
 
@@ -25,7 +25,7 @@ impl Sink for SilentSink {
     plain_sink!();
 }
 
-/// A log without end that counts the bytes read from it.
+/// A reader of an endless log, which counts the bytes that were read.
 struct EndlessReader {
     next: Sequence,
     cursor: Cursor,
@@ -53,7 +53,7 @@ impl Reader for EndlessReader {
 
     fn rewind(&mut self, sequence: Sequence) {
         self.next = sequence;
-        // The client was replaced, so the batches read before are discarded.
+        // The client was replaced, so the delivery has discarded the batches that it had read.
         *self.read_bytes.lock().unwrap() = 0;
     }
 
@@ -85,7 +85,7 @@ fn events_after_one_without_outcome_are_bounded() {
     let abort = shutdown.abort.clone();
     runtime.block_on(async move {
         tokio::spawn(async move {
-            // The clock is paused: these are 60 s of timers, not of waiting.
+            // The clock is paused, so the timer advances it by 60 s at once.
             sleep(Duration::from_secs(60)).await;
             abort.cancel();
         });

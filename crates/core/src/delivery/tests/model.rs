@@ -1,5 +1,5 @@
-//! Random deliveries compared with a reference, for both commit modes: a scripted broker fails at any call, rejects events,
-//! stops responding and is restarted; the process is killed and restarts from an older cursor.
+//! Compares deliveries with a reference, in both commit modes and for generated schedules of faults: the broker fails at any
+//! call, rejects events, stops responding and is restarted; the process is killed and restarts from an older cursor.
 
 mod log;
 mod reference;
@@ -14,7 +14,7 @@ use self::{
 };
 use super::*;
 
-/// The end of one process.
+/// How one process ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Exit {
     Ended(Ended),
@@ -97,23 +97,28 @@ fn check(world: World) {
             Kind::Dropped => {}
             Kind::Filtered => assert!(!is_stored && !has_dead_letter, "{sequence} was filtered"),
             Kind::Good => assert!(is_stored && !has_dead_letter, "{sequence} was good"),
-            Kind::Bad | Kind::BadLetter => assert!(!is_stored && has_dead_letter, "{sequence} was bad"),
+            Kind::Bad | Kind::BadLetter => {
+                assert!(!is_stored && has_dead_letter, "{sequence} was bad");
+            }
         }
     }
     if is_transactional {
         assert!(
             world.stored.is_sorted_by(|one, next| one < next),
-            "once, in order"
+            "events are duplicated or out of order"
         );
     }
     if is_transactional && world.keeps_dead_letters {
         assert!(
             world.dead_letters.is_sorted_by(|one, next| one < next),
-            "once, in order"
+            "dead letters are duplicated or out of order"
         );
     }
     if world.acks_are_cumulative {
-        assert!(world.stored.is_sorted_by(|one, next| one < next), "in order");
+        assert!(
+            world.stored.is_sorted_by(|one, next| one < next),
+            "events are duplicated or out of order"
+        );
     }
 }
 
@@ -135,7 +140,7 @@ proptest! {
     }
 }
 
-/// The number of cases; `PROPTEST_CASES` increases it.
+/// Returns the number of cases: `PROPTEST_CASES`, or 512.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES")
         .ok()

@@ -96,7 +96,7 @@ fn silent_client_is_replaced_and_delivers_all() {
 #[test]
 fn useless_replacements_become_less_frequent() {
     let (connects, first, last) = run_stuck(Duration::from_secs(2 * 3600), 3);
-    // Meanwhile the sink is down for this reason, although it is connected.
+    // While its client is stuck, the sink is down for this reason although it is connected.
     assert_eq!(first.state, SinkState::Down);
     assert_eq!(
         first.reason.as_deref(),

@@ -1,4 +1,4 @@
-//! A complete delivery of some events to the scripted broker.
+//! Runs a complete delivery of some events to the scripted broker.
 
 use super::*;
 
@@ -42,7 +42,7 @@ impl Default for Setup {
 }
 
 pub(super) struct Ending {
-    /// The duration by the paused clock, which includes only waiting.
+    /// The duration by the paused clock, which includes only the time of timers.
     pub(super) took: Duration,
     pub(super) ended: Ended,
     pub(super) broker: Broker,
@@ -101,7 +101,7 @@ pub(super) fn run(setup: Setup) -> Ending {
     let (ended, took) = runtime.block_on(async {
         let began = Instant::now();
         let ended = timeout(Duration::from_secs(86_400), delivery).await;
-        (ended.expect("it ends").unwrap(), began.elapsed())
+        (ended.expect("the delivery ends").unwrap(), began.elapsed())
     });
     let in_file = letters.sequences();
     let broker = std::mem::take(&mut *broker.lock().unwrap());

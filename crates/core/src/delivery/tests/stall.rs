@@ -1,11 +1,11 @@
-//! An event without an acknowledgement while later events have theirs.
+//! An event without an acknowledgement, while later events are acknowledged.
 
 use super::*;
 
 /// A sink that acknowledges the first event after a minute and all others immediately.
 struct SelectiveSink {
     waiting: Vec<Sequence>,
-    /// The time of the first event's acknowledgement.
+    /// The time at which the first event is acknowledged.
     late: Option<Instant>,
 }
 
@@ -23,14 +23,14 @@ impl Sink for SelectiveSink {
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         let is_first_alone = self.waiting == [Sequence::FIRST];
         if is_first_alone {
-            // An absolute time, since the call is cancelled and repeated meanwhile.
+            // An absolute time, because the delivery cancels and repeats this call.
             let late = Instant::now() + Duration::from_secs(60);
             tokio::time::sleep_until(*self.late.get_or_insert(late)).await;
         }
-        let told = self
+        let acknowledged = self
             .waiting
             .extract_if(.., |sequence| is_first_alone || *sequence != Sequence::FIRST);
-        acks.extend(told.map(|sequence| Ack {
+        acks.extend(acknowledged.map(|sequence| Ack {
             sequence,
             outcome: Outcome::Delivered,
         }));
@@ -45,7 +45,7 @@ impl Sink for SelectiveSink {
 }
 
 #[test]
-fn unanswered_first_event_is_an_outage() {
+fn unacknowledged_first_event_is_an_outage() {
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let (reader, options) = ten_events(&cursor, "stall");
     let progress = Arc::new(Progress::new(cursor));
@@ -58,7 +58,7 @@ fn unanswered_first_event_is_an_outage() {
     runtime().block_on(async {
         let seen = tokio::spawn(async move {
             let mut seen = Vec::new();
-            // By the paused clock, so that each observation has a fixed time.
+            // The clock is paused, so each snapshot is taken at a fixed time.
             for _ in 0..4 {
                 sleep(Duration::from_secs(20)).await;
                 seen.push(watched.snapshot());

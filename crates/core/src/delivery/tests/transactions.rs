@@ -1,4 +1,4 @@
-//! A delivery with transactions and a scripted broker that fails.
+//! Tests of the delivery with transactions and a scripted broker that fails.
 
 use super::*;
 
@@ -6,19 +6,19 @@ use super::*;
 #[derive(Clone, Copy, Debug)]
 enum Turn {
     Acknowledge(usize),
-    /// Refuses all waiting messages if one of them is bad.
+    /// Rejects all waiting messages if one of them is bad. Otherwise acknowledges all of them.
     AcknowledgeBatch,
     Fail,
     /// Reports nothing until the client is replaced.
     Silent,
 }
 
-/// The broker's behaviour for one commit. After the last one, all commits succeed.
+/// The broker's behaviour for one commit. After the last element of the script, all commits succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Commit {
     Done,
     /// The commit succeeds, and its response is lost.
-    Unheard,
+    ResponseLost,
     Failed,
     /// The commit succeeds, and the call does not return.
     Hanging,
@@ -28,12 +28,12 @@ enum Commit {
 struct Broker {
     /// The sequence of each message, and whether it is a dead letter.
     committed: Vec<(u64, bool)>,
-    kept: Option<Cursor>,
+    committed_cursor: Option<Cursor>,
     turns: Vec<Turn>,
     commits: Vec<Commit>,
 }
 
-/// Returns whether the broker refuses this event, together with its batch.
+/// Returns whether the broker rejects this event, and with it the batch that contains the event.
 fn is_bad(sequence: u64) -> bool {
     sequence % 7 == 3
 }
@@ -43,14 +43,14 @@ fn has_bad_letter(sequence: u64) -> bool {
     sequence % 14 == 10
 }
 
-/// Returns whether this event needs a look-up first, once per connection.
-fn is_first_of_its_kind(sequence: u64) -> bool {
+/// Returns whether this event is deferred at its first publication in each connection, because of a look-up.
+fn needs_look_up(sequence: u64) -> bool {
     sequence % 5 == 2
 }
 
 struct Message {
     sequence: Sequence,
-    is_unsent: bool,
+    is_deferred: bool,
     is_letter: bool,
     is_bad: bool,
 }
@@ -71,16 +71,16 @@ struct FakeSink {
 }
 
 impl FakeSink {
-    fn take(&mut self, sequence: Sequence, is_letter: bool, is_bad: bool) -> Result<(), PublishError> {
+    fn accept(&mut self, sequence: Sequence, is_letter: bool, is_bad: bool) -> Result<(), PublishError> {
         assert!(!self.is_broken, "published into a broken transaction");
         if self.waiting.len() >= 4 {
             return Err(PublishError::Full);
         }
-        let is_unsent = !is_letter && is_first_of_its_kind(sequence.get()) && self.known.insert(sequence);
+        let is_deferred = !is_letter && needs_look_up(sequence.get()) && self.known.insert(sequence);
         self.is_open = true;
         self.waiting.push(Message {
             sequence,
-            is_unsent,
+            is_deferred,
             is_letter,
             is_bad,
         });
@@ -89,7 +89,7 @@ impl FakeSink {
 
     fn acknowledge(&mut self, count: usize, acks: &mut Vec<Ack>) {
         for message in self.waiting.drain(..count.min(self.waiting.len())) {
-            let outcome = if message.is_unsent {
+            let outcome = if message.is_deferred {
                 Outcome::Deferred
             } else if message.is_bad {
                 self.is_broken = true;
@@ -105,7 +105,7 @@ impl FakeSink {
         }
     }
 
-    fn forget(&mut self) {
+    fn reset(&mut self) {
         self.waiting.clear();
         self.open.clear();
         (self.is_open, self.is_due, self.is_broken) = (false, false, false);
@@ -117,7 +117,7 @@ impl DeadLetterSink for FakeSink {
     fn publish_dead_letter(&mut self, dead_letter: &DeadLetter<'_>) -> Result<(), PublishError> {
         let json: serde_json::Value = serde_json::from_str(dead_letter.json).unwrap();
         let is_bad = has_bad_letter(dead_letter.sequence.get()) && json.get("event").is_some();
-        self.take(dead_letter.sequence, true, is_bad)
+        self.accept(dead_letter.sequence, true, is_bad)
     }
 }
 
@@ -134,7 +134,7 @@ impl Transactions for FakeSink {
                 let commit = broker.commits.pop().unwrap_or(Commit::Done);
                 if commit != Commit::Failed {
                     broker.committed.append(&mut self.open);
-                    broker.kept = Some(cursor.clone());
+                    broker.committed_cursor = Some(cursor.clone());
                 }
                 commit
             };
@@ -144,14 +144,14 @@ impl Transactions for FakeSink {
             if commit != Commit::Done {
                 return Err(SinkFault::new(FaultKind::Timeout, "no answer"));
             }
-            self.forget();
+            self.reset();
             Ok(())
         })
     }
 
     fn abort(&mut self) -> SinkFuture<'_> {
         Box::pin(async move {
-            self.forget();
+            self.reset();
             Ok(())
         })
     }
@@ -161,9 +161,9 @@ impl Sink for FakeSink {
     const REPLACES_CLIENT: bool = true;
 
     async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
-        self.forget();
+        self.reset();
         self.known.clear();
-        let committed_cursor = self.broker.lock().unwrap().kept.clone();
+        let committed_cursor = self.broker.lock().unwrap().committed_cursor.clone();
         Ok(Connected {
             acks_are_cumulative: false,
             committed_cursor,
@@ -174,9 +174,9 @@ impl Sink for FakeSink {
         assert_ne!(
             self.state(),
             TransactionState::Due,
-            "published although it is due"
+            "an event was published although the commit is due"
         );
-        self.take(event.sequence, false, is_bad(event.sequence.get()))
+        self.accept(event.sequence, false, is_bad(event.sequence.get()))
     }
 
     fn cursor_note(&self) -> Option<String> {
@@ -282,7 +282,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
     let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown);
     let ended = runtime
         .block_on(async { timeout(Duration::from_secs(86_400), delivery).await })
-        .expect("it ends")
+        .expect("the delivery ends")
         .unwrap();
     assert_eq!(ended, Ended::Drained);
     let lines = letters.lines.lock().unwrap();
@@ -307,7 +307,7 @@ fn turn() -> impl Strategy<Value = Turn> {
 fn commit() -> impl Strategy<Value = Commit> {
     prop_oneof![
         Just(Commit::Done),
-        Just(Commit::Unheard),
+        Just(Commit::ResponseLost),
         Just(Commit::Failed),
         Just(Commit::Hanging)
     ]
@@ -348,12 +348,12 @@ proptest! {
 
 #[test]
 fn later_committed_cursor_replaces_the_own_one_with_counts() {
-    let mut kept = Cursor::starting_at(Sequence::FIRST);
-    kept.next = Sequence::new(5).unwrap();
-    kept.counts.delivered = 3;
-    kept.counts.dead_lettered = 1;
+    let mut committed = Cursor::starting_at(Sequence::FIRST);
+    committed.next = Sequence::new(5).unwrap();
+    committed.counts.delivered = 3;
+    committed.counts.dead_lettered = 1;
     let broker = Broker {
-        kept: Some(kept),
+        committed_cursor: Some(committed),
         ..Broker::default()
     };
     let result = run(6, broker, true, Filter::default());

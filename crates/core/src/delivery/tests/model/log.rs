@@ -1,9 +1,9 @@
-//! The log of the model, and the place for dead letters outside of the sink.
+//! The log of the model, and the store for dead letters outside the sink.
 
 use super::*;
 use crate::ledger::Settlement;
 
-/// The log's reader of one process.
+/// The reader of the log in one process.
 pub(super) struct Feed {
     world: Arc<Mutex<World>>,
     next: Sequence,
@@ -56,7 +56,7 @@ impl Reader for Feed {
         if sequence.get() == next && world.draw() < 20 {
             let last = world.reference.events().min(next + u64::from(world.draw() % 8));
             for sequence in next..=last {
-                // Whether a filtered event was settled before it was dropped, only the delivery knows.
+                // The model drops no filtered event, because it cannot determine whether the delivery has settled this event.
                 if world.reference.kind(sequence) == Kind::Filtered {
                     break;
                 }
@@ -67,7 +67,7 @@ impl Reader for Feed {
 
     fn commit(&mut self, cursor: &Cursor) {
         let mut world = self.world.lock().unwrap();
-        assert!(cursor.next > world.cursor.next, "a cursor only moves on");
+        assert!(cursor.next > world.cursor.next, "a cursor never moves back");
         world.check(cursor);
         world.cursor = cursor.clone();
         world.cursors.push(cursor.clone());
@@ -78,7 +78,7 @@ impl Reader for Feed {
     }
 }
 
-/// The place for dead letters outside of the sink.
+/// The store for dead letters outside the sink.
 pub(super) struct DeadLetterPlace(pub(super) Arc<Mutex<World>>);
 
 impl DeadLetters for DeadLetterPlace {

@@ -5,25 +5,27 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::ledger::Settlement;
 
-/// What an event is to the sink, whatever happens.
+/// The kind of an event, which determines its expected outcome in every schedule of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// The broker accepts the event.
     Good,
-    /// The broker rejects it.
+    /// The broker rejects the event.
     Bad,
-    /// Even its dead letter is rejected while it carries the event.
+    /// The broker rejects the event, and also the dead letter while it contains the event.
     BadLetter,
+    /// The filter of the sink excludes the event.
     Filtered,
-    /// The log does not have it any more.
+    /// The log has dropped the event.
     Dropped,
 }
 
-/// What has become of each event so far, as the broker, the place for dead letters and the log have reported it.
+/// The settlement of each event so far, as reported by the broker, the store for dead letters and the log.
 #[derive(Debug)]
 pub(super) struct Reference {
     kinds: Vec<Kind>,
     settled: BTreeMap<u64, Settlement>,
-    /// The counts at which this process began.
+    /// The cursor, with its counts, at which this process began.
     start: Cursor,
 }
 
@@ -49,7 +51,7 @@ impl Reference {
         self.kinds[sequence as usize - 1] = Kind::Dropped;
     }
 
-    /// Takes a final report: the first one counts.
+    /// Records the settlement of an event. The first report of an event is final.
     pub(super) fn settle(&mut self, sequence: u64, settlement: Settlement) {
         self.settled.entry(sequence).or_insert(settlement);
     }
@@ -58,7 +60,7 @@ impl Reference {
         self.settled.get(&sequence).copied()
     }
 
-    /// Forgets the reports after a cursor: a new process, or a transaction that was taken back.
+    /// Discards the settlements of the events from a sequence on, when a process starts or a transaction is rolled back.
     pub(super) fn forget_from(&mut self, next: Sequence) {
         self.settled.split_off(&next.get());
     }
@@ -67,7 +69,7 @@ impl Reference {
         self.start = cursor.clone();
     }
 
-    /// Whether everything before the cursor is final and counted once.
+    /// Checks that every event before the cursor is settled and counted once.
     pub(super) fn check(&self, cursor: &Cursor) {
         let mut counts = self.start.counts;
         for sequence in self.start.next.get()..cursor.next.get() {

@@ -1,4 +1,4 @@
-//! The sink of the model: publishes into the world's broker, and checks the calls of the delivery.
+//! The sink of the model: publishes to the broker of the [`World`], and checks the calls of the delivery.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::ledger::Settlement;
 
 #[derive(Clone, Copy, Debug)]
 struct Message {
-    /// When it was published.
+    /// The number of this message in the order of publication.
     order: u64,
     sequence: u64,
     is_letter: bool,
@@ -21,19 +21,19 @@ pub(super) struct Model {
     acks_are_cumulative: bool,
     waiting: Vec<Message>,
     published: u64,
-    /// In the open transaction.
+    /// The messages accepted in the open transaction.
     open: Vec<Message>,
     is_open: bool,
     is_due: bool,
-    /// A refusal in it: it can only be aborted.
+    /// Whether a message of the open transaction was rejected, so that the transaction can only be aborted.
     is_broken: bool,
-    /// The client reports nothing any more.
+    /// Whether the client reports nothing any more.
     is_silent: bool,
-    /// Events whose next publication has to be alone.
+    /// The events that must be the only ones in flight when they are published again.
     alone: BTreeSet<u64>,
-    /// Events that were rejected, and are not to be published again: in this connection, with transactions in this process.
+    /// The rejected events. They must not be published again in this connection, and with transactions not in this process.
     rejected: BTreeSet<u64>,
-    /// A rejected message has broken the chain of cumulative acknowledgements: the later ones are refused with it.
+    /// Whether the broker has rejected a message, so that with cumulative acknowledgements it rejects all later ones too.
     is_chain_broken: bool,
 }
 
@@ -60,13 +60,13 @@ impl Model {
         }
     }
 
-    fn forget_transaction(&mut self) {
+    fn discard_transaction(&mut self) {
         self.waiting.clear();
         self.open.clear();
         (self.is_open, self.is_due, self.is_broken) = (false, false, false);
     }
 
-    fn forget_refusals(&mut self) {
+    fn discard_refusals(&mut self) {
         self.waiting.clear();
         self.alone.clear();
         self.rejected.clear();
@@ -83,14 +83,17 @@ impl Model {
             .waiting
             .iter()
             .any(|other| (other.sequence, other.is_letter) == (sequence, is_letter));
-        assert!(!is_doubled, "{sequence} is in flight");
+        assert!(!is_doubled, "{sequence} was published while it was in flight");
         let settlement = self.world.lock().unwrap().settlement(sequence);
-        assert_eq!(settlement, None, "{sequence} is settled");
+        assert_eq!(settlement, None, "{sequence} was published after it was settled");
         let alone = self
             .waiting
             .iter()
             .find(|other| !other.is_letter && self.alone.contains(&other.sequence));
-        assert!(alone.is_none(), "{sequence} published beside {alone:?}");
+        assert!(
+            alone.is_none(),
+            "{sequence} published while {alone:?} had to be alone in flight"
+        );
         let has_room = self.waiting.len() < 5 && !(3..10).contains(&choice);
         match choice {
             0..3 => {
@@ -106,7 +109,7 @@ impl Model {
         let must_be_alone = !is_letter && self.alone.contains(&sequence);
         assert!(
             !must_be_alone || self.waiting.is_empty(),
-            "{sequence} beside {:?}",
+            "{sequence} had to be alone in flight, with {:?} in flight",
             self.waiting
         );
         self.is_open = self.is_transactional;
@@ -120,7 +123,7 @@ impl Model {
         Ok(())
     }
 
-    /// Answers one message and reports the answer.
+    /// Decides the outcome of one message and reports it.
     fn answer(&mut self, message: Message, is_shared_refusal: bool, acks: &mut Vec<Ack>) {
         let Message {
             sequence,
@@ -178,7 +181,7 @@ impl Model {
         Outcome::Delivered
     }
 
-    /// Stores the first messages, up to one that is rejected, and reports nothing of it.
+    /// Stores the first messages, up to the first one to be rejected, without reporting an outcome.
     fn store_silently(&mut self, count: usize) {
         let mut stored = std::mem::take(&mut self.waiting);
         stored.sort_by_key(|message| message.order);
@@ -203,18 +206,18 @@ impl Model {
         self.waiting.sort_by_key(|message| message.order);
     }
 
-    /// Requests that all events without an outcome are published again, where no dead letter is in flight.
+    /// Requests that all events without an outcome are published again, unless a dead letter is in flight.
     fn resend(&mut self) -> Next {
         if self.waiting.iter().any(|message| message.is_letter) {
             return Next::Continue;
         }
-        self.forget_refusals();
+        self.discard_refusals();
         Next::Resend {
             acks_are_cumulative: self.acks_are_cumulative,
         }
     }
 
-    /// Reports outcomes as the script wants it.
+    /// Reports outcomes, as decided by the script.
     fn report(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         let (choice, number) = {
             let mut world = self.world.lock().unwrap();
@@ -280,7 +283,7 @@ impl DeadLetterSink for Model {
         let kind = self.world.lock().unwrap().reference.kind(sequence);
         assert!(
             matches!(kind, Kind::Bad | Kind::BadLetter),
-            "a dead dead_letter of {sequence}: {kind:?}"
+            "a dead letter of {sequence}: {kind:?}"
         );
         assert!(self.is_transactional || self.rejected.contains(&sequence));
         let is_bad = kind == Kind::BadLetter && json.get("event").is_some();
@@ -322,7 +325,7 @@ impl Transactions for Model {
                 before.or_else(|| world.draw_fault("commit, done"))
             };
             interrupted(interruption).await?;
-            self.forget_transaction();
+            self.discard_transaction();
             self.alone.clear();
             Ok(())
         })
@@ -332,7 +335,7 @@ impl Transactions for Model {
         Box::pin(async move {
             let interruption = self.world.lock().unwrap().draw_fault("abort");
             interrupted(interruption).await?;
-            self.forget_transaction();
+            self.discard_transaction();
             Ok(())
         })
     }
@@ -344,10 +347,10 @@ impl Sink for Model {
     async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         let interruption = self.world.lock().unwrap().draw_fault("connect");
         interrupted(interruption).await?;
-        self.forget_transaction();
+        self.discard_transaction();
         self.is_silent = false;
         if !self.is_transactional {
-            self.forget_refusals();
+            self.discard_refusals();
         }
         let committed_cursor = self.world.lock().unwrap().broker_cursor.clone();
         Ok(Connected {
@@ -361,7 +364,7 @@ impl Sink for Model {
         assert_ne!(
             self.state(),
             TransactionState::Due,
-            "{sequence} published although it is due"
+            "{sequence} published although the commit is due"
         );
         assert!(!self.rejected.contains(&sequence), "{sequence} was rejected");
         let kind = {

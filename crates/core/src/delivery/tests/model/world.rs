@@ -1,13 +1,13 @@
-//! What the fakes of the model share, driven by a script of bytes.
+//! The state that the fakes of the model share. A script of bytes decides the behaviour of each call.
 
 use std::collections::BTreeSet;
 
 use super::*;
 use crate::ledger::Settlement;
 
-/// What the fakes share, over all processes of a run.
+/// The state that the fakes share during all processes of a run.
 pub(super) struct World {
-    /// Decides at every call; benign when it has run out.
+    /// The behaviour of the next calls. At the end of the script all calls succeed.
     script: std::vec::IntoIter<u8>,
     draws: u64,
     pub(super) reference: Reference,
@@ -17,15 +17,15 @@ pub(super) struct World {
     pub(super) removes_duplicates: bool,
     pub(super) keeps_dead_letters: bool,
     batch_size: u64,
-    /// The broker's records; of transactions, the committed ones.
+    /// The sequences of the events stored by the broker; with transactions, only of committed events.
     pub(super) stored: Vec<u64>,
     pub(super) dead_letters: Vec<u64>,
     /// The cursor that was committed with a transaction.
     pub(super) broker_cursor: Option<Cursor>,
-    /// All cursors that the reader has committed in this process, and the one at which it began.
+    /// The cursor at which this process began, and all cursors that its reader has committed.
     pub(super) cursors: Vec<Cursor>,
     pub(super) cursor: Cursor,
-    /// Dead letters that this process has stored in the file.
+    /// The events whose dead letters this process has stored in the file.
     pub(super) dead_lettered: BTreeSet<u64>,
     pub(super) kill: CancellationToken,
     abort: CancellationToken,
@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    /// Returns the next events of the log, up to one that was dropped.
+    /// Returns the next events of the log, up to the first dropped event.
     pub(super) fn batch(&self, first: Sequence) -> SealedBatch {
         let mut batch = Batch::default();
         for id in first.get()..=self.reference.events() {
@@ -90,7 +90,8 @@ impl World {
         batch.seal(first)
     }
 
-    /// Starts a process at a cursor: what was reported after it is not known to it, but by the broker's cursor.
+    /// Starts a process at a cursor. The process has no information about later events, except for the cursor that is stored in
+    /// the broker.
     pub(super) fn start_process(
         &mut self,
         cursor: &Cursor,
@@ -105,7 +106,8 @@ impl World {
         self.forget_uncommitted();
     }
 
-    /// Returns the cursor of the next process: that of this one, or an older one where a crash came before it was saved.
+    /// Returns the cursor at which the next process starts: the last one of this process, or an older one, as after a crash
+    /// before the last cursor was saved.
     pub(super) fn restart(&mut self) -> Cursor {
         let back = usize::from(self.draw() % 3);
         self.cursors[self.cursors.len().saturating_sub(1 + back)].clone()
@@ -128,11 +130,11 @@ impl World {
     }
 
     pub(super) fn forget_uncommitted(&mut self) {
-        let kept = self
+        let committed = self
             .broker_cursor
             .as_ref()
             .map_or(Sequence::FIRST, |cursor| cursor.next);
-        self.reference.forget_from(self.cursor.next.max(kept));
+        self.reference.forget_from(self.cursor.next.max(committed));
     }
 
     pub(super) fn draw(&mut self) -> u8 {
@@ -141,7 +143,7 @@ impl World {
         self.script.next().unwrap_or(255)
     }
 
-    /// What may go wrong at any call: the process is killed or aborted, or the call fails.
+    /// Returns the fault of a call, if it has one: the process is killed or aborted during the call, or the call hangs or fails.
     pub(super) fn draw_fault(&mut self, what: &str) -> Option<Interruption> {
         match self.draw() {
             0..3 => {
