@@ -1,4 +1,4 @@
-// The lists of the history and of the gaps: a time and words for each line, the newest first.
+// The lists of the history and of the gaps. Each line has a time and a text; the newest line is the first.
 
 import { list } from "./tables.js";
 import { moment, number, plain, seconds } from "./words.js";
@@ -9,7 +9,7 @@ function part({ source, sink, kind }) {
   return source ?? sink ?? (/^(bridge|configuration)/.test(kind) ? "bridge" : "spool");
 }
 
-/** What has happened, also before this page was opened. */
+/** Shows the history, which includes events before this page was opened. */
 export function history(place, status) {
   list(place, status.history.map(entry => {
     const notes = [
@@ -22,7 +22,7 @@ export function history(place, status) {
   }), "Nothing has happened.");
 }
 
-/** The gaps; first the sources that are not connected, also those that never were. */
+/** Shows the gaps, after the sources that are not connected at present, which include those that were never connected. */
 export function gaps(place, { sources }) {
   const all = Object.entries(sources);
   const open = all.filter(([, source]) => source.unconnected_seconds !== null).map(([name, source]) => {

@@ -1,4 +1,4 @@
-// The page: shows the status that the bridge streams, and whether the bridge responds.
+// The script of the page: shows the status that the bridge streams, and whether the bridge responds.
 
 import { gaps, history } from "./history.js";
 import { pill } from "./parts.js";
@@ -10,7 +10,7 @@ const $ = id => document.getElementById(id);
 // The time without a message, in ms, after which the bridge counts as unreachable. A message is sent every half second.
 const SILENCE = 2000;
 const AGAIN = 1000;
-// Many parts are updated less often: a hundred rows cannot be read twice a second.
+// With more than MANY sources and sinks, the page is updated only every RARELY ms: nobody reads a hundred rows twice a second.
 const MANY = 20, RARELY = 950;
 const SEEN = 50;
 const REASONS = 6;
@@ -26,7 +26,7 @@ function listen() {
   stream.onmessage = message => take(JSON.parse(message.data));
   stream.onerror = async () => {
     stream.close();
-    // There may be too many listeners, or a proxy that does not forward streams.
+    // The stream fails also when too many clients listen to it, or when a proxy does not forward streams.
     try {
       const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(AGAIN) });
       if (!answer.ok) throw new Error(answer.statusText);
@@ -38,10 +38,10 @@ function listen() {
   };
 }
 
-/** Takes a status of the bridge. */
+/** Processes a status of the bridge. */
 function take(status) {
   heard = performance.now();
-  // The page of another version may not know all fields of this status.
+  // The page of an earlier version of the bridge may not know all fields of this status.
   if (version !== null && version !== status.version) location.reload();
   version = status.version;
   if (before && status.uptime_seconds < before.uptime_seconds) {
@@ -61,7 +61,7 @@ function take(status) {
   if (back || !paused && !document.hidden && (isNews || parts <= MANY || heard - shown >= RARELY)) show();
 }
 
-/** Notes a change of state, and returns whether there was one. */
+/** Adds a line for a changed state, and returns whether the state has changed. */
 function changed(name, part) {
   const was = states.get(name);
   states.set(name, part.state);
@@ -71,7 +71,7 @@ function changed(name, part) {
   return true;
 }
 
-/** Adds a line to the changes, the newest first. */
+/** Adds a line at the top of the list of changes. */
 function note(sentence, tone) {
   const line = element("li");
   line.dataset.tone = tone;
@@ -81,7 +81,7 @@ function note(sentence, tone) {
   if ($("seen").childElementCount > SEEN) $("seen").lastChild.remove();
 }
 
-/** Shows that the bridge does not respond: at once, and only once for an outage. */
+/** Shows immediately that the bridge does not respond, once for each outage. */
 function lost() {
   if (gone) return;
   gone = true;
@@ -103,7 +103,7 @@ function show() {
   const [word, tone] = ANSWERS[losing.answer];
   const before = losing.lost_events > 0 || losing.missed_seconds > 0;
   if (gone) answer("Unknown", "bad", [`The bridge does not respond: it has stopped, or the network is down. The data below is from ${moment(new Date(Date.now() - performance.now() + heard))}.`]);
-  // Events lost earlier are no present fault, but the page still shows a warning.
+  // Events that were lost earlier are not a present fault, but the page still shows a warning.
   else answer(word, tone === "good" && before ? "warn" : tone, losing.because);
   text($("lost"), number(losing.lost_events));
   tint($("lost"), losing.lost_events > 0 && "bad");
@@ -123,7 +123,7 @@ function show() {
   text($("at"), `Shown: ${moment(now)}`);
 }
 
-/** The ledgers are closed at first where they are long, and only what is open is kept up to date. */
+/** Updates the ledgers. The list is collapsed at first if it is long, and updated only while it is expanded. */
 function ledgers(status) {
   if ($("ledgers").dataset.many !== String(way.isMany)) {
     $("ledgers").dataset.many = way.isMany;
@@ -134,7 +134,8 @@ function ledgers(status) {
   pill($("sums"), wrong ? `${wrong} with unexplained events` : "all add up", wrong ? "bad" : "good");
 }
 
-/** Texts for screen readers contain no number that changes all the time: it would be read twice a second. */
+/** Shows the answer to the question whether events are lost, with the reasons. The text for screen readers contains no number
+    that changes all the time: a screen reader would read it twice a second. */
 function answer(word, tone, because) {
   $("answer").dataset.tone = $("strip").dataset.tone = tone;
   text($("word"), word);
@@ -159,12 +160,12 @@ $("pause").addEventListener("click", () => {
 $("ledgers").addEventListener("toggle", () => last && ledgers(last));
 document.addEventListener("visibilitychange", () => document.hidden || paused || show());
 new ResizeObserver(() => way.connect()).observe($("way"));
-// When the path through the spool is not on the screen, the header shows its rates.
+// While the cards of the sources, the spool and the sinks are not on the screen, the header shows their rates.
 new IntersectionObserver(([{ isIntersecting }]) => document.documentElement.classList.toggle("scrolled", !isIntersecting)).observe($("way"));
 setInterval(() => {
   const now = performance.now();
   if (now - heard > SILENCE) lost();
-  // A connection may be dead although no error event was fired.
+  // A connection may be dead although the browser has fired no error event.
   if (now - Math.max(heard, tried) > 5 * SILENCE) listen();
 }, 250);
 listen();

@@ -1,10 +1,10 @@
-// Sources, spool and sinks: a model of each, which collects values over time, and a card that shows a model.
+// Models of the sources, the spool and the sinks, which collect values over time, and the card that shows a model.
 
 import { Plot, Series } from "./plots.js";
 import { Connection, ConnectionPlot } from "./timeline.js";
 import { bytes, element, moment, number, plain, rate, scale, scaleOfBytes, scaleOfSeconds, seconds, text, times, tone } from "./words.js";
 
-/** A source. `view` is its present state, as shown on its card and in its row. */
+/** The model of a source. `view` returns the present state for the card and the row of the source. */
 export class Source {
   constructor(name, source) {
     this.name = name;
@@ -33,7 +33,7 @@ export class Source {
     const last = source.last_event && new Date(source.last_event);
     const age = last ? `${seconds(Math.max(0, Math.round((now - last) / 1000)))} ago` : "none yet";
     const past = source.gaps ? `${number(source.gaps)}, ${seconds(source.gap_seconds)}` : "";
-    // Without a first connection since the start there is no gap yet, but nothing is received either.
+    // Before the first connection since the start, the bridge reports no gap, although no event is received.
     const current = open === null ? "" : `open for ${seconds(Math.round(open))}`;
     return {
       tone: tone(source),
@@ -52,7 +52,7 @@ export class Source {
   }
 }
 
-/** When a created token expires, and when it will be renewed. */
+/** Returns the facts about a created token: the times of its expiry and of its next renewal. */
 function tokenFacts({ expires, renews }, now) {
   const moments = (time, past) => {
     if (time === null) return "–";
@@ -62,6 +62,7 @@ function tokenFacts({ expires, renews }, now) {
   return { "token expires": moments(expires, "expired"), "next renewal": moments(renews, "now") };
 }
 
+/** The model of a sink. */
 export class Sink {
   constructor(name, sink) {
     this.name = name;
@@ -84,7 +85,7 @@ export class Sink {
     this.events.push([this.flow], isBad, at);
     this.lag.push([sink.lag_events], isBad, at);
     this.recent.push(sink.latency);
-    // Ten seconds: enough events for a hundredth of them to mean something.
+    // The quantiles cover the last ten seconds, so that they include enough events for a meaningful p99.
     if (this.recent.length > 20) this.recent.shift();
     this.quantiles = [.5, .99].map(share => quantile(this.recent[0], sink.latency, share));
     this.time.push(this.quantiles, isBad, at);
@@ -108,6 +109,7 @@ export class Sink {
   }
 }
 
+/** The model of the spool. */
 export class Spool {
   constructor(spool) {
     this.name = spool.type === "disk" ? "On disk" : "In memory";
@@ -116,7 +118,7 @@ export class Spool {
   }
 
   take(spool, before, span, at) {
-    // New events replace the events that are retained for `retain`, so only pending events fill the spool.
+    // The spool deletes settled events that it retains for `retain` when it needs space, so only pending events fill it.
     this.pending.push([spool.pending_bytes], spool.is_full || spool.has_failed, at);
     const growth = before ? (spool.pending_bytes - before.pending_bytes) / span : 0;
     // Smoothed over about half a minute, because the number of pending bytes fluctuates.
@@ -148,7 +150,7 @@ export class Spool {
   }
 }
 
-/** All sources or all sinks as one, where there are too many for a card each. */
+/** The model of all sources or all sinks together, for a page with too many of them for one card each. */
 export class Group {
   constructor(what, title) {
     this.what = what;
@@ -157,14 +159,14 @@ export class Group {
     this.plots = [{ title, series: this.events, format: rate, scale }];
   }
 
-  /** Adds up the models of the parts, after these have taken the status. */
+  /** Adds up the values of the models of the parts, after these have processed the status. */
   take(models, isBad, at) {
     const flows = models.map(model => model.flow).filter(flow => flow !== null && flow !== undefined);
     this.flow = flows.length ? flows.reduce((sum, flow) => sum + flow, 0) : null;
     this.events.push([this.flow], isBad, at);
   }
 
-  /** `views`: those of all parts; `facts`: those of all parts together. */
+  /** Returns the view of all parts together, from the views of the parts (`views`) and the facts about all of them (`facts`). */
   view(views, facts) {
     const counts = new Map();
     for (const { tone, state } of views) {
@@ -178,7 +180,7 @@ export class Group {
   }
 }
 
-/** Shows a model; made once and kept up to date, so that nothing jumps under a reader. */
+/** A card that shows a model. Its elements are created once and then updated, so that nothing moves while a person reads. */
 export class Card {
   constructor(model) {
     this.model = model;
@@ -237,17 +239,19 @@ export class Card {
   }
 }
 
+/** Sets the text and the tone of a pill. */
 export function pill(place, word, tone) {
   text(place, word);
   if (place.dataset.tone !== tone) place.dataset.tone = tone;
 }
 
-/** A rate; null where it is not known, as after a restart. */
+/** Returns a rate in events per second, or null if it is unknown, for example after a restart of the bridge. */
 function perSecond(now, before, span) {
   return before === undefined || now < before ? null : (now - before) / span;
 }
 
-/** Returns the time within which a share of the events between two statuses was acknowledged; null without events. */
+/** Returns a quantile of the latency in seconds: the time within which the share `share` of the events between two statuses was
+    acknowledged. Returns null without events. */
 function quantile(from, to, share) {
   const events = to.events - from.events;
   if (events <= 0) return null;

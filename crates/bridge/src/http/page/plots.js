@@ -1,18 +1,19 @@
-// Plots of the values since the page was opened: a bounded number of points, whatever time they span.
+// Plots of the values since the page was opened. The number of points is bounded, independent of the time that they span.
 
 import { element, make, moment, seconds, text } from "./words.js";
 
 const WIDTH = 240, HEIGHT = 48;
-// Twice as many points are halved: the span grows, the number does not.
+// The number of points after which a series is reduced is twice this one: each two points then become one for a longer interval.
 const POINTS = 240;
 // The shortest span of the time axis.
 const LEAST_SECONDS = 30;
-// Two points further apart than so many intervals are not joined: the bridge did not respond, or the page slept.
+// Two points are not joined if their distance is more than this number of intervals: between them the bridge did not respond, or
+// the browser suspended the page.
 const HOLE = 8;
 
 const larger = (a, b) => a === null ? b : b === null ? a : Math.max(a, b);
 
-/** Values over time, each of them the largest of an interval. */
+/** A series of values over time. Each value is the largest one of an interval. */
 export class Series {
   constructor(lines = 1) {
     this.rows = Array.from({ length: lines }, () => []);
@@ -22,7 +23,7 @@ export class Series {
     this.waiting = [];
   }
 
-  /** Adds the values of a moment (null: unknown), and whether there was a fault. */
+  /** Adds the values at a time (null: unknown), and whether there was a fault at this time. */
   push(values, isBad, at) {
     this.waiting.push([values, isBad]);
     if (this.waiting.length < this.each) return;
@@ -31,7 +32,7 @@ export class Series {
     this.times.push(at);
     this.waiting = [];
     if (this.times.length < 2 * POINTS) return;
-    // The larger of two: a peak is what one looks for.
+    // Of two values the larger one remains, because a plot must show each peak.
     const halved = (list, both) => list.filter((_, i) => i % 2 === 0).map((value, i) => both(value, list[2 * i + 1]));
     this.rows = this.rows.map(row => halved(row, larger));
     this.bad = halved(this.bad, (a, b) => a || b);
@@ -39,6 +40,7 @@ export class Series {
     this.each *= 2;
   }
 
+  /** The largest value. */
   get most() {
     return this.rows.flat().reduce(larger, null);
   }
@@ -49,14 +51,14 @@ export class Series {
     return times.length < 2 ? 1 : (times.at(-1) - times[0]) / (times.length - 1);
   }
 
-  /** The first time of the axis, and the seconds from it to the last one. */
+  /** Returns the first time of the axis, and the length of the axis in seconds. */
   span() {
     const { times } = this;
     const span = Math.max(times.at(-1) - times[0], LEAST_SECONDS);
     return [times.at(-1) - span, span];
   }
 
-  /** The place of the point that is nearest to a time; the times ascend. */
+  /** Returns the index of the point that is nearest to a time, by binary search: the times are in ascending order. */
   nearest(time) {
     let low = 0, high = this.times.length - 1;
     while (low < high) {
@@ -67,7 +69,7 @@ export class Series {
   }
 }
 
-/** Lines of a series: paths, and the span of time that they cover. */
+/** The lines of a series in an SVG. */
 class Lines {
   constructor(series, area) {
     this.series = series;
@@ -76,7 +78,7 @@ class Lines {
     this.svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none" });
   }
 
-  /** Draws all points below `top`. */
+  /** Draws all points, with the value `top` at the upper edge. */
   draw(top) {
     const { rows, times } = this.series;
     const [from, span] = this.series.span();
@@ -87,7 +89,7 @@ class Lines {
       let line = "", area = "", start = null, last = null;
       const close = () => { if (start !== null) area += `L${x(last)} ${HEIGHT}L${x(start)} ${HEIGHT}z`; start = null; };
       row.forEach((value, at) => {
-        // A value that is unknown is a hole in the line.
+        // An unknown value interrupts the line.
         if (value === null || last !== null && times[at] - times[last] > hole) close();
         if (value === null) return;
         line += `${start === null ? "M" : "L"}${x(at)} ${y(value)}`;
@@ -116,13 +118,13 @@ export class Spark extends Lines {
   }
 }
 
-/** A line and words over a place on the screen, where the pointer is. */
+/** A tooltip: a vertical line and a text at the position of the pointer in an element. */
 export class Tip {
   constructor(place) {
     this.place = place;
   }
 
-  /** Shows words at a share of the place's width, of a hundred. */
+  /** Shows a text at a horizontal position, as a percentage of the width of the element. */
   show(left, words) {
     if (!this.words) {
       this.words = element("output", "tip");
@@ -131,7 +133,7 @@ export class Tip {
     if (!this.words.isConnected) this.place.append(this.mark, this.words);
     text(this.words, words);
     this.mark.style.left = `${left}%`;
-    // Towards the middle of the screen, which no text leaves.
+    // The text extends from the line towards the middle of the screen, so that it does not leave the screen.
     const box = this.place.getBoundingClientRect();
     const isLeft = box.left + box.width * left / 100 < innerWidth / 2;
     this.words.style.left = isLeft ? `${left}%` : "auto";
@@ -195,7 +197,7 @@ export class Plot extends Lines {
     if (this.pointer !== undefined) this.hover(this.pointer);
   }
 
-  /** Shows the values at a place on the screen. */
+  /** Shows the values of the point that is nearest to a horizontal position on the screen. */
   hover(clientX) {
     const { times, rows } = this.series;
     if (!times.length) return;

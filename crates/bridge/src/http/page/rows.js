@@ -1,13 +1,13 @@
-// A table with a row for each source or sink, where there are too many for a card each: those with a fault first, with a filter,
-// and a card for each row that is opened.
+// A table with a row for each source or sink, for a page with too many of them for one card each. Rows with a fault are the first
+// ones; a field filters the rows, and a row that is opened shows a card.
 
 import { Card, pill } from "./parts.js";
 import { Spark } from "./plots.js";
 import { SEVERITY, element, text } from "./words.js";
 
-/** The rows of a table. Only rows on the screen draw their line. */
+/** A table of sources or sinks. The plots of rows outside the screen are not drawn. */
 export class Rows {
-  /** `titles`: of the columns after name and state; the first of them has the line. */
+  /** `titles`: the titles of the columns after name and state. The first of these columns contains the plot. */
   constructor(what, titles) {
     this.what = what;
     this.rows = new Map();
@@ -35,7 +35,7 @@ export class Rows {
     this.watcher = new IntersectionObserver(seen => { for (const { target, isIntersecting } of seen) target.row.isSeen = isIntersecting; }, { root: scroll, rootMargin: "100px" });
   }
 
-  /** Shows the views of all parts, by name. */
+  /** Updates the table from the models and views of all parts, by name. */
   update(models, views) {
     for (const [name, row] of this.rows) if (!models.has(name)) { row.remove(this.watcher); this.rows.delete(name); }
     for (const [name, model] of models) {
@@ -46,7 +46,7 @@ export class Rows {
     this.apply();
   }
 
-  /** Moves rows only where their order has changed: a fault brings one to the top. */
+  /** Sorts the rows, those with a fault first. Moves elements only if the order has changed. */
   sort() {
     const rank = row => SEVERITY.indexOf(row.element.dataset.tone);
     const order = [...this.rows.values()].sort((a, b) => rank(a) - rank(b) || a.model.name.localeCompare(b.model.name));
@@ -54,11 +54,11 @@ export class Rows {
     this.order = order;
     const focused = document.activeElement;
     this.body.append(...order.flatMap(row => row.elements));
-    // A row that moves loses the focus.
+    // The focused element loses the focus when its row is moved.
     if (focused !== document.activeElement) focused?.focus({ preventScroll: true });
   }
 
-  /** Hides the rows that the filter does not name. */
+  /** Hides the rows that do not match the filter. */
   apply() {
     const wanted = this.filter.value.trim().toLowerCase();
     let shown = 0;
@@ -71,6 +71,7 @@ export class Rows {
   }
 }
 
+/** A row of the table. */
 class Row {
   constructor(model, { columns, watcher }) {
     this.model = model;
@@ -115,12 +116,12 @@ class Row {
     this.card?.update(view);
   }
 
-  /** The elements of the row, in their order. */
+  /** The table rows of this part, in order: the values, the reason, and the card. */
   get elements() {
     return [this.element, this.why, this.detail].filter(Boolean);
   }
 
-  /** Shows the reason of the state, or else a problem, below the row, unless its card does. */
+  /** Shows the reason of the state or, without a reason, a problem below the row, unless the card of the row is open. */
   explain({ reason, problem }) {
     const words = reason || problem;
     if (!words || this.card) {
@@ -136,7 +137,7 @@ class Row {
     text(this.why.firstChild.firstChild, words);
   }
 
-  /** Makes a row with one element over all columns. */
+  /** Creates a row with one cell that spans all columns. */
   wide(classes, content) {
     const row = element("tr", classes);
     const cell = element("td");

@@ -1,10 +1,11 @@
-// Ledgers and dead letters.
+// The tables of the ledgers and the list of the dead letters.
 
 import { deadLetterReason, element, moment, number, text } from "./words.js";
 
 const TITLES = { dead_lettered: "dead letters", in_flight: "in flight" };
 
-/** Shows the ledgers of sources or sinks; the last column is what the others leave unexplained. Returns the number of those that do not add up. */
+/** Shows the ledgers of sources or sinks. The last column is the number of unexplained events: the total minus all other columns.
+    Returns the number of ledgers with unexplained events. */
 export function ledger(table, what, total, parts, isOpen) {
   const keys = Object.keys(Object.values(parts)[0]?.ledger ?? {}).filter(key => key !== total);
   const rest = ({ ledger }) => ledger[total] - keys.reduce((sum, key) => sum + ledger[key], 0);
@@ -35,12 +36,13 @@ export function ledger(table, what, total, parts, isOpen) {
   return wrong;
 }
 
-/** Sets the tone of an element, or removes it. */
+/** Sets the tone of an element, or removes the tone if `tone` is falsy. */
 export function tint(place, tone) {
   if (!tone) delete place.dataset.tone;
   else if (place.dataset.tone !== tone) place.dataset.tone = tone;
 }
 
+/** Shows the newest dead letters of all sources and sinks. */
 export function deadLetters(place, { sources, sinks }) {
   const of = parts => Object.entries(parts).flatMap(([name, part]) => part.newest_dead_letters.map(letter => ({ ...letter, name })));
   const all = [...of(sources), ...of(sinks)].sort((a, b) => b.at.localeCompare(a.at));
@@ -48,7 +50,7 @@ export function deadLetters(place, { sources, sinks }) {
     [moment(new Date(at)), `${name}: ${deadLetterReason(reason)}${sequence === null ? "" : `, no. ${number(sequence)}`}`]), "None.");
 }
 
-/** Lines of a time and words; replaced only when they change. */
+/** Shows a list with a time and a text in each line. Replaces the elements only if a line has changed. */
 export function list(place, lines, none) {
   const key = JSON.stringify(lines);
   if (place.dataset.key === key) return;

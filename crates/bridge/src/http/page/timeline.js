@@ -1,9 +1,9 @@
-// Time axes of the connections: when each source was connected, and its gaps with their outcomes.
+// Timelines of the connections, which show when each source was connected, and its gaps with their outcomes.
 
 import { Tip } from "./plots.js";
 import { element, moment, number, plain, seconds, text } from "./words.js";
 
-/** The outcomes of a gap, and what each means. */
+/** The outcomes of a gap, and the meaning of each outcome. */
 const OUTCOMES = {
   open: "not connected now",
   filling: "the missed events are being fetched",
@@ -11,33 +11,35 @@ const OUTCOMES = {
   partly: "some of the missed events were fetched",
   unrecovered: "the events of this time are missed",
 };
-/** The time axis: the shortest of these that contains the record, with the distance of its marks, in seconds. */
+/** The possible time axes: length and distance of the marks, in seconds. The timeline uses the shortest one that contains all
+    recorded connections. */
 const AXES = [[120, 30], [600, 120], [3600, 600], [6 * 3600, 3600], [24 * 3600, 4 * 3600]];
-/** More sources than so many are listed only if they have a gap. */
+/** The number of sources above which the timeline lists only sources with a gap. */
 const LANES = 8;
-/** The distance from the pointer at which a gap is found, in pixels: a short gap is hard to hit. */
+/** The largest distance between the pointer and a selected gap, in pixels, because the pointer can hardly hit a short gap. */
 const NEAR = 5;
 
 const share = value => value === 0 || value === 1 ? `${100 * value} %` : `${(Math.floor(value * 1e4) / 100).toFixed(2)} %`;
 
-/** The connection of a source over time, by the clock of this browser, in seconds. */
+/** The connection of a source over time. Times are in seconds by the clock of this browser. */
 export class Connection {
   since = null;
   gaps = [];
 
-  /** `at`: the time now; `clock`: by how much this clock is ahead of the bridge's. */
+  /** Processes the status of the source. `at`: the present time; `clock`: the clock of this browser minus that of the bridge. */
   take(source, at, clock) {
     const local = time => Date.parse(time) / 1000 + clock;
     this.since = source.connection_known_since === null ? null : local(source.connection_known_since);
     this.gaps = source.newest_gaps.map(gap => ({ ...gap, from: local(gap.began), to: gap.ended === null ? Infinity : local(gap.ended) }));
     if (source.unconnected_seconds === null || this.gaps.some(gap => gap.ended === null)) return;
-    // Before its first connection a source has no gap, and no connection either.
+    // The bridge reports no gap before the first connection of a source, although the source is not connected.
     const from = at - source.unconnected_seconds;
     this.gaps.unshift({ from, to: Infinity, reason: "no connection yet", outcome: "open", fetched: 0, gaps: 1 });
     this.since ??= from;
   }
 
-  /** The gaps between two times, and the share of the known time in which the source was connected; null if none is known. */
+  /** Returns the gaps between two times, and the share of the recorded time in which the source was connected: null if no time
+      between the two is on record. */
   between(from, to) {
     const gaps = this.gaps.filter(gap => gap.to >= from && gap.from <= to);
     const begin = Math.max(from, this.since ?? to);
@@ -47,7 +49,7 @@ export class Connection {
   }
 }
 
-/** Words about a gap, in two lines. */
+/** Returns the description of a gap, in two lines. */
 function words(gap, now) {
   const from = new Date(gap.from * 1000);
   const until = gap.to === Infinity ? "now" : moment(new Date(gap.to * 1000));
@@ -56,7 +58,7 @@ function words(gap, now) {
   return `${moment(from)} – ${until}, ${length}\n${plain(gap.reason)}; ${gap.outcome}${fetched}`;
 }
 
-/** A line of time: the connection of a source between two times. */
+/** A strip that shows the connection of a source between two times. */
 class Strip {
   constructor() {
     this.element = element("div", "strip");
@@ -69,7 +71,7 @@ class Strip {
     this.element.addEventListener("pointerleave", () => this.leave());
   }
 
-  /** Draws, and returns what is between the two times. */
+  /** Draws the strip, and returns the gaps between the two times, the share of connected time and a summary. */
   draw(connection, from, to, name) {
     const found = connection.between(from, to);
     Object.assign(this, { connection, from, to });
@@ -109,19 +111,20 @@ class Strip {
   }
 }
 
-/** Places an element between two shares of a hundred, where they have changed. */
+/** Positions an element between two percentages of the width, if these have changed. */
 function place(element, from, to) {
   moved(element, "left", from);
   moved(element, "width", to - from);
 }
 
+/** Sets a side or the width of an element to a percentage, if this has changed. */
 function moved(element, side, share) {
   const value = `${share.toFixed(2)}%`;
   const places = element.places ??= {};
   if (places[side] !== value) element.style[side] = places[side] = value;
 }
 
-/** A strip for a card, with the time axis of its plots. */
+/** A strip for the card of a source, with the same time axis as the plots of the card. */
 export class ConnectionPlot {
   constructor(model) {
     this.model = model;
@@ -144,7 +147,7 @@ export class ConnectionPlot {
   }
 }
 
-/** All sources on one time axis, up to a day long. */
+/** The timeline of all sources, of at most one day. */
 export class Timeline {
   constructor(section) {
     this.lanes = new Map();
@@ -212,7 +215,7 @@ export class Timeline {
       const share = (time - from) / span * 100;
       const mark = this.grid.children[i + 1];
       moved(mark, "left", share);
-      // The labels of both ends are those of the axis itself.
+      // A label near the right end would overlap the label "now".
       text(mark, share < 86 ? new Date(time * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: step < 60 ? "2-digit" : undefined }) : "");
     });
     const end = this.grid.firstChild;

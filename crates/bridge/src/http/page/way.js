@@ -1,11 +1,11 @@
-// The way through the spool: sources, spool and sinks, a card each or a card for all, joined by lines with what flows along them.
+// The cards of the sources, the spool and the sinks, and the lines that join them. A side with many parts has one card for all.
 
 import { Card, Group, Sink, Source, Spool } from "./parts.js";
 import { Rows } from "./rows.js";
 import { Timeline } from "./timeline.js";
 import { make, number, seconds } from "./words.js";
 
-/** More sources or sinks than so many share a card, and are listed in a table. */
+/** The number of sources or sinks above which they share one card and are listed in a table. */
 const CARDS = 4;
 
 const COLUMNS = {
@@ -13,7 +13,7 @@ const COLUMNS = {
   sinks: ["delivered", "pending", "oldest pending", "p50 · p99"],
 };
 
-/** All sources, or all sinks. */
+/** One side of the spool: all sources, or all sinks. */
 class Side {
   constructor(kind, make, place, list) {
     Object.assign(this, { kind, make, place, list });
@@ -25,7 +25,7 @@ class Side {
     return this.models.size > CARDS;
   }
 
-  /** Takes the status of all parts; makes everything again where other parts are configured. */
+  /** Processes the status of all parts. Creates the models and cards again if the configured parts have changed. */
   take(parts, before, span, at, clock) {
     const names = Object.keys(parts);
     if (names.length !== this.models.size || names.some(name => !this.models.has(name))) this.build(parts);
@@ -57,7 +57,7 @@ class Side {
     this.rows.update(this.models, new Map([...this.models.keys()].map((name, i) => [name, views[i]])));
   }
 
-  /** The facts of all parts together. */
+  /** Returns the facts about all parts together. */
   facts() {
     const parts = Object.values(this.parts);
     const sum = of => parts.reduce((sum, part) => sum + of(part), 0);
@@ -69,13 +69,14 @@ class Side {
     return { "most pending": number(Math.max(...parts.map(part => part.lag_events))), "oldest pending": oldest >= 1 ? seconds(oldest) : "0 s", "in flight": number(sum(part => part.in_flight)) };
   }
 
-  /** All events of a second. */
+  /** The rate of all parts together, in events per second. */
   get flow() {
     const flows = [...this.models.values()].map(model => model.flow ?? 0);
     return flows.reduce((sum, flow) => sum + flow, 0);
   }
 }
 
+/** The cards of the sources, the spool and the sinks, with the tables and the timeline. */
 export class Way {
   constructor($) {
     this.svg = $("lines");
@@ -122,7 +123,7 @@ export class Way {
     const stacked = sources.length > 0 && sources[0].box.right > spool.box.left;
     const paths = [...sources.map(source => [source, spool, source.card]), ...sinks.map(sink => [spool, sink, sink.card])];
     const wanted = paths.flatMap(([from, to, card]) => {
-      // On a narrow page the cards are a column: only neighbours are joined.
+      // On a narrow page the cards form one column, and only neighbours are joined.
       if (stacked && from !== sources.at(-1) && to !== sinks[0]) return [];
       const d = stacked ? down(from.box, to.box, origin) : across(from.box, to.box, origin);
       return [{ d, tone: card.element.dataset.tone, moves: card.model.flow > 0 }];
@@ -139,6 +140,7 @@ export class Way {
   }
 }
 
+/** Returns the path of a line between two cards that are side by side. */
 function across(from, to, origin) {
   const [x1, y1] = [from.right - origin.left, from.top + from.height / 2 - origin.top];
   const [x2, y2] = [to.left - origin.left, to.top + to.height / 2 - origin.top];
@@ -146,6 +148,7 @@ function across(from, to, origin) {
   return `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`;
 }
 
+/** Returns the path of a line between two cards, of which the second is below the first. */
 function down(from, to, origin) {
   const x = from.left + from.width / 2 - origin.left;
   return `M${x} ${from.bottom - origin.top}V${to.top - origin.top}`;

@@ -2,13 +2,15 @@
 
 const SPACE = "http://www.w3.org/2000/svg";
 
-/** Sets a text if it differs, so that a selection is kept. The last text is remembered, because reading it from the page is slow. */
+/** Sets the text of an element if it differs, so that a selection by the reader remains. Compares with the last text that was
+    set, because reading the text from the page is slow. */
 export function text(element, content) {
   if (element.shown === content) return;
   element.shown = content;
   element.textContent = content;
 }
 
+/** Returns a new HTML element. */
 export function element(name, classes = "", content = "") {
   const made = document.createElement(name);
   if (classes) made.className = classes;
@@ -16,7 +18,7 @@ export function element(name, classes = "", content = "") {
   return made;
 }
 
-/** An element of an SVG. */
+/** Returns a new SVG element. */
 export function make(name, attributes) {
   const element = document.createElementNS(SPACE, name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
@@ -37,7 +39,7 @@ export function seconds(s) {
   return s < 172800 ? `${(s / 3600).toFixed(1)} h` : `${(s / 86400).toFixed(1)} days`;
 }
 
-/** Two times, with their unit once where it is the same. */
+/** Returns the text for two durations, with the unit only once if both have the same unit. */
 export function times(one, other) {
   if (one === null) return "–";
   const [first, second] = [seconds(one), seconds(other)];
@@ -53,7 +55,7 @@ export function bytes(b) {
 
 const STEPS = [1, 1.5, 2, 3, 5, 8, 10];
 
-/** The end of a scale: the next round number. */
+/** Returns the upper end of a scale: the smallest round number that is not less than the largest value. */
 export function scale(most, least = 10) {
   const wanted = Math.max(most, least);
   const power = 10 ** Math.floor(Math.log10(wanted));
@@ -67,13 +69,13 @@ export const scaleOfSeconds = most => {
 
 export const scaleOfBytes = most => 2 ** Math.ceil(Math.log2(Math.max(most, 1024)));
 
-/** The time of day, with the date when it is not today's. */
+/** Returns the time of day, with the date if the date is not today's. */
 export function moment(date) {
   const time = date.toLocaleTimeString("en-GB");
   return date.toDateString() === new Date().toDateString() ? time : `${date.toLocaleDateString("en-CA")} ${time}`;
 }
 
-/** A key of the status in plain text. */
+/** Returns a key of the status as plain text. */
 export const plain = word => word.replaceAll("_", " ");
 
 const DEAD_LETTER_REASONS = {
@@ -90,10 +92,10 @@ const TONES = {
   authenticated: "good", up: "good", blocked: "warn", draining: "warn", refused: "bad", waiting: "bad", down: "bad",
 };
 
-/** The tone of a state. Before the first connection, a source or sink without a reason is not a fault yet. */
+/** Returns the tone of the state of a source or sink. A first connection attempt without a reason is not a fault yet. */
 export const tone = part => TONES[part.state] ?? (part.reason ? "bad" : "warn");
 
-/** The tones, the worst first. */
+/** The tones, from the worst to the best. */
 export const SEVERITY = ["bad", "warn", "idle", "good"];
 
 export const ANSWERS = { no: ["No", "good"], at_risk: ["At risk", "warn"], yes: ["Yes", "bad"] };
