@@ -3,7 +3,7 @@
  * monotonic clock is unchanged, as when the clock of a machine is set.
  *
  * A wait until a time of the system clock ends when the changed clock reaches this time. A step of the clock therefore
- * shortens or lengthens it, as in the kernel.
+ * shortens or lengthens the wait, as in the kernel.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -1,4 +1,4 @@
-//! Compares the events that arrived at a sink with those that the platform sent.
+//! Compares the events that arrived at a sink with the events that the platform sent.
 
 use std::collections::{HashMap, HashSet};
 
@@ -136,8 +136,8 @@ pub fn structured(text: &str) -> Result<Vec<Arrived>> {
         .collect()
 }
 
-/// Parses CloudEvents in binary mode from NATS messages and checks their subjects and headers. `kept` is true for
-/// messages of a stream, which have ids; in strict order these ids contain the position in the chain.
+/// Parses CloudEvents in binary mode from NATS messages and checks their subjects and headers. `in_stream` is true for the
+/// messages of a stream, which have message ids. In strict order a header contains the position in the chain.
 ///
 /// # Errors
 /// Returns an error if a message is not a CloudEvent.
@@ -145,7 +145,7 @@ pub fn structured(text: &str) -> Result<Vec<Arrived>> {
 pub fn nats_binary(
     messages: &[crate::nats::messages::Message],
     source: &str,
-    kept: bool,
+    in_stream: bool,
 ) -> Result<Vec<Arrived>> {
     messages
         .iter()
@@ -164,7 +164,7 @@ pub fn nats_binary(
                 header("ce-source")? == format!("/neuroio/{source}"),
                 "{message:?}"
             );
-            let identity = kept.then(|| format!("{source}/{id}"));
+            let identity = in_stream.then(|| format!("{source}/{id}"));
             ensure!(
                 message.header("Nats-Msg-Id") == identity.as_deref(),
                 "{message:?}"

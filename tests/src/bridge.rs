@@ -1,4 +1,4 @@
-//! The bridge as a process: the real program with real signals and its `/status`.
+//! Runs the bridge as a separate process: the real program, with real signals and its `/status`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -105,7 +105,7 @@ impl Bridge {
         })
     }
 
-    /// Launches the bridge. `base` is the path of `dir` in the bridge's configuration.
+    /// Starts the bridge. `base` is the path of `dir` in the configuration and the command line of the bridge.
     fn launch_with_paths(
         dir: &Scratch,
         base: &Path,
@@ -115,8 +115,8 @@ impl Bridge {
         let [port] = free_ports()?;
         let address = format!("127.0.0.1:{port}");
         let file = dir.join("neurobridge.toml");
-        // The default drain timeout is meant for containers. On a busy machine the shutdown may have to deliver a long
-        // backlog, and the caller sets its own limit.
+        // The default drain timeout suits containers. In a test on a busy machine, a shutdown may have to deliver a long
+        // backlog, so the limit is long; the test has its own time limit for the shutdown.
         let drain = if config.contains("drain_timeout") {
             ""
         } else {

@@ -1,4 +1,4 @@
-//! A headless Chromium, controlled over its DevTools protocol, for tests of a page as a person sees it.
+//! A headless Chromium, controlled over its DevTools protocol, for tests of a page in a real browser.
 
 mod accessibility;
 mod installation;
@@ -122,7 +122,7 @@ impl Browser {
             json!(url)
         );
         wait_for(url, LOAD_TIMEOUT, || {
-            // Between two pages there may be no page that evaluates the expression.
+            // The evaluation fails while the browser replaces the current page.
             let there = self.evaluate(&is_there).ok();
             Ok((there == Some(json!(true))).then_some(()))
         })
@@ -143,7 +143,7 @@ impl Browser {
     /// Waits until a JavaScript expression has a truthy value.
     ///
     /// # Errors
-    /// Returns an error if that does not happen within `timeout`; the error contains the text of the page.
+    /// Returns an error if the expression has no truthy value within `timeout`; the error contains the text of the page.
     pub fn wait(&mut self, what: &str, timeout: Duration, expression: &str) -> Result<Value> {
         let found = wait_for(what, timeout, || {
             let value = self.evaluate(expression)?;

@@ -63,7 +63,7 @@ filter = { age = { at_least = 18 }, groups = { any = ["vip", "staff"] }, livenes
   `"phone.prefix" = ["+44"]`.
 "#;
 
-/// Stands for the index of a table in a list.
+/// The placeholder for the index of a table in a list.
 const LIST: &str = "[]";
 
 /// The schema definition that explains `{field}` in templates.

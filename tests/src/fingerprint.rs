@@ -1,4 +1,4 @@
-//! The copies of events in brokers, with their bodies as hashes, so that millions of them can be compared.
+//! Copies of events in brokers, with a hash in place of the body, so that millions of copies can be compared.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -33,7 +33,7 @@ pub fn content(id: &str, entry: &str) -> u64 {
     hash((id, entry))
 }
 
-/// The hash is stable across all programs built with one toolchain, because hashes of different programs are compared.
+/// Returns a hash that is the same in all programs built with one toolchain, because hashes of different programs are compared.
 fn hash(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
@@ -63,10 +63,10 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// The copy of an event that a broker stores.
+/// A copy of an event, as stored by a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copy {
-    /// Its hashes.
+    /// The sequence and the hashes of the event.
     pub fingerprint: Fingerprint,
     /// How the bridge has received the event.
     pub origin: Origin,

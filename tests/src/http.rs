@@ -8,10 +8,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::poll::{Patience, wait_for};
 
-/// Long enough for a server that is not overloaded. A frozen server accepts the connection and does not answer.
+/// The timeout of one request: long enough for a server that is not overloaded. A frozen server accepts the connection and sends
+/// no response.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Long enough for a server on a busy machine; the request is repeated until then.
+/// The time for which a request is repeated: long enough for a server on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sends one GET request and returns the body of the response. Suitable for a server that may be frozen.
@@ -47,7 +48,7 @@ pub fn get_any(address: &str, path: &str) -> Result<(u16, String)> {
     )
 }
 
-/// Returns whether the error is a timeout of a server that listens.
+/// Returns whether the error is a timeout, and not, for example, a closed port.
 pub(crate) fn is_late(error: &anyhow::Error) -> bool {
     let error = error.root_cause().downcast_ref::<io::Error>();
     error.is_some_and(is_timeout)
@@ -136,7 +137,7 @@ impl EventStream {
     }
 }
 
-/// Reads a line, and continues after timeouts of the socket; `line` keeps the part that was read before.
+/// Reads a line, and continues after timeouts of the socket: `line` contains the part of the line that was read before.
 fn read_line(stream: &mut BufReader<TcpStream>, line: &mut String) -> Result<usize> {
     let mut patience = Patience::new("a line", PATIENCE);
     loop {

@@ -33,10 +33,10 @@ use crate::relay::Relay;
 /// The id of every test cluster: the sixteen letters `neurobridge-test` in base64, Kafka's format for ids.
 const CLUSTER_ID: &str = "bmV1cm9icmlkZ2UtdGVzdA";
 
-/// A start takes three seconds on two idle cores, and several times as long on a machine that compiles.
+/// The time limit for a start, which takes three seconds on two idle cores, and several times as long during a compilation.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A shutdown usually takes two seconds, in which the broker transfers leadership and closes its log.
+/// The time limit for a shutdown, which usually takes two seconds: the broker transfers leadership and closes its log.
 const STOP_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The broker's log message after all its listeners accept requests and the controller has registered it.

@@ -1,5 +1,5 @@
 //! Shared code of the end-to-end tests and the development tasks: real brokers as child processes, their certificates,
-//! their administration, and the rules by which a test gets a broker or is skipped by name.
+//! their administration, and the rules that decide whether a test uses a broker or is skipped by name.
 //!
 //! All functions block the calling thread, because the tests control processes instead of futures. A process started
 //! here dies with the program that started it, however that program ends (see [`process`]).

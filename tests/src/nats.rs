@@ -28,8 +28,8 @@ use crate::poll::{wait_for, wait_with_progress};
 use crate::ports::free_ports;
 use crate::process::Process;
 
-/// A start takes a tenth of a second on an idle machine. A cluster elects its leader first, and a server with gigabytes
-/// in its streams recovers them first.
+/// The time limit for a start, which takes a tenth of a second on an idle machine. A cluster first elects its leader, and a
+/// server with gigabytes in its streams first recovers the streams.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -168,14 +168,14 @@ impl Nats {
     /// # Errors
     /// Returns an error if the server is not running, or does not log the reload.
     pub fn reconfigure(&mut self, config: &str) -> Result<()> {
-        const TAKEN: &str = "Reloaded server configuration";
+        const RELOADED: &str = "Reloaded server configuration";
         config.clone_into(&mut self.options.config);
         self.write_config()?;
         let process = self.process.as_mut().context("nats-server is not running")?;
-        let before = process.logged()?.matches(TAKEN).count();
+        let before = process.logged()?.matches(RELOADED).count();
         process.signal(Signal::SIGHUP)?;
         let reloaded = wait_for("the new configuration of nats-server", START_TIMEOUT, || {
-            Ok((process.logged()?.matches(TAKEN).count() > before).then_some(()))
+            Ok((process.logged()?.matches(RELOADED).count() > before).then_some(()))
         });
         reloaded.with_context(|| process.log_tail())
     }

@@ -15,7 +15,7 @@ use crate::ports::free_ports;
 use crate::process::Process;
 use crate::program::neurobridge;
 
-/// The start consists of binding a port.
+/// The time limit for a start, which consists of binding a port.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running simulator that records the frames it sends.
@@ -96,7 +96,7 @@ impl Platform {
         read_record(&self.record)
     }
 
-    /// As [`stop`](Self::stop), for a simulator of a declared feed.
+    /// Like [`stop`](Self::stop), for a simulator of a declared feed.
     ///
     /// # Errors
     /// Returns an error if the simulator does not stop, or if its record cannot be read.

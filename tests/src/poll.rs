@@ -1,4 +1,4 @@
-//! Waiting for a condition. All time limits of tests and tasks are implemented here.
+//! Waits for a condition. This module implements all time limits of the tests and the development tasks.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Short compared to the start of a process or broker, and long compared to the cost of one check.
+/// The interval between two checks: short compared to the start of a process, and long compared to the cost of one check.
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// The interval of the limit checks for a future, which reports its completion by itself.

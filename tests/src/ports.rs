@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 
-/// Below Linux's range of ephemeral ports (32768 and up). Otherwise a client that tries to reach a stopped broker could
-/// get the broker's port as its own local port, which connects the client to itself and prevents the broker from
-/// restarting.
+/// The range of the ports, below Linux's range of ephemeral ports (32768 and up). Otherwise the system could assign the port of a
+/// stopped broker as the local port of a client that dials the broker: the client would connect to itself, and the broker could
+/// not restart.
 const RANGE: std::ops::Range<u16> = 12_000..32_000;
 
 /// Returns free ports of 127.0.0.1, each only once per process.

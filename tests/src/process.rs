@@ -22,7 +22,7 @@ use crate::poll::{wait_for, wait_with_progress};
 
 /// The number of log lines in an error: enough for the beginning of a Java stack trace.
 const TAIL_LINES: usize = 40;
-/// Many times longer than the kernel needs to stop all threads.
+/// The time limit for a freeze: many times longer than the kernel needs to stop all threads.
 const FREEZE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A running child process in its own process group.
@@ -82,8 +82,8 @@ impl Process {
             .metadata()
             .with_context(|| format!("reading the size of {}", log.display()))?
             .len();
-        // A separate process group: a Ctrl-C in the terminal reaches the child only through its owner, and the child's
-        // own children are killed with it.
+        // A separate process group: a Ctrl-C in the terminal does not signal the child directly, and a kill of the group includes
+        // the processes that the child has started.
         let child = command
             .stdin(Stdio::null())
             .stderr(stderr)
@@ -145,8 +145,8 @@ impl Process {
         kill(self.pid()?, signal).with_context(|| format!("sending {signal} to {}", self.name))
     }
 
-    /// Stops the process (SIGSTOP) until [`Process::thaw`], and returns when all threads are stopped. For a moment
-    /// after the signal they may still run.
+    /// Stops the process (SIGSTOP) until [`Process::thaw`], and returns when all threads are stopped, because threads may still
+    /// run for a short time after the signal.
     ///
     /// # Errors
     /// Returns an error if the process has exited.

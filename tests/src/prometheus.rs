@@ -20,7 +20,7 @@ use crate::shared::{SKIP_VARIABLE, skipped_by_name};
 /// The word for Prometheus in [`SKIP_VARIABLE`].
 pub const SKIP_WORD: &str = "prometheus";
 
-/// The start includes reading the configuration, creating a database and binding a port.
+/// The time limit for a start, which includes reading the configuration, creating a database and binding a port.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The paths of the programs `prometheus` and `promtool`.

@@ -79,14 +79,14 @@ impl Relay {
         state.open.drain(..).for_each(|connection| connection.close());
     }
 
-    /// Closes the oldest connection that works, and drops its undelivered bytes.
+    /// Closes the oldest working connection, and drops the undelivered bytes of this connection.
     pub fn cut_one(&self) {
         if let Some(oldest) = self.oldest() {
             oldest.close();
         }
     }
 
-    /// Makes the oldest connection that works half-open: it stays open, and the bytes of both directions are dropped.
+    /// Makes the oldest working connection half-open: it stays open, and the bytes of both directions are dropped.
     pub fn stall_one(&self) {
         if let Some(oldest) = self.oldest() {
             oldest.is_stalled.store(true, Ordering::Relaxed);
@@ -134,7 +134,7 @@ fn connect(near: TcpStream, server: &str, shared: &Mutex<State>) -> io::Result<(
     for is_from_server in [false, true] {
         let connection = Arc::clone(&connection);
         thread::spawn(move || {
-            // An error of a socket is the end of the connection.
+            // An error of a socket ends the connection.
             let _ = carry(&connection, is_from_server);
             // The end of one direction closes the other one too, because no relayed protocol uses half-closed connections.
             connection.close();

@@ -24,7 +24,7 @@ pub struct RunningBroker {
 }
 
 impl RunningBroker {
-    /// Returns the data folder of such a broker; it may contain data of an earlier one.
+    /// Returns the data folder of a running broker; without a running broker, it may contain the data of an earlier one.
     pub fn dir(broker: Broker) -> PathBuf {
         brokers_dir().join("standing").join(broker.word())
     }

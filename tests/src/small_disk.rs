@@ -1,4 +1,4 @@
-//! A small file system for the bridge's data, which tests can fill up.
+//! A small file system for the data of the bridge, which tests can fill.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -21,8 +21,8 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts a file system at `place`, which is created: ext4 in a file below `dir`, where a sync reaches the disk, or
-    /// else a tmpfs. Returns `None` if neither may be mounted, which needs root; the caller reports that.
+    /// Creates the folder `place` and mounts a file system on it: ext4 in a file below `dir`, whose syncs reach the disk, or else a
+    /// tmpfs. Returns `None` if neither can be mounted, for example without root privileges; the caller then reports that.
     ///
     /// # Errors
     /// Returns an error if the folder or the file cannot be created.
@@ -77,7 +77,7 @@ fn mount_tmpfs(place: &Path, size_mib: u64) -> bool {
     )
 }
 
-/// Runs a program without its output, to find out whether it succeeds.
+/// Returns whether a program succeeds. The output of the program is discarded.
 fn succeeds(program: &str, args: &[&str]) -> bool {
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
     output.is_ok_and(|output| output.status.success())
@@ -90,14 +90,14 @@ pub struct Ballast {
 }
 
 impl Ballast {
-    /// Fills the free space, and any that becomes free later, as long as `goes_on` returns true; then removes the file.
+    /// Fills the free space, and fills space that becomes free later, while `goes_on` returns true. Then removes the file.
     ///
     /// # Errors
     /// Returns an error if the file cannot be created, written or removed, except for a full disk.
     pub fn fill(&self, mut goes_on: impl FnMut() -> bool) -> Result<()> {
         let mut file = File::create(&self.path).context("creating the ballast")?;
         let filled = loop {
-            if let Err(error) = take_all(&mut file) {
+            if let Err(error) = fill_now(&mut file) {
                 break Err(error);
             }
             if !goes_on() {
@@ -110,7 +110,7 @@ impl Ballast {
     }
 }
 
-fn take_all(file: &mut File) -> Result<()> {
+fn fill_now(file: &mut File) -> Result<()> {
     // Small writes fill the last free bytes.
     for size in [1 << 20, 4096, 1] {
         let zeros = vec![0; size];

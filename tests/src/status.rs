@@ -1,4 +1,4 @@
-//! `/status` as a type: a missing key or a key of another type fails the test that reads it.
+//! The types of a `/status` response. A missing key or a value of another type is an error.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A response of `/status`, as far as tests read it.
+/// A response of `/status`, with the keys that tests read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Seconds since the start.

@@ -1,4 +1,4 @@
-//! A server on a port of its own, for feeds that a test scripts itself.
+//! A TCP server on a free port, for feeds whose behaviour is scripted by a test.
 
 use std::net::{TcpListener, TcpStream};
 use std::thread;

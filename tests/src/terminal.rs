@@ -1,4 +1,4 @@
-//! A terminal for a program under test, which turns the program's output into a screen as a person would see it.
+//! A terminal for a program under test, which converts the output of the program to the screen that a person would see.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -98,7 +98,7 @@ impl Terminal {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", command.get_program().display()))?;
-        // The command holds the terminal open as long as it exists, and the reading thread would not see the end.
+        // The command keeps the terminal open until it is dropped. Without this, the reading thread would not detect the end.
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -120,7 +120,7 @@ impl Terminal {
         })
     }
 
-    /// Changes the size of the terminal, as a person does with a window.
+    /// Changes the size of the terminal, as a terminal emulator does when its window is resized.
     ///
     /// # Errors
     /// Returns an error if the system refuses the size.

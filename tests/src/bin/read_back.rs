@@ -15,7 +15,7 @@ use neurobridge_tests::kafka::records::each_record;
 use neurobridge_tests::nats::messages::each_message;
 use serde::Deserialize;
 
-/// Long enough to read the events of a day.
+/// The time limit for a complete run: long enough to read the events of a day.
 const LIMIT: Duration = Duration::from_secs(3600);
 /// The longest wait for the next message.
 const PATIENCE: Duration = Duration::from_secs(60);

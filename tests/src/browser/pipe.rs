@@ -108,12 +108,12 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        // The reading thread waits for a message that will not come; an empty message ends the thread.
+        // The browser sends no further message, so an empty message ends the thread that reads the pipe.
         let _ = both_ways(&self.answers).and_then(|mut answers| Ok(answers.write_all(b"\0")?));
     }
 }
 
-/// Opens a pipe for both reading and writing, which does not wait for the browser to open it.
+/// Opens a pipe for both reading and writing, because this does not block until the browser opens the pipe.
 fn both_ways(path: &Path) -> Result<File> {
     OpenOptions::new()
         .read(true)

@@ -13,7 +13,8 @@ pub struct NatsOptions {
     /// Additional text of the configuration file, such as `max_payload: 1MB`, `authorization {…}`, `tls {…}` or
     /// `accounts {…}`.
     pub config: String,
-    /// Another program than the one installed by `cargo xtask brokers install`, such as a distribution's old version.
+    /// The path of a program that is used instead of the one installed by `cargo xtask brokers install`, such as an old version
+    /// of the distribution.
     pub binary: Option<PathBuf>,
     /// The server's role in a cluster, set by [`super::NatsCluster`].
     pub(super) member: Option<Member>,

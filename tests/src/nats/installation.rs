@@ -19,7 +19,7 @@ pub struct NatsInstallation {
 }
 
 impl NatsInstallation {
-    /// Finds the program installed by `cargo xtask brokers install`, otherwise the distribution's.
+    /// Finds the program installed by `cargo xtask brokers install`, otherwise that of the distribution.
     ///
     /// # Errors
     /// Returns an error if there is neither; the error contains the command that installs the program.
@@ -42,7 +42,7 @@ impl NatsInstallation {
             .join("nats-server")
     }
 
-    /// Returns the distribution's program if it is installed; it is often an old version.
+    /// Returns the program of the distribution, often an old version, if it is installed.
     pub fn of_distribution() -> Option<Self> {
         let path = env::var_os("PATH").unwrap_or_default();
         let folders = env::split_paths(&path).chain(["/usr/sbin", "/usr/bin"].map(PathBuf::from));

@@ -1,4 +1,4 @@
-//! Cleans up after a program that died and could not do it itself.
+//! Cleans up after a program that died without cleaning up.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -6,14 +6,15 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// A line on standard input means that no cleanup is needed; end of file without a line means that the owner died.
+/// The script of the guardian. A line on standard input means that no cleanup is needed, and the end of the input without a line
+/// means that the owner died.
 const SCRIPT: &str = r#"read -r _ || exec "$@""#;
 
 /// A small process that waits for the death of this program and then runs a command.
 ///
-/// It has the reading end of a pipe whose only writing end belongs to this program, so it notices every death,
-/// including `kill -9`. The kernel's parent-death signal is not suitable: it is sent when the *thread* that started the
-/// child ends, and a test's thread may end before a broker that it shares with other tests.
+/// The guardian reads a pipe whose only writing end belongs to this program, so it detects every death of this program,
+/// including one by `kill -9`. The parent-death signal of the kernel is not suitable: the kernel sends it when the *thread*
+/// that started the child ends, and the thread of a test may end before a broker that several tests share.
 #[derive(Debug)]
 pub struct Guardian {
     shell: Child,
@@ -34,8 +35,8 @@ impl Guardian {
     /// # Errors
     /// Returns an error if `sh` cannot be started.
     pub fn new(command: &[&str]) -> Result<Self> {
-        // A separate process group, since Ctrl-C would otherwise kill the guardian before it can act. No outputs, since
-        // a reader of this program's outputs would otherwise wait for the guardian's end.
+        // The guardian is in a separate process group, because Ctrl-C would otherwise kill it before it can act. It inherits no
+        // outputs, because a reader of the outputs of this program would otherwise wait for the end of the guardian.
         let mut shell = Command::new("sh")
             .args(["-c", SCRIPT, "guardian"])
             .args(command)

@@ -1,4 +1,4 @@
-//! The resources that a process has used, from the kernel's statistics.
+//! The resources used by a process, from the statistics of the kernel.
 
 use std::fs;
 use std::time::Duration;

@@ -14,7 +14,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use crate::frame::Finders;
 use crate::{Client, Format};
 
-/// The number of messages between two polls of the delivery reports, because each poll takes librdkafka's lock.
+/// The number of messages between two polls of the delivery reports. Each poll locks a mutex of librdkafka.
 const POLL_EVERY: u64 = 256;
 
 pub(crate) struct Kafka {

@@ -1,4 +1,4 @@
-//! The minimal program between the feed and a broker: a WebSocket client, a broker's client, and nothing else.
+//! The bare loop: a minimal program between the feed and a broker, which consists of a WebSocket client and a broker client.
 //!
 //! `bare-loop URL (kafka|core|relaxed|strict) SERVER NAME (plain|raw|cloudevents) COUNT` reads COUNT events, publishes
 //! each with the key or subject and the headers of the sink and the format, waits for all acknowledgements, and prints
@@ -18,7 +18,8 @@ use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
-/// The same allocator as in the bridge, because memory is freed by another thread than the one that allocated it.
+/// The allocator of the bridge. The choice affects the result, because the thread that frees memory is often not the one that
+/// allocated it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

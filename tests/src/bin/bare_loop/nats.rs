@@ -17,7 +17,7 @@ const IN_FLIGHT: u64 = 4096;
 /// Additional capacity for messages that are not acknowledgements.
 const SPARE: usize = 64;
 
-/// The way in which the events are stored.
+/// How the server stores the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Storage {
     None,
@@ -175,7 +175,7 @@ impl Client for Nats {
 
     async fn finish(&mut self, _: u64) -> Result<()> {
         if self.storage == Storage::None {
-            // Published after all events, so its return proves that the server has received them.
+            // The message is published after all events, so its receipt proves that the server has received all events.
             let echo = format!("{}echo", self.inbox);
             self.client
                 .publish(echo, Bytes::new())
