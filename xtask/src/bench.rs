@@ -30,7 +30,7 @@ use self::rate::RateCost;
 use crate::brokers;
 use crate::shell::{log, print};
 
-/// The rate of the latencies that are measured after saturation.
+/// The rate at which the latency is measured after the measurement at saturation, in events per second.
 const SATURATION_LATENCY_RATE: u64 = 10_000;
 
 /// The programs to measure and the number of runs.
@@ -85,7 +85,7 @@ pub(crate) struct Bench {
     bare_loop: PathBuf,
     /// A Python interpreter that has the platform's client.
     python: Option<PathBuf>,
-    /// Kafka, if a case needs it. NATS is started for each run, since it starts within a tenth of a second.
+    /// Kafka, if a case needs it. NATS is started for each run, because it starts within a tenth of a second.
     kafka: Option<Kafka>,
     scratch: Scratch,
 }

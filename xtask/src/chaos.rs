@@ -46,9 +46,9 @@ const TOPIC: &str = "chaos";
 /// The default topic in which the sink stores its cursor with transactions.
 const CURSORS: &str = "neurobridge.cursors";
 const STREAM: &str = "CHAOS";
-/// Each person's events are in one partition; the persons are distributed over all partitions.
+/// The number of partitions. The persons are distributed over them; all events of a person are in one partition.
 const PARTITIONS: u32 = 6;
-/// The disk holds some minutes of events, so that the events retained by the spool also fill it.
+/// The size of the disk, which has room for the events of some minutes, so that the spool fills it with retained events.
 const DISK_MIB: u64 = 256;
 const STOP: Duration = Duration::from_secs(30);
 
@@ -89,13 +89,13 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Returns the number of events per second. A comparison with everything that was recognised is about faults, not about load.
+    /// Returns the number of events per second. The default is lower with `--recognised`, which tests faults and not load.
     fn rate(&self) -> u64 {
         self.rate.unwrap_or(if self.recognised { 100 } else { 5_000 })
     }
 }
 
-/// The result of a run before the brokers are read.
+/// The result of a run, before the events are read from the brokers.
 struct Outcome {
     history: StatusHistory,
     durable: Vec<Option<EventHash>>,
@@ -122,7 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     brokers::install(Broker::Nats)?;
     let read_back = read_back_program()?;
 
-    // Not among the temporary folders, from which another run would remove those of a failed run.
+    // Not one of the temporary folders, because another run would remove the folder of a failed run.
     let folder = target_dir().join("chaos").join(process::id().to_string());
     let mut dir = Scratch::at(folder)?;
     let result = if args.recognised {
@@ -141,7 +141,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// Builds the program that reads the brokers, next to the program under test.
+/// Returns the path of the program that reads the events from the brokers. Builds the program unless it was built together with
+/// the program under test.
 fn read_back_program() -> Result<PathBuf> {
     let beside = neurobridge().with_file_name("read-back");
     if env::var_os(BINARY_VARIABLE).is_some() && beside.is_file() {
@@ -182,7 +183,7 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
         fenceable: true,
         ..KafkaOptions::default()
     };
-    // A short session, which leaves time for many fences.
+    // A short session timeout, so that the run has time for many fences.
     let session = schedule::KAFKA_SESSION.as_millis();
     let options = options
         .property("broker.session.timeout.ms", &session.to_string())
@@ -219,7 +220,7 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
     report_all(&outcome, &[of_kafka.end(), of_nats.end()], seed)
 }
 
-/// Runs everything for the duration, with one thread of faults per victim; then waits until the spool is drained.
+/// Runs the bridge for the duration, with one thread per victim that injects the faults; then waits until the spool is drained.
 fn run_with_faults(
     dir: &Scratch,
     args: &Args,
@@ -363,7 +364,7 @@ fn keep_spool(dir: &Scratch) {
     }
 }
 
-/// Calls `add` with each copy of an event that a broker stores, in the order of a consumer.
+/// Calls `add` with each copy of an event that a broker stores, in the order in which a consumer receives the copies.
 fn read_broker(program: &Path, what: &[&str], spool: &str, mut add: impl FnMut(Copy)) -> Result<()> {
     log(&format!("reading the events of {}", what[0]));
     let mut command = Command::new(program);

@@ -95,7 +95,7 @@ fn only_file(dir: &Path) -> Result<PathBuf> {
     Ok(entry.path())
 }
 
-/// Returns the words to put before `apt-get`: none as root, or sudo if it needs no password.
+/// Returns the command that runs `apt-get` as root: empty for root, `sudo -n` if sudo needs no password, or `None`.
 fn privilege() -> Option<&'static [&'static str]> {
     if geteuid().is_root() {
         return Some(&[]);

@@ -23,7 +23,7 @@ pub(crate) fn print(line: &str) -> Result<()> {
     writeln!(io::stdout().lock(), "{line}").context("writing to standard output")
 }
 
-/// Runs an installation command. Its output is written to a log; an error contains the end of that log.
+/// Runs an installation command. The output of the command is written to a log; an error contains the end of the log.
 ///
 /// # Errors
 /// Returns an error if the program cannot be started, exits with a status other than 0, or takes longer than `limit`.

@@ -44,7 +44,7 @@ pub(crate) struct Args {
     filters: Vec<String>,
 }
 
-/// Builds, starts the brokers, runs the tests, and stops the brokers regardless of the result.
+/// Builds the tests, starts the brokers, runs the tests, and stops the brokers regardless of the result.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     sweep_scratch()?;
     let binary = build_tests(args)?;
@@ -95,8 +95,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Compiles before any broker runs, because both use all cores, and because a compile error should not wait for a
-/// broker.
+/// Builds the tests and returns the path of the program under test. This happens before a broker is started, because a
+/// compilation and a starting broker use all cores, and because a compilation error should not wait for a broker.
 fn build_tests(args: &Args) -> Result<Option<PathBuf>> {
     log("building the tests");
     let mut cargo = cargo_test(args);

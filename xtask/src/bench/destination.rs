@@ -10,7 +10,7 @@ use super::case::{Case, Sink};
 /// Enough partitions to use every core of a broker, and few enough for large batches.
 const PARTITIONS: u32 = 4;
 
-/// NeuroIO's default, which is the subject of the declared copy too.
+/// The default subject of NeuroIO's events, which the bridge with NeuroIO as a declared feed uses too.
 const SUBJECT: &str = "neuroio.entries.{space.id}.{source.id}.{result}";
 
 pub(super) struct Destination<'a> {

@@ -19,8 +19,8 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Starts the simulator and waits until it listens. Without a count it sends without an end, without a rate as fast as
-    /// the client reads. Each connection receives the events at this rate.
+    /// Starts the simulator and waits until it listens. Without a count the number of events is unlimited; without a rate it
+    /// sends as fast as the client reads. Each connection receives the events at this rate.
     pub(super) fn start(
         program: &Path,
         dir: &Path,

@@ -20,10 +20,11 @@ use crate::shell::{log, output, print};
 
 /// The package with the measured program.
 const PROGRAM: &str = "neurobridge-hot-path";
-/// The events of the shorter run. The longer one has twice as many: the difference contains no instruction of the start.
+/// The number of events in the shorter run. The longer run has twice as many: the difference of the counts does not contain the
+/// instructions of the start.
 const EVENTS: u64 = 4096;
 
-/// Counts, and compares with the stored counts or replaces them.
+/// Counts the instructions, and compares the counts with the stored ones or, if `accept` is set, replaces the stored ones.
 pub(super) fn run(accept: bool) -> Result<ExitCode> {
     let Some(valgrind) = output("valgrind", &["--version"]) else {
         bail!(
@@ -41,7 +42,7 @@ pub(super) fn run(accept: bool) -> Result<ExitCode> {
         )
         .context("`rustc --version` fails")?,
         valgrind,
-        // In valgrind, which does not offer every feature of the processor.
+        // Queried in valgrind, because valgrind does not offer every feature of the processor.
         processor: output("valgrind", &["-q", "--tool=none", path(&program)?, "processor"])
             .context("the program does not run in valgrind")?,
     };
@@ -54,7 +55,7 @@ pub(super) fn run(accept: bool) -> Result<ExitCode> {
         let mut steps = Steps::new();
         for step in STEPS {
             let all = per_event(&program, &scratch.join("callgrind"), case, step)?;
-            // A step of the program includes those before.
+            // The count of a step includes the earlier steps.
             steps.insert(step.to_owned(), all.saturating_sub(before));
             before = all;
         }
@@ -78,8 +79,8 @@ pub(super) fn run(accept: bool) -> Result<ExitCode> {
     })
 }
 
-/// Builds the program with the profile of a release, and without settings of the environment that change its code: clippy's
-/// compiler, for one, optimises less.
+/// Builds the program with the release profile, without the environment variables that change its machine code: the compiler of
+/// clippy, for example, optimises less.
 fn build() -> Result<PathBuf> {
     let mut command = cargo();
     command

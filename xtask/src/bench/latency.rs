@@ -1,4 +1,4 @@
-//! The latency from receipt to acknowledgement, from the bridge's own histogram.
+//! The latency from receipt to acknowledgement, calculated from the histogram of the bridge.
 
 use anyhow::{Context, Result, ensure};
 

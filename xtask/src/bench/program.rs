@@ -1,4 +1,4 @@
-//! One run: a program that moves events from the feed to the broker, measured from outside.
+//! One run of a program that moves events from the feed to the broker. The run measures the resources of its process.
 
 use std::fs;
 use std::path::Path;
@@ -19,14 +19,14 @@ use super::case::{Case, Format, Sink};
 use super::destination::Destination;
 use super::feed::Feed;
 
-/// A conservative speed for the time limit; a slow machine moves twenty thousand events per second.
+/// The speed from which the time limit of a run is calculated. A slow machine moves twenty thousand events per second.
 const MIN_EVENTS_PER_SECOND: u64 = 5_000;
 
 /// The interval of status requests. Each request costs the bridge CPU time, so the interval is long enough not to
 /// affect the result, and short enough to notice the end.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The limit for the first event.
+/// The time limit for the first event.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A program to measure.
@@ -94,7 +94,7 @@ impl Bench {
             Program::Bare | Program::Bridge => true,
             Program::Plain => case.sink == Sink::Relaxed && case.format == Format::Raw,
             // The costs of the disk and of a declaration do not depend on the sink, so one sink is enough. At a constant
-            // rate, core NATS has the lowest costs of its own.
+            // rate, core NATS is used, because this sink itself has the lowest costs.
             Program::Disk if self.args.rate.is_empty() => case.sink == Sink::Kafka,
             Program::Disk | Program::Declared => core,
             Program::Before => self.args.before.is_some(),
@@ -138,7 +138,7 @@ impl Bench {
         })
     }
 
-    /// Starts the simulator, which sends `count` events, or does not end.
+    /// Starts the simulator, which sends `count` events, or an unlimited number without a count.
     pub(super) fn feed(&self, count: Option<u64>, rate: Option<f64>) -> Result<Feed> {
         Feed::start(
             &self.neurobridge,
@@ -221,7 +221,7 @@ impl Bench {
 /// A program under measurement, which is killed when dropped.
 pub(super) enum Running {
     Bridge(Bridge),
-    /// A program without a status of its own.
+    /// A program without a `/status`.
     Loop(Process),
 }
 
@@ -251,7 +251,7 @@ pub(super) struct Bridge {
 }
 
 impl Bridge {
-    /// Returns how many events the sink has delivered.
+    /// Returns the number of events that the sink has delivered.
     pub(super) fn delivered(&self) -> Result<u64> {
         delivered(&get(&self.http, "/status")?)
     }
@@ -295,17 +295,17 @@ impl Bridge {
     }
 }
 
-/// Reads only the number of delivered events: another build may differ in the rest of `/status`.
+/// Returns the number of delivered events. Other keys are not parsed, because they may differ in another build.
 fn delivered(status: &str) -> Result<u64> {
     let status: Value = serde_json::from_str(status).context("reading /status")?;
     let delivered = &status["sinks"]["out"]["ledger"]["delivered"];
     delivered.as_u64().context("/status without the sink \"out\"")
 }
 
-/// The file with NeuroIO as a declared feed.
+/// The name of the file with the declaration of NeuroIO as a declared feed.
 const DECLARED: &str = "declared.toml";
 
-/// Returns NeuroIO as a declared feed: the declaration whose instructions are counted, with the opening.
+/// Returns the declaration of NeuroIO as a declared feed: that of the instruction counts, with the opening steps.
 fn declaration(url: &str) -> String {
     let declared = include_str!("../../../crates/hot-path/src/neuroio.toml");
     format!(

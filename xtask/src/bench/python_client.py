@@ -1,6 +1,6 @@
 """Publishes the feed to core NATS with the platform's Python client, as its documentation shows.
 
-python_client.py URL SERVER: like the bare loop, without an end.
+python_client.py URL SERVER: does the same as the bare loop, until it is killed.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-//! The costs at a constant rate, where each event is handled alone and fixed costs are not shared by a batch.
+//! The costs at a constant rate: each event is processed separately, so that the events of a batch do not share fixed costs.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use super::case::Case;
 use super::latency::{self, Buckets, Latency};
 use super::program::{Program, Running};
 
-/// The time that is excluded, because it contains the connections and cold caches.
+/// The time at the start that is excluded, because it includes the connection attempts and runs with cold caches.
 const WARM_UP: Duration = Duration::from_secs(3);
 
 /// The costs of a program at a constant rate.
 #[derive(Debug, Clone)]
 pub(super) struct RateCost {
     pub(super) cpu_microseconds: f64,
-    /// Unknown for a program without a histogram.
+    /// The latency, or `None` for a program without a histogram.
     pub(super) latency: Option<Latency>,
 }
 
@@ -29,7 +29,7 @@ impl Bench {
         let each = rate as f64 / f64::from(self.args.sources);
         let feed = self.feed(None, Some(each))?;
         let running = self.start(program, &destination, case, feed.url(), u64::MAX)?;
-        // The measurement is of a period: there is no condition to wait for.
+        // The measurement covers a fixed period, so there is no condition to wait for.
         if let Running::Bridge(bridge) = &running {
             bridge.await_connected()?;
         }
@@ -55,7 +55,7 @@ impl Bench {
     }
 }
 
-/// What the bridge reports at one time.
+/// The values reported by the bridge at one time.
 struct Reading {
     delivered: u64,
     buckets: Buckets,

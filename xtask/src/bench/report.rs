@@ -1,4 +1,4 @@
-//! The printed lines of the results.
+//! Formats the results as lines of text.
 
 use super::case::Case;
 use super::latency::Quantile;

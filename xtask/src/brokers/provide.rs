@@ -1,4 +1,4 @@
-//! Provides a broker for the duration of a task, in the first way that works.
+//! Provides a broker for the duration of a task: an existing one, a child process, or a container.
 
 use anyhow::{Context, Result};
 use neurobridge_tests::kafka::{Kafka, KafkaOptions};

@@ -62,7 +62,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// Adds the next event; the events of one person arrive in the order of the broker.
+    /// Adds the next event. The events of one person must be added in the order of the broker.
     pub(super) fn add(&mut self, copy: Fingerprint) {
         let Fingerprint {
             sequence,

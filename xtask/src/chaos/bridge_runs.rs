@@ -1,4 +1,4 @@
-//! The runs of the bridge: started, observed, reloaded, killed, and restarted.
+//! The runs of the bridge: starts, observes, freezes, reloads, kills and restarts the bridge.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ const STOP: Duration = Duration::from_secs(60);
 /// The configuration file below the folder of a run.
 pub(super) const CONFIG_FILE: &str = "neurobridge.toml";
 
-/// What is known after the last run of the bridge.
+/// The observations after the last run of the bridge.
 pub(super) struct Ended {
     pub(super) history: StatusHistory,
     pub(super) spool_reader: SpoolReader,
@@ -41,7 +41,7 @@ pub(super) struct Ended {
 pub(super) struct BridgeRuns<'a> {
     bridge: Bridge,
     reloads: Reloads,
-    /// `None` if the gaps are not of interest.
+    /// The log of the gaps, or `None` if the audit does not use gaps.
     gaps: Option<&'a mut GapLog>,
     pub(super) history: StatusHistory,
     pub(super) spool_reader: SpoolReader,
@@ -127,7 +127,7 @@ impl<'a> BridgeRuns<'a> {
         })
     }
 
-    /// Waits until the events of all gaps are fetched, or given up.
+    /// Waits until all gaps have a final outcome.
     pub(super) fn wait_until_filled(&mut self, limit: Duration) -> Result<()> {
         let mut patience = Patience::new("the end of all gaps", limit);
         loop {
@@ -140,7 +140,7 @@ impl<'a> BridgeRuns<'a> {
             patience
                 .check()
                 .with_context(|| self.bridge.process().log_tail())?;
-            // Between two requests: the bridge reports its state only when it is asked.
+            // The bridge reports its state only in the response to a request, so this polls at an interval.
             std::thread::sleep(STATUS_INTERVAL);
         }
     }

@@ -47,7 +47,7 @@ impl Clock {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Waits until `at`, but at most for `most`; returns whether `at` is still in the future.
+    /// Waits until `at`, for at most `most`. Returns whether `at` is still in the future.
     pub(super) fn wait(&self, at: Duration, most: Duration) -> bool {
         let left = at.saturating_sub(self.started.elapsed());
         self.pause(left.min(most));
@@ -72,7 +72,7 @@ impl Clock {
         }
     }
 
-    /// Prints an event of the run.
+    /// Prints a fault or another occurrence of the run.
     pub(super) fn log(&self, victim: Victim, what: &str) -> Result<()> {
         let now = self.started.elapsed().as_secs_f64();
         print(&format!("{now:7.1} s  {victim:<6}  {what}"))

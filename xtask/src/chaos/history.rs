@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use neurobridge_tests::status::{Sink, Status};
 
-/// The latest response and the counters over all responses.
+/// The values of the latest response, and counters of all responses.
 #[derive(Debug, Default)]
 pub(super) struct StatusHistory {
     answers: u64,

@@ -36,24 +36,24 @@ use super::spool_reader::{EventHash, SpoolReader};
 use super::{Args, CURSORS, PARTITIONS, STOP, STREAM, TOPIC, cut, guarded, join, read_broker};
 use crate::shell::{log, print};
 
-/// The time for which the last gaps are filled.
+/// The time limit for filling the last gaps.
 const FILL_LIMIT: Duration = Duration::from_secs(300);
-/// A connection works when it has received this many bytes: some events.
+/// The number of received bytes after which a connection counts as working: it has received several events.
 const WORKS: u64 = 10_000;
 /// The longest wait until all connections work.
 const WORKS_LIMIT: Duration = Duration::from_secs(60);
-/// The time for which all connections work before one of them is cut. The bridge assumes that a platform allows one connection for
-/// each token if connections repeatedly end within two seconds of the authentication of another one.
+/// The time for which all connections work before one of them is cut. The bridge assumes that a platform allows only one
+/// connection per token if connections repeatedly end within two seconds after the authentication of another one.
 const STEADY: Duration = Duration::from_secs(3);
 
 /// The state of the platform's REST interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Rest {
-    /// The bridge does not use it.
+    /// The bridge does not use the interface.
     Off,
-    /// It works, with faults: every missed event has to be fetched.
+    /// The interface works, with faults: the bridge must fetch every missed event.
     Up,
-    /// It refuses every request: every missing event has to lie in a gap with the outcome `unrecovered`.
+    /// The interface refuses every request: every missing event must lie in a gap with the outcome `unrecovered`.
     Down,
 }
 
@@ -63,7 +63,7 @@ enum Mode {
     RestOff,
     RestUp,
     RestDown,
-    /// One source with two connections, of which one at a time is cut.
+    /// One source with two connections, one of which is cut at a time.
     TwoConnections,
 }
 
@@ -107,7 +107,7 @@ pub(super) fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<boo
         token_end(seed)
     ))?;
     log("starting Kafka and NATS");
-    // Several runs share the machine.
+    // A small heap, because several runs share the machine.
     let kafka = Kafka::start(KafkaOptions {
         heap_mib: 256,
         ..KafkaOptions::shared()
@@ -172,7 +172,7 @@ pub(super) fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<boo
     Ok(holds)
 }
 
-/// What the events in a broker are compared with.
+/// The events of the spool and of the platform, with which the events in a broker are compared.
 struct Compared {
     mode: Mode,
     recognised: Vec<RecognisedEvent>,
@@ -224,7 +224,7 @@ impl Compared {
         Ok(holds
             && comparisons
                 .iter()
-                .all(|found| is_as_promised(self.mode, found, &self.gaps)))
+                .all(|found| satisfies_guarantees(self.mode, found, &self.gaps)))
     }
 }
 
@@ -266,7 +266,7 @@ fn run_with_faults(
     runs.end()
 }
 
-/// Cuts single connections, each when all connections work.
+/// Cuts single connections, each one only while all connections work.
 fn cut_singly(relay: &Relay, faults: &[Fault], clock: &Clock) -> Result<()> {
     for fault in faults {
         if !clock.wait_until(fault.at) {
@@ -288,7 +288,7 @@ fn cut_singly(relay: &Relay, faults: &[Fault], clock: &Clock) -> Result<()> {
     Ok(())
 }
 
-/// Waits until two connections work, and returns whether they still do some time later.
+/// Waits until two connections work, and returns whether both still work after [`STEADY`].
 fn wait_until_all_work(relay: &Relay, clock: &Clock) -> Result<bool> {
     let deadline = Instant::now() + WORKS_LIMIT;
     while relay.working(WORKS) < 2 {
@@ -305,8 +305,8 @@ fn wait_until_all_work(relay: &Relay, clock: &Clock) -> Result<bool> {
     Ok(relay.working(WORKS) >= 2)
 }
 
-/// Returns whether the events of a source in a broker are those that this kind of run promises.
-fn is_as_promised(mode: Mode, found: &Comparison, gaps: &[Gap]) -> bool {
+/// Returns whether the events of a source in a broker satisfy the guarantees of this kind of run.
+fn satisfies_guarantees(mode: Mode, found: &Comparison, gaps: &[Gap]) -> bool {
     found.holds()
         && match mode {
             Mode::RestOff | Mode::RestDown => true,

@@ -56,7 +56,7 @@ pub(super) enum Change {
     Source,
     Kafka,
     Nats,
-    /// The file is wrong, so that nothing may change.
+    /// The file has an error, so the bridge must refuse it and change nothing.
     Wrong,
 }
 
@@ -92,18 +92,18 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The longest duration of the last series of freezes in seconds. The series ends with the run.
+/// The longest duration of the last series of freezes in seconds. This series ends at the end of the run.
 const LAST_SERIES: f64 = 36.0;
 /// The longest duration of a series in seconds.
 const SERIES: f64 = 25.0;
-/// The number of seconds before the end in which the bridge is not killed. A kill would also remove a client that never
-/// recovers, and so hide the error: after this time each sink has to recover with its current clients.
+/// The number of seconds before the end in which the bridge is not killed, so that each sink must recover with its current
+/// client. A kill would also remove a client that never recovers, and so hide the error.
 const LAST_LIFE: f64 = 15.0;
 /// The number of freezes in a series; short and long ones alternate.
 const FREEZES: usize = 6;
 /// The pause between two freezes of a series in seconds.
 const BETWEEN_FREEZES: Range<f64> = 0.1..0.9;
-/// Freezes in seconds that exceed the tolerance of a NATS client with a ping every ten seconds.
+/// The duration in seconds of freezes that exceed the ping timeout of a NATS client with a ping every ten seconds.
 const PING_TIMEOUT: Range<f64> = 20.5..21.5;
 
 /// The session timeout of the Kafka broker.

@@ -1,5 +1,5 @@
-//! The events that the platform sent, from its own record. The record is read while it is written, since half an hour
-//! of it would fill a disk.
+//! The events that the platform sent, from its record. The record is read from a pipe while it is written, because the record of
+//! half an hour would fill a disk.
 
 use std::collections::HashSet;
 use std::fs::File;

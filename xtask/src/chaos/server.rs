@@ -29,7 +29,7 @@ pub(super) fn apply_faults(server: &mut impl Server, faults: &[Fault], clock: &C
     let mut kills = 0;
     let mut previous_end = Duration::ZERO;
     for fault in faults {
-        // A slow start, as on a busy machine, delays the following faults: the server still runs between them.
+        // A slow start, as on a busy machine, delays the following faults, so that the server runs between two faults.
         clock.pause(fault.at.saturating_sub(previous_end).min(SHORTEST_PAUSE));
         if !clock.wait_until(fault.at) {
             break;

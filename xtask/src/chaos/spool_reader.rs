@@ -1,4 +1,4 @@
-//! The durable events, read from the spool's files while the bridge runs. An event that is missing in a broker is lost.
+//! The durable events, read from the files of the spool while the bridge runs. An event that a broker does not store is lost.
 
 use std::path::PathBuf;
 
@@ -67,7 +67,7 @@ impl SpoolReader {
         for entry in inspect::from_sequence(&self.folder, next)? {
             let batch = match entry? {
                 Entry::Events(batch) => batch,
-                // This record is being written.
+                // The bridge is still writing this record.
                 Entry::Damaged(finding) if finding.from.get() > last => return Ok(()),
                 Entry::Damaged(finding) => {
                     anyhow::bail!("the spool is damaged at event {}: {finding:?}", self.count() + 1)

@@ -15,10 +15,11 @@ use crate::brokers::provide;
 use crate::chromium;
 use crate::shell::log;
 
-/// The uptime after which the plots contain data. The limit is many times longer, for a busy machine.
+/// The uptime of the bridge at the time of the screenshots, after which the plots contain data.
 const SHOWN_SECONDS: u32 = 40;
+/// The time limit for this uptime, many times longer for a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
-/// The width in the README.
+/// The width of the page, as shown in the README.
 const WIDTH: u32 = 1180;
 const HEIGHT: u32 = 1000;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use vt100::{Cell, Color, Screen};
 
 const FONT_SIZE: f64 = 14.0;
-/// The column width of a monospaced font of this size. Each run of text is stretched to the width of its columns,
-/// whatever the font.
+/// The column width of a monospaced font of this size. Each run of text is stretched to the width of its columns, independent of
+/// the font.
 const COLUMN: f64 = 8.4;
 const ROW: f64 = 18.0;
 const MARGIN: f64 = 16.0;
@@ -45,7 +45,7 @@ impl Style {
 }
 
 /// Draws screens below the command that produced them, each shown for `time_per_screen`. Rows at the end that are empty on all
-/// screens are left out.
+/// screens are omitted.
 pub(super) fn draw(command: &str, screens: &[Screen], time_per_screen: Duration) -> String {
     let rows = screens.iter().map(used_rows).max().unwrap_or(0);
     let columns = screens.first().map_or(80, |screen| screen.size().1.get());

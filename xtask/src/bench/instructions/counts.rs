@@ -1,4 +1,4 @@
-//! The stored counts and their comparison with new ones.
+//! The stored counts of instructions, and the comparison of new counts with the stored ones.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ pub(super) const STEPS: [&str; 3] = ["read", "store", "publish"];
 
 /// The growth in percent that is accepted with the compiler and the processor of the stored counts.
 const LIMIT: u64 = 5;
-/// The growth in percent that is accepted otherwise. Counts of compilers and processors differ, so a small growth says nothing;
-/// but a check that accepts every growth would be none.
+/// The growth in percent that is accepted with another compiler or processor. These change the counts, so a small growth has no
+/// meaning; a check without a limit would detect nothing.
 const LOOSE_LIMIT: u64 = 25;
 
 /// The instructions for each event, by step.
 pub(super) type Steps = BTreeMap<String, u64>;
 
-/// The counts and what they depend on beside the code.
+/// The counts, and the environment on which they depend in addition to the code.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Counts {
@@ -27,7 +27,7 @@ pub(super) struct Counts {
     pub(super) cases: BTreeMap<String, Steps>,
 }
 
-/// The compiler, valgrind and the processor.
+/// The environment of a measurement: compiler, valgrind and processor.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tools {

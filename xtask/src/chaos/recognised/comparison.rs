@@ -9,13 +9,13 @@ use serde::Deserialize;
 
 use super::gaps::Gap;
 
-/// The maximum time of an event from its recognition to the bridge, on a busy machine. An event that is lost at the start of a
-/// gap was recognised up to this time before the gap.
+/// The maximum time between the recognition of an event and its receipt by the bridge, on a busy machine. An event that is lost
+/// at the start of a gap may have been recognised this long before the gap.
 const TRANSIT: SignedDuration = SignedDuration::from_millis(500);
 /// The maximum time from the platform's answer to AUTH to its first event, on a busy machine. The gap ends with the answer.
 const START_OF_FEED: SignedDuration = SignedDuration::from_millis(500);
-/// The time after the first recognised event in which each source is authenticated for the first time. What the platform
-/// recognised before is not missed.
+/// The time limit for the first authentication of each source, after the first recognised event. Events recognised before a
+/// source is authenticated do not count as missing.
 const START: SignedDuration = SignedDuration::from_secs(10);
 /// The maximum number of violations that are described.
 const MAX_DESCRIBED: usize = 8;
@@ -34,7 +34,7 @@ pub(super) struct Comparison {
     /// The recognised events since the first one that the source has received.
     pub(super) recognised: u64,
     pub(super) live: u64,
-    /// Received from the feed after later events of another connection, and marked.
+    /// Received from the feed after later events of another connection, and marked as late.
     pub(super) live_late: u64,
     /// Fetched after a gap, in the order of the feed.
     pub(super) backfilled: u64,
@@ -138,7 +138,7 @@ impl Received {
     }
 }
 
-/// Returns whether a missing event may have been lost in a gap, and the gap does not claim that all were fetched.
+/// Returns whether a missing event may have been lost in a gap whose outcome is not that all its events were fetched.
 fn explains(gap: &Gap, event: RecognisedEvent) -> bool {
     gap.outcome != "recovered"
         && event.at >= gap.began - TRANSIT
@@ -152,7 +152,7 @@ impl Comparison {
         }
     }
 
-    /// Returns whether each event is there once, in order or marked, or lies in a gap that is not recovered.
+    /// Returns whether each event is stored once, in order or marked as late, or lies in a gap that is not recovered.
     pub(super) const fn holds(&self) -> bool {
         self.missing == 0 && self.duplicates == 0 && self.disordered == 0 && self.foreign == 0
     }

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use neurobridge_tests::program::neurobridge;
 use serde::Deserialize;
 
-/// The interval at which the gaps are read. The history merges the oldest of a thousand gaps, which would explain more than the
-/// gaps themselves.
+/// The interval at which the gaps are read. The history of the bridge merges the oldest gaps when it has more than a thousand.
+/// A merged gap is longer than the original ones, and would explain missing events between them.
 const INTERVAL: Duration = Duration::from_secs(30);
 
 /// A gap as `neurobridge gaps ls --json` prints it.
@@ -32,7 +32,7 @@ impl Gap {
     }
 }
 
-/// The gaps of a run, each as it was when its outcome became final.
+/// The gaps of a run, each in the state in which its outcome became final.
 #[derive(Debug)]
 pub(in super::super) struct GapLog {
     config: PathBuf,
@@ -50,7 +50,7 @@ impl GapLog {
         }
     }
 
-    /// Reads the gaps, at an interval.
+    /// Reads the gaps if [`INTERVAL`] has passed since the last reading.
     pub(in super::super) fn observe(&mut self) -> Result<()> {
         if self.read.elapsed() >= INTERVAL {
             self.read()?;

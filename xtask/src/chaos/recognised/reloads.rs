@@ -16,7 +16,7 @@ use super::super::schedule::Change;
 const REFUSED: i32 = 78;
 const INCOMPLETE: i32 = 75;
 
-/// A line in the configuration with a comment, and the lines that take its place one after the other.
+/// A line of the configuration, identified by a comment, and the lines by which successive reloads replace it.
 type Lines = (&'static str, &'static [&'static str]);
 
 pub(super) const SOURCE: &str = "token = \"first\" # settings of the source";
@@ -50,19 +50,19 @@ const WRONG_LINES: [&str; 4] = [
 pub(in super::super) struct ReloadCounts {
     pub(super) of_source: u64,
     pub(super) of_sinks: u64,
-    /// Wrong files, which changed nothing.
+    /// Refused because of an error in the file.
     pub(super) refused: u64,
     /// Not performed, because the previous one was not complete.
     pub(super) too_early: u64,
-    /// The bridge was killed meanwhile.
+    /// Interrupted, because the bridge was killed during the reload.
     pub(super) interrupted: u64,
 }
 
-/// Changes the configuration file of a bridge, and has it reloaded.
+/// Changes the configuration file of a bridge, and makes the bridge reload the file.
 #[derive(Debug)]
 pub(in super::super) struct Reloads {
     file: PathBuf,
-    /// The file as it was at the first start.
+    /// The content of the file at the first start.
     text: String,
     /// The current line of each entry of [`CHANGING`].
     current: [usize; CHANGING.len()],
@@ -103,7 +103,7 @@ impl Reloads {
         Ok(())
     }
 
-    /// Waits for the end of the running reload, and returns the numbers of all.
+    /// Waits for the end of the running reload, and returns the numbers of all reloads.
     pub(in super::super) fn end(mut self) -> Result<ReloadCounts> {
         if let Some((child, _)) = &mut self.running {
             child.wait().context("waiting for neurobridge reload")?;
@@ -137,7 +137,7 @@ impl Reloads {
         Ok(())
     }
 
-    /// Counts the result of the running reload. Returns whether none is running any more.
+    /// Counts the result of the running reload if it has ended. Returns whether no reload is running.
     fn has_ended(&mut self) -> Result<bool> {
         let Some((child, change)) = &mut self.running else {
             return Ok(true);

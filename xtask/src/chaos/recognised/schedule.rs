@@ -1,4 +1,4 @@
-//! The faults of a run that is compared with everything that the platform recognised. They depend only on the seed.
+//! The schedule of the faults of a run with `--recognised`. The faults depend only on the seed.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,8 +12,8 @@ const FREEZE: f64 = 3.0;
 /// The time from the start of a freeze of the bridge to the cut of its feed, and the duration of the cut, in seconds.
 const CUT_IN_FREEZE: f64 = 1.0;
 
-/// Draws faults of everything between the platform and the spool, mixed at random. Every third kill of the bridge is replaced by a
-/// freeze during which the feed is cut, so that the bridge detects the cut seconds later.
+/// Draws a random mixture of faults of the platform and the bridge. Every third kill of the bridge is replaced by a freeze
+/// during which the feed is cut, so that the bridge detects the cut seconds later.
 pub(super) fn draw_mixed(seed: u64, duration: Duration) -> Vec<Fault> {
     let mut drawn = Drawn::new(seed, duration);
     drawn.series(Victim::Bridge, 8.0..25.0, 0.0..1.5, |_, number| {
@@ -43,7 +43,7 @@ pub(super) fn draw_mixed(seed: u64, duration: Duration) -> Vec<Fault> {
     drawn.sorted()
 }
 
-/// Draws faults of single connections, each of which begins when all connections work.
+/// Draws faults of single connections. Each fault begins while all connections work.
 pub(super) fn draw_single_cuts(seed: u64, duration: Duration) -> Vec<Fault> {
     let mut drawn = Drawn::new(seed, duration);
     drawn.series(Victim::Feed, 2.0..8.0, 0.0..0.0, |_, number| {

@@ -13,8 +13,8 @@ const TOKEN_LIFE: &str = "20s";
 /// A fault rule, and its interval in seconds.
 type Rule = (&'static str, u64);
 
-/// Faults of the feed in addition to those of the schedule: an orderly close, a connection that hangs, a wrong answer to a
-/// ping, a reset, and a refused token.
+/// Faults of the feed in addition to those of the schedule: a clean close, a hanging connection, a wrong answer to a ping, a
+/// reset, and a refused token.
 const FEED_FAULTS: [Rule; 5] = [
     ("close=1001", 17),
     ("half-open", 41),
@@ -40,8 +40,8 @@ const IAM_FAULTS: [Rule; 3] = [
 /// The list of events is refused in every request; tokens can be created.
 const REST_DOWN: &str = "rest-http=503,path=/v1/entries";
 
-/// Returns the arguments of the simulator. The platform stops to recognise events at the end of the run, so that the last gaps can
-/// be filled. The rules for the feed end then as well.
+/// Returns the arguments of the simulator. At the end of the run the platform stops recognising events, so that the last gaps can
+/// be filled, and the fault rules of the feed end.
 pub(super) fn platform(mode: Mode, seed: u64, rate: u64, duration: Duration, record: &str) -> Vec<String> {
     let seconds = duration.as_secs();
     let mut options: Vec<String> = Vec::new();
@@ -77,7 +77,7 @@ pub(super) fn platform(mode: Mode, seed: u64, rate: u64, duration: Duration, rec
     options
 }
 
-/// Returns what the platform does with a connection whose token has expired.
+/// Returns the platform's behaviour towards a connection whose token has expired.
 pub(super) const fn token_end(seed: u64) -> &'static str {
     if seed.is_multiple_of(2) {
         "close"
