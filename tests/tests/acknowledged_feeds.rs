@@ -17,12 +17,12 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 const SOON: Duration = Duration::from_secs(60);
 const RUNS: usize = 4;
-/// The events that exist.
+/// The number of events of the feed.
 const EVENTS: u64 = 20_000;
-/// The largest number of events that are sent and not acknowledged.
+/// The largest number of events that the feed sends without an acknowledgement.
 const WINDOW: usize = 2000;
 
-/// A feed of numbered events, which forgets an event when it is acknowledged and sends all others on every connection.
+/// A feed of numbered events, which sends each event on every connection until the event is acknowledged.
 #[derive(Default)]
 struct Feed {
     /// The acknowledged events, in the order of their acknowledgements.
@@ -119,7 +119,7 @@ type = "disk"
     let file = bridge.data_dir().join("events.jsonl");
     let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
     assert!(status.success(), "{status}: {log}");
-    // An acknowledged event is never sent again: each one that was not stored would be missing here.
+    // The feed never repeats an acknowledged event, so an event that was acknowledged before it was stored would be missing.
     let text = fs::read_to_string(file).unwrap();
     let mut numbers: Vec<u64> = text
         .lines()

@@ -1,4 +1,4 @@
-//! Events that a disk spool has made durable are delivered, whatever happens to the process.
+//! Events that are durable in a disk spool are delivered after any kind of restart or crash of the process.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -218,7 +218,7 @@ int statfs(const char *path, struct statfs *found) {
 int statfs64(const char *path, struct statfs64 *found) { return statfs(path, (struct statfs *)found); }
 ";
 
-/// Mounting a network file system needs privileges, so the program gets a false answer from the C library instead.
+/// Mounting a network file system needs privileges, so the program uses a library that reports NFS instead.
 #[test]
 fn network_file_system_logs_a_warning() {
     let dir = Scratch::new("network").unwrap();

@@ -1,4 +1,4 @@
-//! A bridge on a disk that is really full: reading is blocked, and continues when space is free again.
+//! A bridge on a full disk: reading of the feed is blocked, and continues when space is free again.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,7 +73,7 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
             status.source("main").state == SourceState::Blocked
         });
         assert!(blocked.source("main").reason.is_some(), "{blocked:#}");
-        // While old segments can be deleted, space is free for moments.
+        // While old segments can be deleted, some space is free for short times.
         wait_until("the metric of the full spool", SOON, || {
             bridge
                 .metric("neurobridge_spool_full", &[])
@@ -90,7 +90,7 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     });
     assert_eq!(status.source("main").connections, 1, "{status:#}");
     assert_eq!(bridge.metric("neurobridge_spool_full", &[]).unwrap(), 0.0);
-    // The history could not be written meanwhile, and has the entries all the same.
+    // The history could not be written while the disk was full, but contains the entries afterwards.
     wait_until("the history of the full disk in its file", SOON, || {
         fs::read_to_string(dir.join("data/history.ndjson")).is_ok_and(|history| {
             let has = |kind: &str| history.contains(&format!("\"kind\":\"{kind}\""));
@@ -139,7 +139,7 @@ fn start_on_a_full_disk_waits_if_a_spool_exists() {
         let over = Over(&is_over);
         let (mut refused, mut tries) = (String::new(), 0);
         wait_until("a new spool to find no room", SOON, || {
-            // It may find some while the ballast is not complete.
+            // A start may succeed before the ballast has filled the disk.
             tries += 1;
             let started = Bridge::start(&dir, &config(&format!("another-{tries}")));
             refused = started.map_or_else(|error| format!("{error:#}"), |_| String::new());

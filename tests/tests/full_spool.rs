@@ -16,7 +16,7 @@ use neurobridge_tests::status::{SinkState, SourceState, Status};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(120);
-/// Twelve times as many events as the spool can store.
+/// The number of events: twelve times as many as the spool can store.
 const EVENTS: u64 = 20_000;
 
 /// A bridge with a spool of 1 MiB and a Kafka sink without a topic.

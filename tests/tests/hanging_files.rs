@@ -27,7 +27,7 @@ fn source(url: &str) -> String {
     format!("[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\n")
 }
 
-/// Returns sources and sinks that each need a file that hangs.
+/// Returns the configuration of sources and sinks, each of which needs a file that hangs.
 fn hanging(dir: &Scratch, url: &str) -> String {
     let [ca, token, password, key, root] =
         ["ca", "token", "password", "key", "root"].map(|name| pipe(dir, name));
@@ -66,7 +66,7 @@ fn hanging_files_stop_only_their_users() {
                 && status.delivered("events") > 100
         })
         .unwrap();
-    // A pipe that finally delivers is as good as a regular file.
+    // A pipe whose writer finally delivers the content is read like a regular file.
     fs::write(dir.join("token"), "t\n").unwrap();
     bridge
         .wait("the token", SOON, |status| {

@@ -1,4 +1,4 @@
-//! The history and the gaps of a bridge, kept across restarts and crashes, and shown by the commands.
+//! The history and the gaps of a bridge remain after restarts and crashes, and the commands show them.
 
 use std::fs;
 use std::process::{Command, Output};

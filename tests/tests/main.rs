@@ -1,4 +1,4 @@
-//! End-to-end tests of the README's promises, with a real bridge and real platforms, brokers and disks.
+//! End-to-end tests of the features and guarantees in the README, with real processes, brokers and disks.
 //!
 //! All modules are in one program, so that their tests run in parallel, because they mostly wait for a broker. A single
 //! module is run by its name: `cargo xtask test --package neurobridge-tests nats_sink`.

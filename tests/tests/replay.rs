@@ -265,7 +265,7 @@ fn replay_into_a_strict_stream_keeps_its_order() {
         "{advice}"
     );
 
-    // After a kill, the saved cursor may be older than the stream, and the stream has already forgotten the ids.
+    // After a kill, the saved cursor may be older than the messages in the stream, and the duplicate window may have ended.
     bridge.process().kill().unwrap();
     let output = replay(
         &dir,

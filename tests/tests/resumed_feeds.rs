@@ -1,4 +1,4 @@
-//! A declared feed that can resume continues after the last stored event, whatever happens to the process.
+//! A declared feed with `[resume]` continues after the last stored event, also after a kill of the process.
 
 use std::fs;
 use std::net::TcpStream;
@@ -18,10 +18,10 @@ use tokio_tungstenite::tungstenite::{
 
 const SOON: Duration = Duration::from_secs(60);
 const RUNS: u64 = 4;
-/// The events of a run.
+/// The number of events in a run.
 const EVENTS: u64 = 3000;
 
-/// A feed of numbered events, which a client receives from the number after that in its query on.
+/// A feed of numbered events. A client receives the events after the number in the query of its URL.
 #[derive(Default)]
 struct Feed {
     state: Mutex<State>,
@@ -41,7 +41,7 @@ impl Feed {
         let served = Arc::clone(&feed);
         let url = serve_connections(move |stream| {
             let feed = Arc::clone(&served);
-            // Ends with an error when the client has gone.
+            // Ends with an error when the client has closed the connection.
             thread::spawn(move || feed.serve(stream));
         });
         (feed, url.unwrap())
@@ -83,7 +83,7 @@ impl Feed {
     }
 }
 
-/// The configuration without deduplication: an event that is received again is in the file again.
+/// The configuration without deduplication, so that the file contains an event twice if it is received twice.
 fn config(url: &str) -> String {
     format!(
         r#"
@@ -109,7 +109,7 @@ fn killed_bridge_resumes_after_the_last_stored_event() {
     for run in 0..RUNS {
         let mut bridge = Bridge::start(&dir, &config(&url)).unwrap();
         feed.add(EVENTS);
-        // In the midst of the events.
+        // The kill happens while events are received.
         let reached = run * EVENTS + EVENTS / 3;
         bridge
             .wait("events in the file", SOON, |status| {
@@ -118,7 +118,8 @@ fn killed_bridge_resumes_after_the_last_stored_event() {
             .unwrap();
         bridge.process().kill().unwrap();
     }
-    // Nothing is left to receive after this run, which ends in order: the next one continues from the file alone.
+    // The first of these runs receives all remaining events and shuts down cleanly, so the next one resumes with the value in the
+    // file.
     let all = RUNS * EVENTS;
     for is_last in [false, true] {
         let bridge = Bridge::start(&dir, &config(&url)).unwrap();

@@ -15,9 +15,9 @@ use serde_json::value::RawValue;
 
 use crate::shipped_feeds::{FEEDS, Feed, assert_in_order};
 
-/// Far longer than any wait here takes on two busy cores.
+/// The time limit of each wait: far longer than any wait of these tests takes on two busy cores.
 const LIMIT: Duration = Duration::from_secs(300);
-/// The events of each feed: more than those before the last fault of each script.
+/// The number of events of each feed: more than the number before the last fault of each script.
 const EVENTS: usize = 8000;
 
 /// The expectations of a script.

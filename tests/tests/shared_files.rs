@@ -39,7 +39,7 @@ fn run_another(dir: &Scratch, config: &str) -> Output {
         .unwrap()
 }
 
-/// Checks that the first bridge continues after a second one was refused, and stops in order.
+/// Checks that the first bridge continues after the second one was refused, and that it shuts down cleanly.
 fn continues(bridge: Bridge) {
     let before = bridge.status().unwrap().delivered("events");
     bridge
@@ -97,7 +97,7 @@ fn file_without_lock_file_still_has_one_writer() {
         })
         .unwrap();
     assert_eq!(status.delivered("events"), 0);
-    // Its events were in memory, and are lost with it.
+    // The spool of this bridge is in memory, so its events are lost when it stops.
     let (ended, log) = other.stop(Signal::SIGTERM, SOON).unwrap();
     assert_eq!(ended.code(), Some(75), "{log}");
     assert!(

@@ -14,9 +14,9 @@ use neurobridge_tests::platform::{DeclaredSent, Platform};
 use neurobridge_tests::shared::{kafka_bootstrap, own_nats};
 use nix::sys::signal::Signal;
 
-/// Far longer than any wait here takes on two busy cores.
+/// The time limit of each wait: far longer than any wait of these tests takes on two busy cores.
 const LIMIT: Duration = Duration::from_secs(300);
-/// The events of each feed, unless NEUROBRIDGE_TEST_FEED_EVENTS names another number.
+/// The number of events of each feed, unless `NEUROBRIDGE_TEST_FEED_EVENTS` sets another number.
 const EVENTS: usize = 20_000;
 
 fn events() -> usize {
@@ -31,7 +31,7 @@ pub(crate) struct Feed {
     kind: &'static str,
 }
 
-/// All feeds are cut twice. Those whose declaration has a refusal refuse the second connection.
+/// The connection of each feed is cut twice. A feed whose declaration has a refusal also refuses the second connection.
 pub(crate) const FEEDS: [Feed; 6] = [
     Feed {
         name: "binance",
@@ -238,7 +238,7 @@ fn shipped_feeds_arrive_complete_and_in_order() {
     }
 }
 
-/// Returns the ids that the simulator recognised, whether a client was connected or not.
+/// Returns the ids of all events that the simulator recognised, including those without a connected client.
 fn recognised(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap();
     text.lines()
@@ -249,7 +249,8 @@ fn recognised(path: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The feed with `resume` is complete; of the others what was sent while no bridge ran is missing, and nothing else is wrong.
+/// The events of the feed with `resume` are complete. Of the other feeds only the events are missing that were sent while no
+/// bridge ran.
 #[test]
 fn killed_bridge_repeats_nothing_and_resumes_where_it_can() {
     const COUNT: usize = 6000;

@@ -155,7 +155,7 @@ fn stop_does_not_wait_for_a_sink_that_is_down() {
     ] {
         let dir = Scratch::new("stop-while-down").unwrap();
         let platform = Platform::start(&dir, &feed).unwrap();
-        // Much longer than the limit of the stop: the stop must not take all of it.
+        // The drain timeout is much longer than the time limit of the stop.
         let config = format!(
             "drain_timeout = \"1h\"\n{}{}{spool}",
             source(&platform.url()),

@@ -13,7 +13,7 @@ use neurobridge_tests::poll::wait_until;
 use neurobridge_tests::process::Process;
 use neurobridge_tests::program::neurobridge;
 
-/// Many times longer than the five seconds after which a sink that is not connected counts as down.
+/// The time limit of each wait: many times longer than the five seconds after which a sink without a connection counts as down.
 const SOON: Duration = Duration::from_secs(60);
 
 const KAFKA: &str = "kafka.example.test:9092";

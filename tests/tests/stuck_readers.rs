@@ -1,5 +1,5 @@
-//! A reader of the program's output may stop reading (a stuck log driver, a pager, Ctrl-S). Nothing waits for that
-//! reader.
+//! A reader of the program's output may stop reading (a stuck log driver, a pager, Ctrl-S). No part of the program may wait for
+//! this reader.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};

@@ -1,4 +1,4 @@
-//! The notifications of the bridge, received by a socket in the place of systemd.
+//! The notifications of the bridge to systemd, received by a socket of the test.
 
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -108,7 +108,7 @@ fn watchdog_is_fed_only_while_the_bridge_lives() {
         );
     }
     bridge.process().freeze().unwrap();
-    // What was sent before the freeze.
+    // Discards the notifications that were sent before the freeze.
     let emptied = std::iter::from_fn(|| systemd.next(WATCHDOG)).take(100).count();
     assert!(emptied < 100, "a frozen bridge must not feed the watchdog");
     bridge.process().thaw().unwrap();

@@ -1,4 +1,5 @@
-//! Tokens that the bridge creates, with short lives: renewed, kept across restarts and kills, replaced when refused.
+//! Short-lived tokens that the bridge creates: it renews them, uses them again after restarts and kills, and replaces refused
+//! ones.
 
 use std::fs;
 use std::time::Duration;
@@ -49,7 +50,7 @@ fn gaps(bridge: &Bridge) -> Value {
     status["sources"]["main"]["newest_gaps"].clone()
 }
 
-/// Stops the platform, and asserts that at most two tokens were valid at a time, beside the credential.
+/// Stops the platform, and asserts that at most two tokens were valid at a time, in addition to the credential.
 fn stop(mut platform: Platform) -> String {
     platform.process().terminate(SOON).unwrap();
     let log = platform.process().logged().unwrap();
@@ -116,7 +117,7 @@ fn kills_during_renewals_leave_at_most_two_tokens() {
     for _ in 0..4 {
         let mut bridge = Bridge::start(&dir, &config(&platform)).unwrap();
         wait_for_requests(&bridge, "created", 1.0);
-        // The new token is stored, and the old one perhaps not deleted yet.
+        // At this time the new token is stored, and the old one may not be deleted yet.
         bridge.process().kill().unwrap();
     }
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
@@ -141,7 +142,7 @@ fn refused_token_is_replaced_by_one_other() {
 
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
     wait_for_requests(&bridge, "created", 1.0);
-    // The refused one.
+    // The bridge deletes the refused token.
     wait_for_requests(&bridge, "deleted", 1.0);
     let delivered = bridge.status().unwrap().delivered("events");
     bridge

@@ -64,7 +64,7 @@ const PUBLISHED: [&str; 34] = [
     "process_resident_memory_bytes",
     "process_start_time_seconds",
 ];
-/// One fault of each type that is logged.
+/// Faults of the feed, one of each type that is logged.
 const FAULTS: [&str; 16] = [
     "--fault",
     "error=token a-token-that-nobody-may-see is about to expire,after=10,times=1",

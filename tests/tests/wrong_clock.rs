@@ -1,4 +1,4 @@
-//! A system clock that is two hours ahead, and then right again: a Kafka sink recovers by itself.
+//! A system clock that is two hours ahead is corrected: a Kafka sink recovers without intervention.
 //!
 //! librdkafka waits until times of the system clock. A wait that began while the clock was ahead lasts two hours too long.
 
@@ -16,10 +16,10 @@ use neurobridge_tests::shared::own_kafka;
 use neurobridge_tests::status::SinkState;
 use nix::sys::signal::Signal;
 
-/// The bound of the recovery: a fraction of the two hours.
+/// The time limit of the recovery: a fraction of the two hours.
 const RECOVERY: Duration = Duration::from_secs(60);
 const TWO_HOURS: &str = "7200";
-/// Enough to see that delivery continues.
+/// The number of events, sufficient to show that delivery continues.
 const SOME: u64 = 300;
 const TOPIC: &str = "events";
 
@@ -39,7 +39,7 @@ fn wrong_clock(dir: &Scratch) -> PathBuf {
     library
 }
 
-/// Sets the clock; a program never reads half of it.
+/// Sets the clock atomically, so that a program never reads an incomplete value.
 fn set_clock(file: &Path, seconds: &str) {
     let new = file.with_extension("new");
     fs::write(&new, seconds).unwrap();

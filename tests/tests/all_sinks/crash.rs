@@ -19,7 +19,8 @@ use super::{LIMIT, STREAM, settled, stream_sink};
 const KILLS: u64 = 4;
 /// The number of events without an acknowledgement when the bridge is killed.
 const IN_FLIGHT: f64 = 300.0;
-/// Longer than the stream's duplicate window, so that the server's deduplication by message id cannot help.
+/// The duration of the pause, longer than the duplicate window of the stream, so that the server does not deduplicate by message
+/// id.
 const PAST_THE_WINDOW: Duration = Duration::from_millis(300);
 
 #[test]

@@ -11,7 +11,7 @@ use neurobridge_tests::platform::Sent;
 use neurobridge_tests::status::Status;
 use serde_json::Value;
 
-/// Far longer than any wait here takes on two busy cores.
+/// The time limit of each wait: far longer than any wait of these tests takes on two busy cores.
 const LIMIT: Duration = Duration::from_secs(300);
 
 const STREAM: &str = "ENTRIES";
@@ -42,7 +42,7 @@ fn settled(status: &Status, sink: &str) -> u64 {
     ledger.stored - ledger.pending
 }
 
-/// Returns the events that a sink with this filter and this redaction has to deliver.
+/// Returns the events that a sink with this filter and this redaction must deliver.
 fn expected(sent: &[Sent], results: &[&str], redacted: &[&str]) -> Vec<Sent> {
     sent.iter()
         .filter(|event| {

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use super::{LIMIT, STREAM, expected, settled, stream_sink};
 
 const SINKS: [&str; 4] = ["kafka", "stream", "core", "archive"];
-/// More events than a NATS sink has in flight, so that some of the waiting events are only in the spool.
+/// The number of events of an outage: more than a NATS sink has in flight, so that some waiting events are only in the spool.
 const OUTAGE_EVENTS: u64 = 8_000;
 
 const PICTURES: [&str; 4] = [

@@ -1,4 +1,4 @@
-//! The missed events of a declared feed, from the list that its declaration names.
+//! Fetches the missed events of a declared feed from the list in its declaration.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 
-/// The parts that the simulator and the bridge share, for a server at an address.
+/// Returns the part of the declaration that the simulator and the bridge share, for a server at an address.
 fn declaration(address: &str, pages: &str) -> String {
     format!(
         r#"
@@ -67,7 +67,7 @@ fn missed_events_of_a_declared_feed_are_fetched_once_and_in_order() {
     assert_fetched_once_and_in_order(&ORDERS, &dir, &args);
 }
 
-/// Returns the ids of the events in a file, in its order.
+/// Returns the ids of the events in a file, in the order of the lines.
 fn ids_in(file: &Path) -> Vec<u64> {
     let text = fs::read_to_string(file).unwrap_or_default();
     let events = text
@@ -208,7 +208,7 @@ fn missing_events_of_a_declared_feed_lie_in_reported_gaps() {
         .iter()
         .filter(|(id, _)| **id < last && !ids.contains(id));
     let time = |gap: &Value, key: &str| gap[key].as_str().unwrap().parse::<Timestamp>().unwrap();
-    // An event is on its way between its recognition and the socket.
+    // The times of recognition and of sending differ slightly.
     let near = SignedDuration::from_secs(1);
     let mut count = 0;
     for (id, at) in missing {

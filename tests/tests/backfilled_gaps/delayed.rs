@@ -1,12 +1,12 @@
-//! Gaps that are filled when far more events are stored than the deduplication window has.
+//! Gaps that are filled late, after far more events were stored than the deduplication window has room for.
 
 use super::*;
 
-/// A port without a program.
+/// An address at which no program listens.
 const NO_LIST: &str = "http://127.0.0.1:1";
 
-/// Checks that a source stores each event once if its list cannot be reached until `repair` has made the bridge use another
-/// configuration. The file has the new address by then.
+/// Checks that a source stores each event once if the bridge cannot reach the list of events until `repair` makes it use a
+/// corrected configuration. The configuration file contains the correct address before `repair` is called.
 fn assert_stored_once(name: &str, repair: impl FnOnce(&mut Bridge, &Path)) {
     let dir = Scratch::new(name).unwrap();
     let count = EVENTS.to_string();

@@ -1,4 +1,4 @@
-//! What the platform recognised while the bridge was not connected is fetched, or reported to the consumers.
+//! Events that the platform recognised while the bridge was not connected are fetched, or reported to the consumers.
 
 mod declared;
 mod delayed;
@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(120);
-/// The events that the platform recognises, at the rate of [`RATE`].
+/// The number of events that the platform recognises, at the rate of [`RATE`].
 const EVENTS: u64 = 6000;
 const RATE: &str = "200";
 
@@ -63,7 +63,7 @@ fn recognised(record: &Path) -> usize {
     fs::read_to_string(record).map_or(0, |text| text.lines().count())
 }
 
-/// Returns the gaps of the history; none before the bridge has written it for the first time.
+/// Returns the gaps in the history, or none before the bridge has written the history for the first time.
 fn gaps(dir: &Scratch) -> Vec<Value> {
     let mut command = Command::new(neurobridge());
     command
@@ -80,7 +80,7 @@ fn gaps(dir: &Scratch) -> Vec<Value> {
         .collect()
 }
 
-/// Waits until a number of gaps have an outcome that will not change.
+/// Waits until a number of gaps have a final outcome.
 fn wait_for_outcomes(dir: &Scratch, count: usize) -> Vec<Value> {
     let is_final = |gap: &Value| gap["outcome"] != "open" && gap["outcome"] != "filling";
     wait_for("the outcomes of all gaps", SOON, || {
@@ -90,7 +90,7 @@ fn wait_for_outcomes(dir: &Scratch, count: usize) -> Vec<Value> {
     .unwrap()
 }
 
-/// An event as a consumer sees it.
+/// An event as received by a consumer.
 struct Arrived {
     id: u64,
     person: Option<String>,
@@ -141,7 +141,8 @@ fn missed_events_are_fetched_once_and_in_order() {
     assert_fetched_once_and_in_order(&NEUROIO, &dir, &[]);
 }
 
-/// Checks that Kafka and NATS have each event once, after a crash and a restart of the bridge while events are recognised.
+/// Checks that Kafka and NATS store each event once, after a crash and a restart of the bridge while the platform recognises
+/// events.
 fn assert_fetched_once_and_in_order(feed: &Feed, dir: &Scratch, args: &[&str]) {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
@@ -186,7 +187,7 @@ stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
             .unwrap();
     };
     events(&bridge, 200);
-    // A crash, then a stop in order; each time the platform recognises some hundred events meanwhile.
+    // A crash, then a clean shutdown. The platform recognises some hundred events before each restart.
     for is_crash in [true, false] {
         if is_crash {
             bridge.process().kill().unwrap();
@@ -194,7 +195,7 @@ stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
             let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
             assert!(status.success(), "{log}");
         }
-        // The record may be some events late, so that more are missed than the assertions demand.
+        // The record of the platform may be delayed by some events, so more events may be missed than the assertions require.
         let until = recognised(&record) + 600;
         wait_until("events without a connection", SOON, || {
             recognised(&record) >= until

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use neurobridge_tests::paths::workspace_root;
 
-/// The marker before a block whose commands are not run; the reason follows the marker.
+/// The marker before a block whose commands are not run. The reason follows the marker.
 const MARKER: &str = "<!-- not run: ";
 
 /// A command line in a document.
@@ -19,7 +19,7 @@ pub(crate) struct Command {
     pub(crate) not_run: Option<String>,
 }
 
-/// Returns all documents for readers.
+/// Returns the paths of all documents.
 pub(crate) fn documents() -> Vec<PathBuf> {
     let root = workspace_root();
     let mut documents: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"]

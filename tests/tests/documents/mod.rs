@@ -1,7 +1,7 @@
-//! Every command line in the documents is run exactly as written, or the document states why it cannot be run.
+//! Runs every command line in the documents exactly as written, unless the document states why the command is not run.
 //!
-//! A new command fails the test until this module knows how to run it, or until the line `<!-- not run: why -->`
-//! precedes its block.
+//! A new command fails the test until this module implements its run, or until the line `<!-- not run: why -->` precedes the
+//! block of the command.
 
 mod commands;
 mod site;
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use self::site::Site;
 
-/// The way in which a command is run.
+/// How a command is run.
 enum How {
     /// Runs until it exits.
     Once,
@@ -138,7 +138,7 @@ fn commands_in_comments_are_covered() {
     assert!(unknown.is_empty(), "{unknown:#?}");
 }
 
-/// Commands within sentences are not run, but their subcommands and flags have to exist.
+/// Commands within sentences are not run, but their subcommands and flags must exist.
 #[test]
 fn named_subcommands_and_flags_exist() {
     let mut helps: BTreeMap<String, String> = BTreeMap::new();
@@ -202,7 +202,7 @@ fn configuration_reference_is_up_to_date() {
     );
 }
 
-/// Every file that ARCHITECTURE.md names as a starting point exists, relative to the root or to `crates`.
+/// Every file that ARCHITECTURE.md names as a starting point must exist, relative to the root or to `crates`.
 #[test]
 fn files_named_as_starting_points_exist() {
     let root = workspace_root();
@@ -222,7 +222,7 @@ fn files_named_as_starting_points_exist() {
     }
 }
 
-/// Every link within the repository points to an existing file.
+/// Every link within the repository must point to an existing file.
 #[test]
 fn links_to_files_resolve() {
     for path in commands::documents() {
@@ -237,7 +237,7 @@ fn links_to_files_resolve() {
     }
 }
 
-/// An editor reports errors according to the schema, which therefore has to accept and reject the same as the program.
+/// An editor reports errors according to the schema, so the schema must accept and reject the same files as the program.
 #[test]
 fn schema_accepts_the_same_as_the_program() {
     let output = Command::new(neurobridge()).arg("schema").output().unwrap();

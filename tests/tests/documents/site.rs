@@ -16,10 +16,10 @@ use neurobridge_tests::process::Process;
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::status::Status;
 
-/// Far longer than any wait here takes.
+/// The time limit of each wait: far longer than any wait of these tests takes.
 const SOON: Duration = Duration::from_secs(120);
 
-/// The folder of a new user with its surroundings.
+/// The folder of a new user, with the platform and the broker that the documents assume.
 pub(crate) struct Site {
     dir: Scratch,
     platform: Platform,

@@ -1,5 +1,5 @@
 //! `delivery = "exactly_once"`: the real bridge with a disk spool, the real Kafka, and a consumer with
-//! `read_committed`. The consumer finds each event once and in order, whatever happens to the bridge or to Kafka.
+//! `read_committed`. The consumer finds each event once and in order after any fault of the bridge or of Kafka.
 
 mod support;
 
@@ -210,8 +210,8 @@ fn broker_faults_duplicate_no_event() {
     );
 }
 
-/// The limits of a topic that an event is the first to use are read first, and different limits need a new connection.
-/// Neither may fail the event, and neither may a broker that dies right after a commit.
+/// The sink reads the limits of a topic before the first event of the topic, and different limits need a new connection. No event
+/// may be lost because of this, nor because a broker dies directly after a commit.
 #[test]
 fn new_topics_of_events_lose_no_event() {
     // Events for twenty seconds, so that many follow the kill even if the sink starts late.

@@ -1,4 +1,4 @@
-//! A bridge with a disk spool that delivers exactly once, and the check of the events that a consumer finds.
+//! A bridge with a disk spool that delivers exactly once, and checks of the events that a consumer finds.
 
 use std::{collections::HashMap, fs, path::Path, time::Duration};
 

@@ -132,7 +132,7 @@ fn reset_reconnects() {
     ends_with_a_loss("reset,after=500,times=1", "broken", "ended without a close frame");
 }
 
-/// More cuts within a minute than similar lines are logged of other kinds of messages.
+/// The connection is cut more often within a minute than the limit of similar log lines allows for other messages.
 #[test]
 fn each_cut_and_each_reconnection_is_logged() {
     const CUTS: usize = 15;
@@ -169,7 +169,7 @@ fn each_cut_and_each_reconnection_is_logged() {
     );
 }
 
-/// The names differ in digits only, as those of repeated messages.
+/// The names differ only in digits, like the texts of messages that count as similar.
 #[test]
 fn ledger_and_start_name_everything() {
     let dir = Scratch::new("ledger").unwrap();

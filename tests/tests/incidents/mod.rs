@@ -38,7 +38,7 @@ use crate::operator_stack::support::write_config;
 const SOON: Duration = Duration::from_secs(120);
 const MAIN: &str = "sources.main";
 
-/// A report to the operator, and its expected content. A text is compared with a part of the report.
+/// A report to the operator, and the expected content of the report. A text is expected as a part of the report.
 enum Seen<'a> {
     /// The answer to "Losing events?" on the page, and one of its reasons.
     Page(&'a str, &'a str),

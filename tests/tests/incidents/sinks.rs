@@ -89,8 +89,8 @@ fn frozen_broker_is_reported_until_the_sink_recovers() {
     outage(&scene, "nats", || nats.thaw().unwrap());
 }
 
-/// Checks the reports about a destination that was removed and recreated, which lost its events: they name the command that
-/// publishes the events again.
+/// Checks the reports about a destination that lost its events when it was removed and recreated. The reports must name the
+/// command that publishes the events again.
 fn recreated(scene: &Scene, sink: &str, what: &str) {
     let part = format!("sinks.{sink}");
     let text = format!("{what} was recreated");

@@ -1,5 +1,5 @@
-//! Events delivered to a real Kafka and a file at once: complete, in order and in the documented format, whatever
-//! happens to the broker.
+//! Events delivered to a real Kafka and to a file at the same time: complete, in order and in the documented format, also after
+//! faults of the broker.
 
 mod cluster;
 mod duplicates;
@@ -19,7 +19,7 @@ use neurobridge_tests::status::{SinkState, Status};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Far longer than 100,000 events need on two busy cores.
+/// The time limit of each wait: far longer than 100,000 events need on two busy cores.
 const DELIVERY: Duration = Duration::from_secs(240);
 const STOP: Duration = Duration::from_secs(120);
 
@@ -47,7 +47,7 @@ fn config(url: &str, bootstrap: &str, topic: &str) -> String {
     )
 }
 
-/// Returns the number of events of the sink that has delivered most.
+/// Returns the largest number of events that a sink has delivered.
 fn furthest(status: &Status) -> u64 {
     status.delivered("kafka").max(status.delivered("archive"))
 }

@@ -17,7 +17,8 @@ use super::support::{
     Delivery, advertise, assert_complete_and_in_order, blocking, closed_address, records, topic, tried,
 };
 
-/// Three times the sink's limit for partition leaders and topic creation, so that a slow machine fails no test.
+/// The time limit of each wait: three times the limit of the sink for partition leaders and topic creation, so that no test
+/// fails on a slow machine.
 const REASON_LIMIT: Duration = Duration::from_secs(45);
 
 async fn advertised(mut kafka: Kafka, address: Option<String>) -> Kafka {

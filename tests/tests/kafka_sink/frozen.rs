@@ -17,7 +17,8 @@ use neurobridge_tests::{
 use super::support::{Delivery, LIMIT, assert_complete_and_in_order, blocking, records, topic};
 
 const ROUNDS: u64 = 3;
-/// Around the two seconds after which the controller fences a silent broker.
+/// The durations of the freezes: slightly shorter and longer than the two seconds after which the controller fences a silent
+/// broker.
 const FREEZES_MS: [u64; 6] = [2_200, 2_900, 1_500, 2_500, 2_000, 2_700];
 const EVENTS_BETWEEN: u64 = 50;
 
@@ -83,7 +84,7 @@ async fn broker_fenced_again_and_again_stops_no_sink() {
     assert_eq!(once.into_iter().collect::<BTreeSet<_>>(), (1..=events).collect());
 }
 
-/// The state that the freezes reach by chance.
+/// An intentional fence causes the state that the freezes cause only by chance.
 #[tokio::test(flavor = "multi_thread")]
 async fn metadata_without_brokers_stops_no_sink() {
     let options = KafkaOptions {

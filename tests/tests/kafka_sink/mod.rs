@@ -1,4 +1,4 @@
-//! The Kafka sink against a real Kafka: authentication, topics, and the outcome of events when either changes.
+//! The Kafka sink against a real Kafka: authentication, topics, and the outcomes of events when authentication or topics change.
 
 mod advertised;
 mod advertised_partly;

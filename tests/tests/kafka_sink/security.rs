@@ -110,7 +110,7 @@ async fn each_authentication_method_connects() {
         fault.reason.contains("certificate verify failed") && fault.reason.contains("tls.ca_file"),
         "{fault}"
     );
-    // The system's roots do not include the server's authority either, but they are found.
+    // The root certificates of the system are found, but do not include the authority of the server.
     config.tls = Some(TlsConfig::default());
     assert_eq!(connect(config).await.unwrap_err().kind, FaultKind::Unauthorised);
 

@@ -1,4 +1,4 @@
-//! A delivery from a spool in memory to a Kafka, and its results.
+//! A delivery from a spool in memory to Kafka, and the results of the delivery.
 
 use std::{
     fs,

@@ -275,7 +275,7 @@ async fn lowered_limit_loses_no_event() {
     let ending = delivery.finish().await;
     let counts = ending.snapshot.cursor.counts;
     assert_eq!((counts.delivered, counts.dead_lettered), (60, 1));
-    // Only this event: each event of the rejected batches was published alone.
+    // Only this event became a dead letter: the other events of the rejected batches were published again alone.
     assert!(
         ending.letters[0].contains("\"length\":40"),
         "{:?}",

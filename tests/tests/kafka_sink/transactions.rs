@@ -120,7 +120,7 @@ async fn deleted_topic_duplicates_no_event() {
         let (bootstrap, topic) = (bootstrap.clone(), topic.clone());
         move || {
             let admin = KafkaAdmin::new(&bootstrap).unwrap();
-            neurobridge_tests::poll::wait_until("the topic to be made anew", super::support::LIMIT, || {
+            neurobridge_tests::poll::wait_until("the topic to be recreated", super::support::LIMIT, || {
                 admin.create_topic(&topic, 1, &[]).is_ok()
             })
             .unwrap();

@@ -23,7 +23,8 @@ use super::support::{LIMIT, connect, creating, eventually};
 
 const BANNER: &[u8] =
     b"INFO {\"server_id\":\"fake\",\"version\":\"2.15.2\",\"headers\":true,\"max_payload\":1048576}\r\n";
-/// More than the stored part of a message, the spare capacity of a growing buffer and the socket buffers together.
+/// The limit of the data that the server may send: more than the stored part of a message, the spare capacity of a growing
+/// buffer and the socket buffers together.
 const MOST_SENT: u64 = 256 << 20;
 
 /// A server that is not a NATS server.

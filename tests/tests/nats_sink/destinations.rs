@@ -12,7 +12,7 @@ use super::support::{
 const STREAM: &str = "ENTRIES";
 const JUNK: &str = "neuroio.entries.5.3.junk";
 
-/// Eleven events; the sixth has a different subject.
+/// Returns eleven events, of which the sixth has a different subject.
 async fn feed_with_one_beside() -> Feed {
     let mut feed = Feed::new();
     feed.append_many(5).await;

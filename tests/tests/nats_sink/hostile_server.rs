@@ -9,7 +9,7 @@ use tokio::{
 
 use super::support::connect;
 
-/// A terminal's escape sequence, a line feed in JSON, a change of the text direction, a line separator.
+/// A text with an escape sequence for terminals, a change of the text direction, a line separator and a bell character.
 const UNSAFE: &str = "\u{1b}[31m\u{202e}\u{2028}\u{7}";
 
 const BANNER: &str = r#"INFO {"server_id":"fake","version":"2.15.2","headers":true,"max_payload":1048576}"#;

@@ -155,12 +155,13 @@ async fn lost_acknowledgements_lose_no_strict_event() {
     }
     let ending = delivery.finish(&feed).await;
     assert_eq!(proxy.lost(), 2000);
-    // The next event is stored after it in the stream, which proves that it is stored; no event stays in flight.
+    // The stream stores the next event after the event without an acknowledgement, which proves that the latter is stored. No
+    // event remains in flight.
     assert_eq!((ending.faults.total(), ending.resent), (0, 0));
     assert_eq!((ending.cursor.counts.delivered, ending.in_flight), (20_000, 0));
     assert_once_and_in_order(&stored(&nats.url(), STREAM).await, 20_000);
 
-    // Header names are case-sensitive, whatever case the client would use.
+    // Header names are case-sensitive, so the sink must not use the case that the client library prefers.
     let recorded = proxy.recorded();
     for header in [
         "\r\nce-specversion: 1.0\r\n",

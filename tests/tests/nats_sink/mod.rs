@@ -2,7 +2,7 @@
 //! are killed or frozen, and streams are purged or written by other clients.
 //!
 //! Known causes of lost events in NATS clients, and the tests that cover them:
-//! | trap | test |
+//! | cause | test |
 //! |---|---|
 //! | core publishing returns before an event is sent, and waiting events are lost with the connection | `core_mode::events_not_accepted_by_the_server_are_resent` |
 //! | an answer is an error, or reports no responder (503) | `streams::events_wait_while_the_stream_is_full`, `streams::events_wait_while_the_stream_is_deleted`, `strict::replicas::elections_cost_no_event_and_no_majority_blocks` |

@@ -33,7 +33,7 @@ fn with(nats: &Nats, auth: AuthConfig) -> NatsConfig {
 }
 
 /// Checks that one connection is accepted, and that the other is refused with a clear reason.
-async fn assert_told_apart(right: NatsConfig, wrong: NatsConfig) {
+async fn assert_only_first_accepted(right: NatsConfig, wrong: NatsConfig) {
     connect(right).await.unwrap();
     let fault = connect(wrong).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Unauthorised, "{fault}");
@@ -53,12 +53,12 @@ async fn user_and_password_authenticate() {
         password_file: Some(dir.join("password")),
         ..AuthConfig::default()
     };
-    assert_told_apart(
+    assert_only_first_accepted(
         with(&nats, password("u", "secret")),
         with(&nats, password("u", "wrong")),
     )
     .await;
-    assert_told_apart(with(&nats, from_file), creating(&nats.url(), STREAM)).await;
+    assert_only_first_accepted(with(&nats, from_file), creating(&nats.url(), STREAM)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +106,7 @@ async fn nkey_authenticates() {
         nkey: Some(Secret::new(KeyPair::new_user().seed().unwrap())),
         ..AuthConfig::default()
     };
-    assert_told_apart(with(&nats, right), with(&nats, wrong)).await;
+    assert_only_first_accepted(with(&nats, right), with(&nats, wrong)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -251,7 +251,8 @@ async fn message_too_large_is_stripped_or_dead_lettered() {
     }
 }
 
-/// If later events were stored, the rejected event would count as stored too, once it could be sent.
+/// The sink must not publish later events: if they were stored, the rejected event would count as stored too when it is
+/// published again.
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_event_without_dead_letter_blocks_later_events() {
     let Some(nats) = own_nats(NatsOptions::default().config("max_payload: 8192")) else {
@@ -291,7 +292,7 @@ async fn rejected_event_without_dead_letter_blocks_later_events() {
     assert_eq!(cursor.next.get(), 11);
     assert_eq!(stored(&url, STREAM).await.len(), 10);
 
-    // As the reason suggests: without its picture the event can be sent.
+    // Follows the advice in the reason: without its picture the event is small enough.
     config.oversize = Oversize::Strip;
     let ending = Delivery::resume(&feed, config, cursor).finish(&feed).await;
     assert_eq!(ending.cursor.counts.delivered, 20);
@@ -333,7 +334,7 @@ async fn lowered_limit_dead_letters_only_oversize_events() {
     assert_eq!(ids, expected);
 }
 
-/// Creates a stream whose name may just have been deleted: the server refuses it while it still removes the old files.
+/// Creates a stream, and repeats the request while the server still removes the files of a deleted stream with the same name.
 async fn create_again(context: &jetstream::Context, config: stream::Config) {
     let mut patience = Patience::new("the stream to be created", Duration::from_secs(30));
     loop {
@@ -464,7 +465,7 @@ async fn relaxed_order_loses_no_event() {
     delivery.finish(&feed).await;
     let all = stored(&url, STREAM).await;
     assert_complete(&all, feed.appended());
-    // Nor is an event stored twice within the duplicate window.
+    // Within the duplicate window, no event is stored twice either.
     assert_eq!(all.len() as u64, feed.appended());
 }
 

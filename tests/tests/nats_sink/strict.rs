@@ -1,4 +1,4 @@
-//! Strict order: exactly once and in order, by the chain alone.
+//! Strict order: the chain of message ids alone ensures that each event is stored once and in order.
 
 mod replicas;
 
@@ -186,7 +186,7 @@ async fn get_between(feed: &mut Feed, delivery: &Delivery, url: &str) {
     }
 }
 
-/// Events that the stream contains and the bridge has not recorded: each twentieth one is published again.
+/// Appends events, and repeats an earlier event after each twentieth one.
 async fn append_with_duplicates(feed: &mut Feed, count: u64) {
     for id in 1..=count {
         feed.append("main", &super::support::frame(id)).await;
@@ -260,14 +260,14 @@ async fn own_message_is_found_below_foreign_ones() {
     }
     past_the_window().await;
     feed.append_many(500).await;
-    // As if no event had ever been acknowledged.
+    // The cursor is that of a sink for which no event was ever acknowledged.
     let delivery = Delivery::start(&feed, strict(&url));
     delivery.finish(&feed).await;
     assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
 }
 
-/// A power cut removes the end of a log that is not always synced, and its sequences are assigned to other events.
-/// Those events do not count as delivered because of the earlier events with the same sequences in the stream.
+/// A power cut removes the end of a log that is not always synced, and the log assigns the lost sequences to other events. These
+/// must not count as delivered because the stream contains earlier events with the same sequences.
 #[tokio::test(flavor = "multi_thread")]
 async fn reused_sequences_do_not_count_as_lost() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
@@ -321,7 +321,7 @@ async fn purge_under_load_removes_only_earlier_messages() {
     context.get_stream(STREAM).await.unwrap().purge().await.unwrap();
     feed.append_over(Duration::from_secs(1), 3000).await;
     delivery.until_settled(feed.appended()).await;
-    // An empty stream on a server that has forgotten the last id.
+    // An empty stream on a server that has lost the last message id in a restart.
     context.get_stream(STREAM).await.unwrap().purge().await.unwrap();
     blocking(|| {
         nats.kill().unwrap();
@@ -366,7 +366,7 @@ async fn change_from_relaxed_to_strict_loses_no_event() {
         .unwrap();
     let mut feed = Feed::new();
     feed.append_many(1000).await;
-    // As if 1 to 499 had been lost in transit, and 500 and later had been stored.
+    // Simulates that the events 1 to 499 were lost in transit, and that the events from 500 on were stored.
     let mut cursor = Cursor::starting_at(Sequence::FIRST);
     cursor.first = Sequence::new(500).unwrap();
     cursor.next = cursor.first;

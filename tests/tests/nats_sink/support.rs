@@ -1,4 +1,4 @@
-//! A delivery from a spool in memory to a nats-server, and its results.
+//! A delivery from a spool in memory to nats-server, and the results of the delivery.
 
 use std::{
     future::Future,

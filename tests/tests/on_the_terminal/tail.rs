@@ -234,7 +234,7 @@ fn tail_socket_is_private_and_replaced_after_a_kill() {
         "{}",
         tailing.log_tail()
     );
-    // If this `tail` connected after the bridge had gone, it reads the feed itself and does not end, so it is killed.
+    // If this `tail` connected after the bridge had stopped, it reads the feed itself and does not end, so it is killed.
     let _ = counting.kill();
     counting.wait().unwrap();
     assert!(!socket.exists(), "a stopping bridge must remove the socket");

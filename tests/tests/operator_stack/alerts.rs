@@ -1,4 +1,4 @@
-//! Alert rules, dashboard and documents agree with each other and with the metrics of a bridge.
+//! The alert rules, the dashboard and the documents must agree with each other and with the metrics of a bridge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -142,7 +142,7 @@ fn metrics_reference_matches_the_bridge() {
     );
 }
 
-/// The table abbreviates names that it has given in full before with `…`.
+/// The table abbreviates some metric names with `…`. Only complete names are checked.
 #[test]
 fn metrics_to_start_with_exist() {
     let exported = exported();

@@ -106,7 +106,7 @@ fn files_below(folder: &Path) -> impl Iterator<Item = PathBuf> {
     files.into_iter()
 }
 
-/// The first stage leaves a workspace that cargo can read, with a file for each program that a manifest names.
+/// The first stage of the Dockerfile must create a workspace that cargo can read, with a file for each program in a manifest.
 #[test]
 fn manifests_suffice_to_compile_dependencies() {
     let scratch = Scratch::new("image").unwrap();

@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::{
 
 use super::support::{Dashboard, rules, write_config};
 
-/// Far longer than the whole test takes on two busy cores.
+/// The time limit of each wait: far longer than the whole test takes on two busy cores.
 const SOON: Duration = Duration::from_secs(120);
 
 #[test]
@@ -60,7 +60,7 @@ fn every_fault_fires_its_alert() {
     let skewed_dir = Scratch::new("stack-skewed").unwrap();
     let skewed = Bridge::start(&skewed_dir, &source(&platform_of_an_hour_ago())).unwrap();
 
-    // Its configuration file becomes wrong, and is reloaded.
+    // Reloads the configuration of this bridge after an error was added to the file.
     let file = skewed_dir.join("neurobridge.toml");
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replace("token = ", "tokken = ")).unwrap();

@@ -19,7 +19,7 @@ fn kustomization_is_the_manifest_and_the_overlay_changes_it() {
         let found = manifest.iter().find(|object| object["kind"] == kind);
         found.unwrap_or_else(|| panic!("no {kind}"))
     };
-    // What the overlay replaces is in the manifest under the same name.
+    // Each object that the overlay replaces must have the same name in the manifest.
     let image = object("Deployment")["spec"]["template"]["spec"]["containers"][0]["image"].as_str();
     let (name, tag) = image.unwrap().split_once(':').unwrap();
     assert_eq!(overlay["images"][0]["name"], name);

@@ -1,7 +1,7 @@
 //! Tests of the files from `cargo xtask dist`: the tarball runs, and the Debian package is installed, run and removed.
 //!
-//! The installation changes this machine. It is therefore tested only as root, only if the package is not installed,
-//! and it is undone afterwards.
+//! The installation changes this machine. The test therefore installs the package only as root and only if it is not
+//! installed, and removes it afterwards.
 
 mod unit;
 
@@ -24,14 +24,14 @@ use nix::unistd::{User, geteuid};
 
 use self::unit::Unit;
 
-/// Far longer than any wait here takes.
+/// The time limit of each wait: far longer than any wait of these tests takes.
 const SOON: Duration = Duration::from_secs(60);
 
 const CONFIG: &str = "/etc/neurobridge/neurobridge.toml";
 const DATA: &str = "/var/lib/neurobridge";
 const ENVIRONMENT: &str = "/etc/default/neurobridge";
 
-/// Runs a program, which has to succeed, and returns its output.
+/// Runs a program that must succeed, and returns its output.
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -109,7 +109,7 @@ fn tarball_runs(tarball: &Path, dir: &Scratch) {
     let folder = only(&unpacked, "");
     let program = folder.join("neurobridge");
     let version = run(program.to_str().unwrap(), &["--version"]);
-    // With the commit, where the program was built in a repository.
+    // The version includes the commit if the program was built in a repository.
     let expected = format!("neurobridge {}", env!("CARGO_PKG_VERSION"));
     let rest = version.trim().strip_prefix(&expected);
     assert!(
@@ -174,7 +174,7 @@ fn check_package_contents(package: &Path) {
     }
 }
 
-/// Removes the installed package when dropped, whatever the result of the test.
+/// Removes the installed package when dropped, also after a failed assertion.
 struct Installed {
     user_was_there: bool,
 }

@@ -123,7 +123,7 @@ fn page_shows_each_fault_within_two_seconds() {
     bridge.process().kill().unwrap();
     let (_, said_at) = first_on_page(
         &mut browser,
-        "the page to show that the bridge is gone",
+        "the page to show that the bridge does not respond",
         "words.startsWith('Unknown')",
     );
     let limit = LIMIT_SECONDS + LATE_ANSWERS * slow;

@@ -10,12 +10,12 @@ use neurobridge_tests::platform::Platform;
 use super::readers::assert_legible;
 use super::{DESK, SOON, watch};
 
-/// Far below the 10,000 pixels of a card for each source.
+/// The largest height of the page in pixels, far below the 10,000 pixels of a page with one card for each source.
 const MAX_HEIGHT: u64 = 2800;
-/// Elements for each row, and for the rest of the page.
+/// The largest number of elements for each row, and for the rest of the page.
 const MAX_ROW_NODES: u64 = 25;
 const MAX_OTHER_NODES: u64 = 600;
-/// Changes of the page for each row in an update: the texts of its cells, and its line.
+/// The largest number of changes for each row in an update: the texts of its cells, and its line.
 const MAX_ROW_CHANGES: u64 = 10;
 const MAX_OTHER_CHANGES: u64 = 150;
 
@@ -98,7 +98,7 @@ fn rows_can_be_filtered_and_opened() {
     assert_eq!(browser.evaluate(visible).unwrap(), ten.join(","));
     let count = "document.querySelector('#source-rows .head span').textContent";
     assert_eq!(browser.evaluate(count).unwrap(), "10 of 30");
-    // The address of the platform is that of all sources but one.
+    // All sources but one have the address of the platform.
     browser
         .evaluate(&format!("{filter}({{ value: '127.0.0.1:1/' }})"))
         .unwrap();

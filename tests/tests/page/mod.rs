@@ -18,7 +18,7 @@ use neurobridge_tests::platform::Platform;
 use neurobridge_tests::status::Status;
 use serde_json::Value;
 
-/// Far longer than any wait here takes on two busy cores.
+/// The time limit of each wait: far longer than any wait of these tests takes on two busy cores.
 const SOON: Duration = Duration::from_secs(120);
 const DESK: Screen = Screen {
     width: 1280,

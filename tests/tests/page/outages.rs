@@ -1,4 +1,4 @@
-//! The page states since when a part is not connected, and what the time without a connection costs.
+//! The page states since when a source or sink is not connected, and lists the open gaps.
 
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::paths::Scratch;

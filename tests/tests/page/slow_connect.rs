@@ -20,7 +20,7 @@ fn silent_after(greeting: &'static [u8]) -> String {
     thread::spawn(move || {
         let mut open = Vec::new();
         for mut socket in listener.incoming().flatten() {
-            // A client that is gone needs no greeting.
+            // The write fails if the client has closed the connection; the client then needs no greeting.
             let _ = socket.write_all(greeting);
             open.push(socket);
         }
@@ -28,7 +28,7 @@ fn silent_after(greeting: &'static [u8]) -> String {
     address
 }
 
-/// What is expected of a sink.
+/// The expected reports about a sink.
 struct Expected {
     sink: &'static str,
     address: String,

@@ -1,4 +1,4 @@
-//! Gaps on the time axes of the page: at the right place, with the right length, outcome and words.
+//! Gaps on the time axes of the page have the correct position, length, outcome and description.
 
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::browser::Browser;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::readers::assert_legible;
 use super::{DESK, SOON, TELEPHONE, watch};
 
-/// The length of the gap: long enough for its mark to be wider than the smallest one on an axis of ten minutes.
+/// The length of the gap in seconds: its mark is wider than the smallest possible mark on an axis of ten minutes.
 const GAP_SECONDS: f64 = 8.0;
 /// The seconds by which a mark may be misplaced: four updates of the page on a busy machine.
 const TOLERANCE: f64 = 2.0;
@@ -168,7 +168,7 @@ fn gap_is_on_the_time_axes_at_its_place_with_its_outcome() {
     assert_eq!(wide, 360);
 }
 
-/// A source has a token whose renewal is refused.
+/// The source has a token whose renewal the platform refuses.
 #[test]
 fn expiry_of_a_token_and_a_refused_renewal_are_on_the_card() {
     let dir = Scratch::new("page-tokens").unwrap();

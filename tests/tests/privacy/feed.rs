@@ -12,10 +12,10 @@ pub(crate) const TOKEN: &str = "tok-4Yq/8sHk2+VwPz0";
 pub(crate) const PASSWORD: &str = "pässword-of-a-broker-0815";
 pub(crate) const PROXY_PASSWORD: &str = "proxypassword0816";
 pub(crate) const PSEUDONYM_KEY: &str = "f3a9c5e7d1b2408697a5b4c3d2e1f00112233445566778899aabbccddeeff00";
-/// Redacted only for one sink.
+/// A value that is redacted for only one sink.
 pub(crate) const MEMO: &str = "was seen with the dog of the neighbours";
 
-/// Larger than the topic's limit and smaller than the limit of NATS.
+/// The size of an event in bytes: larger than the limit of the topic and smaller than the limit of NATS.
 pub(crate) const TOO_LARGE_FOR_THE_TOPIC: usize = 200_000;
 pub(crate) const MAX_FRAME_BYTES: usize = 1 << 20;
 
@@ -88,7 +88,7 @@ pub(crate) fn events() -> Vec<String> {
         frame(1, &other),
         twice,
         frame(5, &numbered),
-        // Events without an id, over several lines, and with additional fields beside the entry.
+        // Events without an id, over several lines, and with additional fields outside the entry.
         json!({ "data": entry(6), "pid": PERSON, "meta": { "name": NAME } }).to_string(),
         serde_json::to_string_pretty(&json!({ "id": 7, "data": entry(7) })).unwrap(),
     ]

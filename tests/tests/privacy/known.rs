@@ -29,7 +29,7 @@ pub(crate) struct Search {
     forms: HashMap<[u8; HEAD], Vec<Form>>,
 }
 
-/// Shorter than the shortest form.
+/// The number of bytes by which forms are indexed, which is less than the length of the shortest form.
 const HEAD: usize = 6;
 
 struct Form {

@@ -32,7 +32,7 @@ use tokio::task::block_in_place;
 use self::known::{Known, Search};
 use self::platform::Gate;
 
-/// Far longer than any wait here takes.
+/// The time limit of each wait: far longer than any wait of these tests takes.
 const SOON: Duration = Duration::from_secs(120);
 
 /// The `tail` commands that run while the events arrive.
@@ -211,7 +211,7 @@ async fn redacted_fields_and_secrets_are_never_written() {
     let (Some(kafka), Some(nats)) = (kafka_bootstrap(), nats_url()) else {
         return;
     };
-    // The bridge sets the modes of its files, whatever umask it starts with.
+    // The bridge sets the modes of its files, independent of its umask.
     umask(Mode::empty());
     let site = Site::new(kafka, nats);
     let listener = async_nats::connect(&site.nats).await.unwrap();

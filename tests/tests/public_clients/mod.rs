@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use self::clients::{Client, Language};
 
-/// Far longer than an interpreter needs to start and a thousand events need to arrive.
+/// The time limit of each wait: far longer than an interpreter needs to start and to receive a thousand events.
 const SOON: Duration = Duration::from_secs(60);
 const EVENTS: usize = 1000;
 const TOKEN: &str = "the-right-one";

@@ -53,7 +53,7 @@ fn reload(bridge: &Bridge) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Waits until a source has received that many more events.
+/// Waits until a source has received this number of further events.
 fn more_events(bridge: &Bridge, source: &str, events: u64) {
     let before = bridge.status().unwrap().source(source).ledger.stored;
     bridge
@@ -138,7 +138,7 @@ fn changed_source_is_replaced_without_a_gap() {
             == 3.0
     })
     .unwrap();
-    // The file with the settings of the start is another configuration.
+    // The file now has the settings of the start again, which differ from the running configuration.
     assert_eq!(reload(&bridge).lines().count(), 1);
     assert_eq!(reload(&bridge), "the configuration has not changed\n");
     let (text, log) = stop(bridge, "events");
@@ -186,7 +186,7 @@ fn wrong_file_changes_nothing_and_is_reported() {
     };
     refused("http.hosts", "[http]\n", "[http]\nhosts = [\"x.example\"]\n");
     refused("spool.type", "[http]\n", "[spool]\ntype = \"disk\"\n[http]\n");
-    // Also the part that could be changed stays as it is.
+    // A refused file changes nothing, not even a setting that can be changed without a restart.
     change(&bridge, "# here", "connections = 2 # here");
     refused("event.redact", "[http]\n", "[event]\nredact = [\"x\"]\n[http]\n");
     let after = hash(&bridge);
@@ -238,7 +238,7 @@ fn source_is_added_and_removed_without_loss() {
         more_events(&bridge, "other", 500);
         change(&bridge, &added, "");
         assert!(reload(&bridge).starts_with("sources.other: removed"));
-        // Gone once all that it has received is stored.
+        // The source disappears from the status when all events that it has received are stored.
         bridge
             .wait("removal", SOON, |status| !status.sources.contains_key("other"))
             .unwrap();
@@ -248,7 +248,7 @@ fn source_is_added_and_removed_without_loss() {
     let (text, log) = stop(bridge, "events");
     check_complete(&text, "main");
     let ids = |name: &str| text.matches(&format!("\"source\":\"/neuroio/{name}\"")).count() as u64;
-    // The ledger of each removal: all that was received is in the file.
+    // According to the ledgers in the log, the file contains all events that the removed sources have received.
     let received: u64 = log
         .lines()
         .filter(|line| line.contains("source removed"))

@@ -19,7 +19,7 @@ fn changed_sinks_continue_at_their_cursors() {
     };
     for (name, spool, delivery, create) in [
         ("reload-memory", "memory", "at_least_once", ""),
-        // Its topic of cursors.
+        // The settings of the topic of cursors.
         (
             "reload-disk",
             "disk",
@@ -46,7 +46,7 @@ fn changed_sinks_continue_at_their_cursors() {
         let mut unchanged = None;
         for limit in 50..54 {
             more_events(&bridge, "main", 2000);
-            // In the midst of the events.
+            // The reload happens while events are delivered.
             let before = bridge.status().unwrap().delivered("kafka");
             bridge
                 .wait("events in Kafka", SOON, |status| {

@@ -1,4 +1,4 @@
-//! `run --watch`: the content of the file counts, however it is replaced.
+//! `run --watch` reloads when the content of the file has changed, independent of the method by which the file was replaced.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `neurobridge dead-letters` beside a running bridge: each dead letter is replayed once, through the rules of today.
+//! `neurobridge dead-letters` while a bridge runs: each dead letter is replayed once, with the present filter and redaction.
 
 use std::fs;
 
@@ -84,7 +84,7 @@ fn dead_letters_are_replayed_once_with_the_current_rules() {
         wanted.len()
     );
 
-    // Today the stream accepts the subjects, and the sink has another filter and redaction.
+    // Now the stream accepts the subjects, and the sink has another filter and redaction.
     set_subjects(&url, &stream, &format!("{stream}.>"));
     let config = fs::read_to_string(dir.join("neurobridge.toml")).unwrap();
     let today = config.replace(
@@ -104,16 +104,17 @@ fn dead_letters_are_replayed_once_with_the_current_rules() {
     let unknown = dead_letters(&dir, &["show", "none"]).output().unwrap();
     assert_eq!(unknown.status.code(), Some(64), "{unknown:?}");
 
-    // One alone, then killed several times, each time after it has noted something, then to the end.
+    // Replays a single dead letter; then starts replays that are killed after they have recorded some dead letters; then
+    // completes the replay.
     let one = dead_letters(&dir, &["replay", id]).output().unwrap();
     assert!(counts(&one).starts_with("sink out: 1 dead letters"), "{one:?}");
     let record = bridge.data_dir().join("dead-letters-replayed.jsonl");
-    let noted = || fs::metadata(&record).map_or(0, |file| file.len());
+    let recorded_bytes = || fs::metadata(&record).map_or(0, |file| file.len());
     for _ in 0..3 {
-        let before = noted();
+        let before = recorded_bytes();
         let mut child = dead_letters(&dir, &["replay", "--sink", "out"]).spawn().unwrap();
-        wait_until("dead letters to be noted", SOON, || {
-            noted() > before || child.try_wait().unwrap().is_some()
+        wait_until("dead letters to be recorded", SOON, || {
+            recorded_bytes() > before || child.try_wait().unwrap().is_some()
         })
         .unwrap();
         child.kill().unwrap();
@@ -180,7 +181,7 @@ fn damaged_dead_letter_delays_no_other_one() {
         "not a dead letter\n".to_owned(),
         line(1, "{}"),
         line(2, "{\"id\":2,\"data\":{}}"),
-        // Being written.
+        // An incomplete line, which the bridge is still writing.
         line(3, "{\"id\":3,\"data\":{}}").trim_end().to_owned(),
     ];
     fs::write(dir.join("data/dead-letters.jsonl"), lines.concat()).unwrap();

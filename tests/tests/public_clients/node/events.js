@@ -1,7 +1,7 @@
-// Listens with the platform's JavaScript client, for ever: node events.js URL TOKEN
+// Listens with the platform's JavaScript client until it is killed: node events.js URL TOKEN
 //
-// Writes what the client tells as JSON lines: ["connect", null], ["message", OBJECT], ["error", TEXT] and
-// ["disconnect", CODE]; and ["auth", VALUE], which it keeps to itself, from its socket.
+// Writes the callbacks of the client as JSON lines: ["connect", null], ["message", OBJECT], ["error", TEXT] and
+// ["disconnect", CODE]. Also writes ["auth", VALUE], read from the socket, because the client has no callback for it.
 
 const { createNeuroioWsApi } = require("@neuroio/websocket");
 

@@ -1,6 +1,6 @@
 """Lists entries with the platform's Python client, page by page: entries.py URL TOKEN [RESULT…]
 
-Writes each answer with entries in it as one JSON line, ["page", BODY]. An answer that is no list ends it with an error.
+Writes each response with entries as one JSON line, ["page", BODY]. Exits with an error after a response that is not a list.
 """
 
 import json
@@ -10,7 +10,7 @@ from neuroio import Client, constants
 
 
 def main() -> None:
-    # Read when the client makes its first request, not before.
+    # The client reads this constant at its first request.
     constants.API_BASE_URL, token, *results = sys.argv[1:]
     entries = Client(api_token=token).entries
     filters = {"result": results} if results else {}

@@ -1,6 +1,6 @@
-"""Listens with the platform's Python client, for ever: events.py URL TOKEN
+"""Listens with the platform's Python client until it is killed: events.py URL TOKEN
 
-Writes each message that the client hands to its handler as one JSON line, ["message", TEXT].
+Writes each message that the client passes to its handler as one JSON line, ["message", TEXT].
 """
 
 import asyncio
