@@ -118,7 +118,7 @@ fn has_json_listing(dir: &Scratch, delivered: u64) {
 }
 
 #[test]
-fn replay_beside_a_running_bridge_marks_copies() {
+fn replay_with_a_running_bridge_marks_copies() {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
     };

@@ -34,15 +34,15 @@ use tokio::{
     time::timeout,
 };
 
-/// The sink types that this program has beside those of `neurobridge`.
+/// The sink types of this program in addition to those of `neurobridge`.
 const SINK_TYPES: &[RegisteredSink] = &[RegisteredSink::of::<TcpConfig>()];
 
 fn main() -> ExitCode {
     neurobridge::main_with(SINK_TYPES)
 }
 
-/// Lines without an answer that are sent at most. Bounds what is sent again after a broken connection, and the answers that
-/// wait in the socket while lines are written.
+/// The largest number of sent lines without an answer. This bounds the lines that are sent again after a broken connection, and
+/// the answers that wait in the socket while lines are written.
 const MAX_IN_FLIGHT: usize = 1000;
 /// The time limit for a connection. A host that does not answer would take the system's two minutes.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@
 #[test]
 fn help_and_answers() {
     let cases = trycmd::TestCases::new();
-    // No configuration, colour or width of whoever runs the tests.
+    // The output must not depend on the environment of the person who runs the tests.
     cases
         .env("NO_COLOR", "1")
         .case("tests/cmd/*.trycmd")
@@ -11,7 +11,7 @@ fn help_and_answers() {
             "neurobridge",
             std::path::Path::new(env!("CARGO_BIN_EXE_neurobridge")),
         );
-    // What this build can do is part of these answers.
+    // The output of these commands depends on the sinks in the build.
     if cfg!(not(feature = "kafka")) {
         cases
             .skip("tests/cmd/check-kafka.trycmd")
@@ -19,7 +19,7 @@ fn help_and_answers() {
     }
 }
 
-/// In a repository the commit is that of git, elsewhere the version stands alone.
+/// In a repository the version includes the commit of git; elsewhere it has no commit.
 #[test]
 fn version_names_the_commit_of_the_repository() {
     use std::{path::Path, process::Command};

@@ -1,4 +1,4 @@
-//! The example sink as a program: what a sink in one file gets from the bridge.
+//! Runs the example sink as a program, and checks the functions that the bridge adds to a sink in one file.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Ends the program, whatever the test comes to.
+/// A running program, which is killed when dropped, also after a failed assertion.
 struct Program(Child);
 
 impl Drop for Program {
@@ -28,7 +28,7 @@ impl Drop for Program {
     }
 }
 
-/// The example, beside the executable of this test.
+/// Returns the path of the example, relative to the executable of this test.
 fn example() -> PathBuf {
     let mut example = env::current_exe().unwrap_or_default();
     example.pop();

@@ -1,4 +1,4 @@
-//! Only one file of the program names the sink types: their list.
+//! Checks that only one file of the program names the sink types: the list of sink types.
 
 use std::{fs, io, path::Path};
 

@@ -24,7 +24,7 @@ const OKX_FRAMES: &str = include_str!("okx.ndjson");
 /// The events of a batch, as of one wake-up of a busy socket.
 const BATCH_EVENTS: u64 = 64;
 
-/// A step of the work. Each one includes those before.
+/// A step of the work. Each step includes the earlier steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     /// Checks the JSON of a frame, classifies it, and finds its fields.
@@ -53,7 +53,7 @@ struct Work {
     scratch: String,
 }
 
-/// What is measured.
+/// A measured feed with its configuration.
 struct Case {
     frames: &'static str,
     declaration: Option<&'static str>,
@@ -221,7 +221,7 @@ impl Work {
     }
 }
 
-/// Prints the architecture and the detected features that libraries choose their code by.
+/// Prints the architecture and the detected features by which libraries select their code.
 #[expect(clippy::print_stdout, reason = "the result of the program")]
 fn print_processor() -> Result<()> {
     let mut features: Vec<&str> = vec![env::consts::ARCH];

@@ -13,7 +13,7 @@ const STREAM: &str = "ENTRIES";
 const JUNK: &str = "neuroio.entries.5.3.junk";
 
 /// Returns eleven events, of which the sixth has a different subject.
-async fn feed_with_one_beside() -> Feed {
+async fn feed_with_one_other_subject() -> Feed {
     let mut feed = Feed::new();
     feed.append_many(5).await;
     feed.append("main", &frame(6).replace("\"new\"", "\"junk\""))
@@ -41,7 +41,7 @@ async fn subject_outside_the_stream_becomes_a_dead_letter() {
         let mut config = NatsConfig::new(&url, STREAM);
         config.order = Some(order);
         config.missing_stream = MissingStream::DeadLetter;
-        let feed = feed_with_one_beside().await;
+        let feed = feed_with_one_other_subject().await;
         let delivery = Delivery::start(&feed, config);
         delivery.until_settled(11).await;
         let letters = delivery.letters();
@@ -68,7 +68,7 @@ async fn event_waits_for_a_subject_outside_the_stream() {
         context.create_stream(only_new()).await.unwrap();
         let mut config = NatsConfig::new(&url, STREAM);
         config.order = Some(order);
-        let feed = feed_with_one_beside().await;
+        let feed = feed_with_one_other_subject().await;
         let delivery = Delivery::start(&feed, config);
         let reason = delivery.until_down(JUNK).await.reason.unwrap();
         assert!(

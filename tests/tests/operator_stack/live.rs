@@ -58,7 +58,7 @@ fn every_fault_fires_its_alert() {
         Bridge::start_with_stderr(&troubled_dir, &faulty_config(&unruly.url()), stderr.into()).unwrap();
 
     let skewed_dir = Scratch::new("stack-skewed").unwrap();
-    let skewed = Bridge::start(&skewed_dir, &source(&platform_of_an_hour_ago())).unwrap();
+    let skewed = Bridge::start(&skewed_dir, &source(&platform_with_a_late_clock())).unwrap();
 
     // Reloads the configuration of this bridge after an error was added to the file.
     let file = skewed_dir.join("neurobridge.toml");
@@ -166,7 +166,7 @@ fn faulty_config(url: &str) -> String {
 }
 
 /// Starts a platform that authenticates clients, sends no events, and has a clock that is an hour behind.
-fn platform_of_an_hour_ago() -> String {
+fn platform_with_a_late_clock() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     thread::spawn(move || {

@@ -145,7 +145,7 @@ fn page_shows_each_fault_within_two_seconds() {
 }
 
 #[test]
-fn frozen_bridge_is_shown_as_gone_until_it_resumes() {
+fn frozen_bridge_is_shown_as_unreachable_until_resumed() {
     let dir = Scratch::new("page-frozen").unwrap();
     let mut bridge = Bridge::start(&dir, &source("ws://127.0.0.1:1/")).unwrap();
     let Some(mut browser) = watch(&bridge, &dir, DESK) else {
@@ -154,7 +154,7 @@ fn frozen_bridge_is_shown_as_gone_until_it_resumes() {
     bridge.process().freeze().unwrap();
     let gone = "document.querySelector('#word').textContent === 'Unknown'";
     browser
-        .wait("the page to notice the silence", SOON, gone)
+        .wait("the page to show that the bridge is silent", SOON, gone)
         .unwrap();
     bridge.process().thaw().unwrap();
     let live = "document.querySelector('#link').textContent === 'live'";

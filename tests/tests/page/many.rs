@@ -56,7 +56,7 @@ fn shown(dir: &Scratch, sources: usize, rate: &str) -> Option<(Browser, Bridge, 
 }
 
 #[test]
-fn many_sources_are_rows_with_the_troubled_one_first() {
+fn many_sources_are_rows_with_the_faulty_one_first() {
     let dir = Scratch::new("page-many").unwrap();
     let Some((mut browser, _bridge, _platform)) = shown(&dir, 30, "5") else {
         return;

@@ -55,7 +55,7 @@ fn kinds(book: &Book) -> Vec<&str> {
 fn frequent_changes_displace_no_others() {
     let mut book = Book::default();
     book.add(down("quiet", 0));
-    // Two hours apart, so that none is a repeat.
+    // The entries are two hours apart, so that none counts as a repetition.
     for hours in 0..5000 {
         book.add(down("flapping", hours * 7200));
     }
@@ -338,7 +338,7 @@ fn failed_write_is_counted_and_repeated_in_full() {
     fs::create_dir(&folder).unwrap();
     let history = History::open(&folder, &[("main", false)]);
     written(&history);
-    // No file can be made, and the old one is gone.
+    // The old file is removed, and no new one can be created.
     fs::remove_dir_all(&folder).unwrap();
     history.lock().book.add(down("kafka", 1));
     history.write();
@@ -420,8 +420,8 @@ fn apply(book: &mut Book, change: &Change, at: Timestamp) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Whatever the changes and wherever the file is cut: all that was written before the cut is read, and a restart keeps
-    /// it and can write again.
+    /// For any changes and any truncation of the file: all entries before the end of the truncated file are read, and a restart
+    /// keeps these entries and can write again.
     #[test]
     fn truncated_file_keeps_all_complete_lines(changes in changes(), cut in any::<prop::sample::Index>()) {
         let dir = tempfile::tempdir().unwrap();

@@ -22,7 +22,7 @@ fn reader() -> FrameReader {
     FrameReader::new(paths.iter().map(Some))
 }
 
-/// Returns the text of each path, as a slow reference over `serde_json`.
+/// Returns the text of each path, computed by a slow reference over `serde_json`.
 fn expected(frame: &str) -> Vec<Option<serde_json::Value>> {
     let value: serde_json::Value = serde_json::from_str(frame).unwrap();
     [

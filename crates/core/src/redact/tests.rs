@@ -36,7 +36,7 @@ fn located(frame: &str) -> Event<'_> {
     testing::located(frame, &paths, &fields)
 }
 
-/// Returns the frame after redaction, `None` if it is unchanged. The positions of its fields are those of a scan.
+/// Returns the frame after redaction, or `None` if it is unchanged. Checks that the positions of the fields are those of a scan.
 fn apply(redaction: &Redaction, frame: &str) -> Option<String> {
     let event = located(frame);
     let mut out = EventBuf::default();
@@ -226,7 +226,7 @@ fn redaction_around_the_body_wins_over_a_pseudonym() {
     );
 }
 
-/// Every value names itself, so that a test can search for it in the text.
+/// Returns values that are long enough to be unique, so that a test can search for each of them in the text.
 fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -255,7 +255,7 @@ fn any_key() -> impl Strategy<Value = String> {
     ]
 }
 
-/// The expected result for a value, computed on a parsed tree.
+/// Returns the expected result for a value, computed on a parsed tree.
 fn expected(value: &Value, path: &mut Vec<String>, redaction: &Redaction) -> Value {
     match value {
         Value::Object(members) => Value::Object(

@@ -14,10 +14,10 @@ use crate::{
     in_flight::Role,
 };
 
-/// A stream with the rules of nats-server: the id is looked for before the expectations.
+/// A stream with the rules of nats-server, which looks up the message id before it checks the expected position.
 #[derive(Default)]
 struct Server {
-    /// Id and event of each message; foreign ones have no event.
+    /// The id and the event of each message. Messages of other publishers have no event.
     messages: Vec<(Option<String>, Option<u64>)>,
     /// The ids in the duplicate window.
     known: BTreeSet<String>,
@@ -37,7 +37,7 @@ impl Server {
         self.messages.len() as u64
     }
 
-    /// What the sink finds at the end of the stream.
+    /// Returns the end of the stream, as read by the sink.
     fn end(&self, by: By, next: u64) -> chain::End {
         let mut ours = Vec::new();
         for event in self.messages.iter().rev().filter_map(|(_, event)| *event) {
@@ -79,19 +79,19 @@ impl Server {
     }
 }
 
-/// What happens beside the sink's own messages.
+/// A fault, or a message of another publisher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Incident {
-    /// Another publisher stores a message, with an id or without.
+    /// Another publisher stores a message, with or without an id.
     Foreign { has_id: bool },
-    /// The connection breaks. The server has read so many of the messages in flight, and their answers are lost; the others it reads
-    /// later, perhaps, as a server does that was frozen.
+    /// The connection breaks after the server has read `read` messages in flight, whose answers are lost. The server may read the
+    /// other messages later, like a server that was frozen.
     Break { read: u8 },
-    /// The server reads so many messages of the oldest connection that it has not read to the end.
+    /// The server reads `read` messages of the oldest connection with unread messages.
     Older { read: u8 },
-    /// So many answers get lost, while the connection stays.
+    /// `count` answers are lost, and the connection stays open.
     LostAnswers { count: u8 },
-    /// The server forgets all ids.
+    /// The duplicate window ends: the server discards all ids.
     WindowEnds,
 }
 
@@ -102,9 +102,9 @@ struct Message {
     role: Role,
 }
 
-/// Delivers events with these ids as a sink does, while other things happen before some of the messages; returns the server,
-/// the events that were answered as duplicates, and how often the end of the stream was requested. The stream begins with the ids
-/// `earlier`, which an earlier log has stored.
+/// Delivers events with these ids as a sink does, with the incidents before some of the messages. The stream begins with the ids
+/// `earlier`, which an earlier log has stored. Returns the server, the events that were answered as duplicates, and the number of
+/// requests for the end of the stream.
 fn deliver(
     by: By,
     earlier: &[u8],
@@ -131,16 +131,16 @@ fn deliver(
     let (mut chain, mut recovery) = connect(&server, 1);
     let (mut settled, mut duplicates) = (BTreeSet::new(), BTreeSet::new());
     let mut incidents: VecDeque<_> = incidents.iter().copied().collect();
-    let (mut published, mut asked) = (0u16, 0);
+    let (mut published, mut end_requests) = (0u16, 0);
     let (mut next, mut in_flight) = (1u64, VecDeque::<Message>::new());
     let mut older = VecDeque::<VecDeque<Message>>::new();
-    // Events whose answers got lost, and how many more of them do.
+    // The events whose answers were lost, and the number of further answers to lose.
     let (mut unanswered, mut to_lose) = (BTreeSet::new(), 0);
     let count = ids.len() as u64;
     for _ in 0..100_000 {
         let first_unsettled = |settled: &BTreeSet<u64>| (1..).find(|event| !settled.contains(event)).unwrap();
         if settled.len() as u64 == count {
-            return (server, duplicates, asked);
+            return (server, duplicates, end_requests);
         }
         let goes_alone = chain.goes_alone() || recovery.is_contended();
         while next <= count
@@ -191,14 +191,15 @@ fn deliver(
                     }
                 }
                 Incident::LostAnswers { count } => to_lose += count,
-                // By place alone, a message of an older connection cannot be distinguished from one that is due, if duplicates or messages of others
-                // have moved the places: what a server reads after the window may be stored twice. docs/guarantees.md states this limit.
+                // By place alone, the server cannot distinguish a message of an older connection from the expected one if
+                // duplicates or messages of others have moved the places. A message that the server reads after the duplicate
+                // window may then be stored twice. docs/guarantees.md states this limit.
                 Incident::WindowEnds if by == By::Place && older.iter().any(|unread| !unread.is_empty()) => {}
                 Incident::WindowEnds => server.known.clear(),
             }
         }
         if in_flight.is_empty() && !unanswered.is_empty() {
-            // No answer comes within the limit.
+            // No answer arrives within the time limit.
             is_connected = false;
         }
         if !is_connected {
@@ -218,7 +219,7 @@ fn deliver(
                     recovery.continued(place, false);
                 }
                 End::Unknown => {
-                    asked += 1;
+                    end_requests += 1;
                     let end = server.end(by, recovery.first_refused().get());
                     recovery.continued(end.place, !end.is_ours);
                     chain = Chain::new(&owner, end);
@@ -275,11 +276,11 @@ fn stored(server: &Server) -> Vec<u64> {
 
 #[test]
 fn duplicates_cause_no_request_and_no_notice() {
-    // Each tenth event has the id of an earlier one.
+    // Each tenth event has the id of an earlier event.
     let ids: Vec<u8> = (0..200u8).map(|n| if n % 10 == 9 { n - 5 } else { n }).collect();
     for by in [By::Id, By::Place] {
-        let (server, duplicates, asked) = deliver(by, &[], &ids, &[], 64);
-        assert_eq!((duplicates.len(), asked), (20, 0), "{by:?}");
+        let (server, duplicates, end_requests) = deliver(by, &[], &ids, &[], 64);
+        assert_eq!((duplicates.len(), end_requests), (20, 0), "{by:?}");
         assert_eq!(stored(&server).len(), 180);
     }
 }
@@ -290,7 +291,7 @@ fn contention_ends_in_a_fault() {
     let one = Sequence::FIRST;
     for attempt in 0..MOST_IN_VAIN {
         assert!(recovery.refused(one) && recovery.is_broken());
-        // Those in flight after it do not count.
+        // Refusals of later events in flight do not count.
         assert!(recovery.refused(one.next()));
         assert_eq!((recovery.end(), recovery.first_refused()), (End::Unknown, one));
         recovery.continued(u64::from(attempt) + 1, true);
@@ -300,7 +301,7 @@ fn contention_ends_in_a_fault() {
     assert_eq!(recovery.foreign(), u64::from(MOST_IN_VAIN));
     recovery.continued(100, false);
     recovery.stored(101);
-    assert!(recovery.refused(one), "a stored event starts the count anew");
+    assert!(recovery.refused(one), "a stored event resets the count");
 }
 
 fn incident() -> impl Strategy<Value = Incident> {
@@ -313,7 +314,7 @@ fn incident() -> impl Strategy<Value = Incident> {
     ]
 }
 
-/// Ids that an earlier log has stored, in its order, and the ids of the events, of which some are there twice.
+/// Returns ids that an earlier log has stored, in order, and the ids of the events, some of which occur twice.
 fn any_ids() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let earlier = proptest::collection::vec(0u8..40, 0..40);
     let ids = proptest::collection::vec(0u8..120, 1..80);

@@ -15,7 +15,7 @@ fn schema() -> Value {
     }, "$defs": { "Inner": { "type": "object", "additionalProperties": false, "properties": {} } } })
 }
 
-/// Returns the errors in lines, and what is left of the value.
+/// Validates a value. Returns the errors, one per line, and the value without its invalid parts.
 fn checked(mut value: Value) -> (String, Value) {
     let schema = schema();
     let mut errors = Vec::new();
