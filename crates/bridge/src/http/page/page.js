@@ -10,7 +10,7 @@ const $ = id => document.getElementById(id);
 // The time without a message, in ms, after which the bridge counts as unreachable. A message is sent every half second.
 const SILENCE = 2000;
 const AGAIN = 1000;
-// With more than MANY sources and sinks, the page is updated only every RARELY ms: nobody reads a hundred rows twice a second.
+// With more sources and sinks than MANY, the page is updated only every RARELY ms: nobody reads a hundred rows twice a second.
 const MANY = 20, RARELY = 950;
 const SEEN = 50;
 const REASONS = 6;

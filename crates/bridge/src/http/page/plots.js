@@ -3,7 +3,7 @@
 import { element, make, moment, seconds, text } from "./words.js";
 
 const WIDTH = 240, HEIGHT = 48;
-// The number of points after which a series is reduced is twice this one: each two points then become one for a longer interval.
+// A series with twice this number of points is reduced: each two points become one, for an interval of twice the length.
 const POINTS = 240;
 // The shortest span of the time axis.
 const LEAST_SECONDS = 30;
