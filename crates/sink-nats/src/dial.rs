@@ -150,7 +150,7 @@ fn tls_config(config: &NatsConfig) -> Option<TlsFiles> {
 }
 
 /// Connects to one of the servers. Tries each one once, starting with a random one. Returns the addresses of that server too.
-async fn connect(
+pub(crate) async fn connect(
     config: &NatsConfig,
     sink: &str,
     events: &Arc<Events>,

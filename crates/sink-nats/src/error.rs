@@ -25,14 +25,15 @@ pub(crate) enum Blame {
 
 /// An error in an answer of JetStream.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) struct ApiError {
+pub struct ApiError {
     /// The class of the error, as in HTTP.
-    pub(crate) code: u16,
+    pub code: u16,
     /// The exact error; 0 from servers that do not report it.
     #[serde(default)]
-    pub(crate) err_code: u32,
+    pub err_code: u32,
+    /// The server's text.
     #[serde(default)]
-    pub(crate) description: String,
+    pub description: String,
 }
 
 /// The stream does not exist.
@@ -178,6 +179,16 @@ pub(crate) fn of_request(kind: RequestErrorKind) -> SinkFault {
 
 /// The text that a server sends before it closes a connection because a line exceeded its `max_control_line`.
 const LINE_TOO_LONG: &str = "maximum control line";
+
+/// Creates the fault of an answer of JetStream that has another form than expected.
+pub(crate) fn unreadable(what: &str, cause: &serde_json::Error) -> SinkFault {
+    SinkFault::new(
+        FaultKind::Other,
+        format!(
+            "JetStream's answer to {what} cannot be read: {cause}; expected that of a nats-server of 2.9 or later"
+        ),
+    )
+}
 
 /// Returns whether the server reports that a protocol line is too long.
 pub(crate) fn is_line_too_long(event: &Event) -> bool {

@@ -12,6 +12,7 @@ mod auth;
 mod backend;
 mod chain;
 mod check;
+pub mod client;
 mod clients;
 mod config;
 mod connection;

@@ -290,7 +290,7 @@ impl Api<'_> {
     }
 
     /// Sends a request and waits for the response, with the client's time limit.
-    async fn ask<T: DeserializeOwned>(
+    pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         what: &str,
         request: &Value,
@@ -313,14 +313,7 @@ impl Api<'_> {
             kind @ (RequestErrorKind::NoResponders | RequestErrorKind::TimedOut) => error::of_request(kind),
             kind => self.events.fault().unwrap_or_else(|| error::of_request(kind)),
         })?;
-        let unreadable = |error: serde_json::Error| {
-            SinkFault::new(
-                FaultKind::Other,
-                format!(
-                    "JetStream's answer to {what} cannot be read: {error}; expected that of a nats-server of 2.9 or later"
-                ),
-            )
-        };
+        let unreadable = |cause: serde_json::Error| error::unreadable(what, &cause);
         let refusal: Refusal = serde_json::from_slice(&answer.payload).map_err(unreadable)?;
         match refusal.error {
             Some(error) => Ok(Err(error)),
