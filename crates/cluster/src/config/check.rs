@@ -1,0 +1,237 @@
+//! The checks of the configuration that need no connection.
+
+use std::time::Duration;
+
+use neurobridge_core::units::format_duration;
+
+#[cfg(feature = "kafka")]
+use super::KafkaLease;
+#[cfg(feature = "nats")]
+use super::NatsLease;
+use super::{ClusterConfig, LeaseConfig};
+use crate::record::{MAX_NAME, MAX_TTL};
+
+/// A shorter lease would be lost at each pause of a process or server.
+#[cfg(feature = "nats")]
+const MIN_TTL: Duration = Duration::from_secs(1);
+
+impl ClusterConfig {
+    /// Returns the errors of the configuration without connecting: keys below the table `cluster`, and for each a text with the found
+    /// and the expected value. Reads no file.
+    pub fn check(&self) -> Vec<(String, String)> {
+        let mut errors = Vec::new();
+        let mut error = |key: &str, message: String| errors.push((key.to_owned(), message));
+        if let Err(message) = check_name(&self.name) {
+            error("name", message);
+        }
+        if let Some(Err(message)) = self.member.as_deref().map(check_name) {
+            error("member", message);
+        }
+        let mut lease_error = |key: &str, message| error(&format!("lease.{key}"), message);
+        match &self.lease {
+            #[cfg(feature = "nats")]
+            LeaseConfig::Nats(lease) => lease.check(&mut lease_error),
+            #[cfg(feature = "kafka")]
+            LeaseConfig::Kafka(lease) => lease.check(&mut lease_error),
+        }
+        errors
+    }
+}
+
+/// Reports those errors of a sink with the same settings that concern the connection.
+fn check_connection(errors: Vec<(String, String)>, keys: &[&str], error: &mut impl FnMut(&str, String)) {
+    for (key, message) in errors {
+        if keys.iter().any(|own| key.split('.').next() == Some(*own)) {
+            error(&key, message);
+        }
+    }
+}
+
+#[cfg(feature = "kafka")]
+impl KafkaLease {
+    fn check(&self, error: &mut impl FnMut(&str, String)) {
+        let keys = ["bootstrap_servers", "tls", "sasl", "properties"];
+        check_connection(self.connection().check(), &keys, error);
+        for property in self
+            .properties
+            .keys()
+            .filter(|property| OF_THE_LEASE.contains(&property.as_str()))
+        {
+            error(
+                &format!("properties.{property}"),
+                "found it set, expected no value: the lease depends on it".into(),
+            );
+        }
+        if self.group.is_empty() || self.group.len() > 249 || self.group.chars().any(char::is_control) {
+            let found = neurobridge_core::foreign_text::clean(&self.group);
+            error(
+                "group",
+                format!("found \"{found}\", expected a name of 1 to 249 printable characters"),
+            );
+        }
+        // The checks of a sink's topic with a name instead of a template.
+        let mut connection = self.connection();
+        match self.topic.parse() {
+            Ok(topic) if !self.topic.contains('{') => {
+                connection.topic = topic;
+                check_connection(connection.check(), &["topic"], error);
+            }
+            _ => error(
+                "topic",
+                format!(
+                    "found \"{}\", expected the name of a topic without fields",
+                    neurobridge_core::foreign_text::clean(&self.topic)
+                ),
+            ),
+        }
+        check_ttl(self.ttl, MIN_SESSION, error);
+    }
+}
+
+/// The shortest session that brokers accept by default.
+#[cfg(feature = "kafka")]
+const MIN_SESSION: Duration = Duration::from_secs(6);
+
+/// The properties of librdkafka on which the lease depends.
+#[cfg(feature = "kafka")]
+const OF_THE_LEASE: &[&str] = &[
+    "auto.offset.reset",
+    "client.id",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "group.id",
+    "group.instance.id",
+    "group.protocol",
+    "group.remote.assignor",
+    "heartbeat.interval.ms",
+    "max.poll.interval.ms",
+    "partition.assignment.strategy",
+    "session.timeout.ms",
+    "socket.timeout.ms",
+];
+
+#[cfg(feature = "nats")]
+impl NatsLease {
+    fn check(&self, error: &mut impl FnMut(&str, String)) {
+        check_connection(self.connection().check(), &["servers", "auth", "tls"], error);
+        let is_bucket_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if self.bucket.is_empty() || !self.bucket.chars().all(is_bucket_character) {
+            let found = neurobridge_core::foreign_text::clean(&self.bucket);
+            error(
+                "bucket",
+                format!("found \"{found}\", expected a name of letters, digits, \"-\" and \"_\""),
+            );
+        }
+        match (self.create, self.replicas) {
+            (false, Some(_)) => error(
+                "replicas",
+                "found replicas without create, expected create = true beside it".into(),
+            ),
+            (true, None) => error(
+                "replicas",
+                "found none, expected 1, 3 or 5: create = true needs it".into(),
+            ),
+            (true, Some(found)) if !matches!(found, 1 | 3 | 5) => error(
+                "replicas",
+                format!("found {found}, expected 1, 3 or 5: create = true needs it"),
+            ),
+            _ => {}
+        }
+        check_ttl(self.ttl, MIN_TTL, error);
+    }
+}
+
+/// Checks the time of a lease.
+fn check_ttl(ttl: Duration, least: Duration, error: &mut impl FnMut(&str, String)) {
+    if !(least..=MAX_TTL).contains(&ttl) {
+        error(
+            "ttl",
+            format!(
+                "found \"{}\", expected \"{}\" to \"{}\"",
+                format_duration(ttl),
+                format_duration(least),
+                format_duration(MAX_TTL)
+            ),
+        );
+    }
+}
+
+/// Checks a name, which is part of a key of the engine.
+///
+/// # Errors
+/// Returns what was found and what was expected.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let is_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_token = |token: &str| !token.is_empty();
+    if name.len() <= MAX_NAME && name.chars().all(is_character) && name.split('.').all(is_token) {
+        return Ok(());
+    }
+    let found = neurobridge_core::foreign_text::clean(name);
+    Err(format!(
+        "found \"{found}\", expected a name of at most {MAX_NAME} letters, digits, \"-\" and \"_\", with single dots between"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(value: serde_json::Value) -> String {
+        let config: ClusterConfig = serde_json::from_value(value).unwrap();
+        let lines: Vec<_> = config
+            .check()
+            .into_iter()
+            .map(|(key, message)| format!("{key}: {message}"))
+            .collect();
+        lines.join("\n")
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let found = mistakes(serde_json::json!({
+            "name": "faces",
+            "member": "bridge-0.example.com",
+            "lease": { "type": "nats", "servers": ["localhost"], "bucket": "neurobridge" },
+        }));
+        assert_eq!(found, "");
+    }
+
+    #[test]
+    fn all_errors_are_reported() {
+        insta::assert_snapshot!(mistakes(serde_json::json!({
+            "name": "",
+            "member": "a..b",
+            "lease": {
+                "type": "nats", "servers": ["nats://u:hunter2@localhost"], "bucket": "a.b", "ttl": "10ms",
+                "create": true, "replicas": 2, "auth": {}, "tls": { "cert_file": "c" },
+            },
+        })), @r#"
+        name: found "", expected a name of at most 128 letters, digits, "-" and "_", with single dots between
+        member: found "a..b", expected a name of at most 128 letters, digits, "-" and "_", with single dots between
+        lease.servers.0: found a URL with a user or password in it, expected auth = { user = …, password_file = … }
+        lease.auth: found 0 kinds of credentials, expected one of user and password, token, nkey, credentials_file
+        lease.tls: found one of cert_file and key_file, expected both or none
+        lease.bucket: found "a.b", expected a name of letters, digits, "-" and "_"
+        lease.replicas: found 2, expected 1, 3 or 5: create = true needs it
+        lease.ttl: found "10ms", expected "1s" to "5m"
+        "#);
+    }
+    #[test]
+    fn errors_of_a_group_are_reported() {
+        insta::assert_snapshot!(mistakes(serde_json::json!({
+            "name": "faces",
+            "lease": {
+                "type": "kafka", "bootstrap_servers": "", "group": "", "topic": "a b", "ttl": "1s",
+                "sasl": { "mechanism": "plain", "username": "" }, "properties": { "group.instance.id": "a" },
+            },
+        })), @r#"
+        lease.bootstrap_servers: found no broker, expected host:port such as "localhost:9092"
+        lease.sasl.username: found an empty text, expected the user's name
+        lease.sasl.password: found neither password nor password_file, expected one of them
+        lease.properties.group.instance.id: found it set, expected no value: the lease depends on it
+        lease.group: found "", expected a name of 1 to 249 printable characters
+        lease.topic: found ' ' in "a b", expected letters, digits, ".", "_" and "-" only
+        lease.ttl: found "1s", expected "6s" to "5m"
+        "#);
+    }
+}

@@ -1,0 +1,316 @@
+//! The task of a member: performs the steps of the lease and of the own state, one request at a time.
+
+use std::{sync::Arc, time::Duration};
+
+use neurobridge_core::sink::{FaultKind, SinkFault};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    machine::{Entry, Machine, Refusal, Step, Stored},
+    members::Members,
+    membership::Resign,
+    presence::{self, Presence},
+    record::{self, Identity},
+    role::{Role, Standing},
+    shared::Shared,
+    store::{Engine, LEASE, Store, Value, Written, member_key},
+};
+
+/// The times of a lease for which a member that gave it up does not take it again, unless no other member is alive.
+const REST: u32 = 2;
+
+/// The task of a member.
+pub(crate) struct Driver<E> {
+    pub(crate) engine: E,
+    pub(crate) me: Identity,
+    pub(crate) cluster: String,
+    pub(crate) ttl: Duration,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) resignations: mpsc::Receiver<Resign>,
+}
+
+impl<E: Engine> Driver<E> {
+    /// Runs until `stop` is cancelled and the lease is released, or until this takes too long.
+    pub(crate) async fn run(mut self) {
+        let mut state = State {
+            machine: Machine::new(self.me.clone(), self.ttl),
+            presence: Presence::new(self.me.clone(), self.ttl),
+            members: Members::default(),
+            list_at: Instant::now(),
+            is_stopping: false,
+            resigning: Vec::new(),
+        };
+        let stop = self.stop.clone();
+        let grace = self.ttl / 2;
+        tokio::select! {
+            biased;
+            () = self.sessions(&mut state) => {}
+            () = async { stop.cancelled().await; sleep(grace).await } => {
+                warn!(cluster = self.cluster, "lease not released: the engine does not answer; it expires by itself");
+            }
+        }
+        self.shared.set_role(Role::Follower);
+    }
+
+    async fn sessions(&mut self, state: &mut State) {
+        let mut shown = None;
+        loop {
+            let Err(fault) = self.session(state).await else {
+                return;
+            };
+            let reason = reason_of(&fault);
+            if shown.as_ref() != Some(&reason) {
+                warn!(cluster = self.cluster, reason, "lease unreachable");
+                shown = Some(reason.clone());
+            }
+            self.shared.set_standing(Standing::Unreachable(reason));
+            if state.is_stopping || self.stop.is_cancelled() {
+                return;
+            }
+            tokio::select! {
+                () = sleep(self.ttl / 10) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Performs steps over one connection. Returns when the member has left.
+    async fn session(&mut self, state: &mut State) -> Result<(), SinkFault> {
+        let mut store = self.engine.connect(self.ttl).await?;
+        state.machine.read_next();
+        state.presence.read_next();
+        loop {
+            self.take_requests(state);
+            self.publish(state);
+            if state.is_stopping && state.presence.has_left() && !state.machine.is_resigning() {
+                return Ok(());
+            }
+            let now = Instant::now();
+            // The lease comes first: nothing may delay its renewal or release.
+            let until = match state.machine.next(now) {
+                Step::Wait(until) => until,
+                step => {
+                    self.perform(&mut store, state, step).await?;
+                    continue;
+                }
+            };
+            let term = state.machine.leadership(now).map(|leadership| leadership.term);
+            let until = match state.presence.next(now, term, self.shared.lag()) {
+                presence::Step::Wait(next) => until.min(next),
+                step => {
+                    self.show_presence(&mut store, state, step).await?;
+                    continue;
+                }
+            };
+            if now >= state.list_at {
+                self.list(&mut store, state).await?;
+                continue;
+            }
+            tokio::select! {
+                () = sleep_until(until.min(state.list_at)) => {}
+                changed = store.changed() => {
+                    changed?;
+                    // A leader notices the loss of its lease at the next renewal.
+                    if state.machine.leadership(Instant::now()).is_none() {
+                        state.machine.read_next();
+                    }
+                }
+                Some(resign) = self.resignations.recv() => state.resign(resign, Instant::now() + self.ttl * REST),
+                () = self.stop.cancelled(), if !state.is_stopping => {}
+            }
+        }
+    }
+
+    fn take_requests(&mut self, state: &mut State) {
+        while let Ok(resign) = self.resignations.try_recv() {
+            state.resign(resign, Instant::now() + self.ttl * REST);
+        }
+        if self.stop.is_cancelled() && !state.is_stopping {
+            state.is_stopping = true;
+            state.machine.resign(Instant::now() + self.ttl * REST);
+            state.presence.leave();
+        }
+        if state.presence.is_taken() && !state.machine.is_resigning() {
+            state.machine.resign(Instant::now());
+        }
+        state
+            .machine
+            .allow(state.presence.is_joined() && !state.is_stopping);
+        if !state.machine.is_resigning() {
+            state.resigning.drain(..).for_each(|resign| {
+                // The caller may have stopped waiting.
+                let _ = resign.send(());
+            });
+        }
+    }
+
+    async fn perform(&self, store: &mut E::Store, state: &mut State, step: Step) -> Result<(), SinkFault> {
+        match step {
+            Step::Read => {
+                let value = self.limited(store.read(LEASE)).await?;
+                state.machine.observe(entry(value), Instant::now());
+            }
+            Step::Write { expected, record } => {
+                let bytes = record::encode(&record);
+                let sent = Instant::now();
+                let written = self.limited(store.write(LEASE, expected, Some(bytes))).await;
+                match written {
+                    Ok(Written::Stored(revision)) => {
+                        state.machine.written(record, revision, sent, Instant::now());
+                    }
+                    Ok(Written::Conflict) => state.machine.read_next(),
+                    Err(fault) => return Err(fault),
+                }
+            }
+            Step::Wait(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn show_presence(
+        &self,
+        store: &mut E::Store,
+        state: &mut State,
+        step: presence::Step,
+    ) -> Result<(), SinkFault> {
+        let key = member_key(&self.me.member);
+        let (expected, bytes) = match step {
+            presence::Step::Read => {
+                let value = self.limited(store.read(&key)).await?;
+                let owner = value.bytes.as_deref().and_then(record::member);
+                let owner = owner.as_ref().map(|record| record.instance.as_str());
+                state.presence.observe(&value, owner, Instant::now());
+                return Ok(());
+            }
+            presence::Step::Write { expected, record } => (expected, Some(record::encode(&record))),
+            presence::Step::Delete { expected } => (expected, None),
+            presence::Step::Wait(_) => return Ok(()),
+        };
+        match self.limited(store.write(&key, expected, bytes)).await? {
+            Written::Stored(revision) => state.presence.written(revision, Instant::now()),
+            Written::Conflict => state.presence.read_next(),
+        }
+        Ok(())
+    }
+
+    /// Reads the states of all members, and removes one that was not alive for long.
+    async fn list(&self, store: &mut E::Store, state: &mut State) -> Result<(), SinkFault> {
+        let values = self.limited(store.members()).await?;
+        let now = Instant::now();
+        state.list_at = now + state.machine.interval() * 2;
+        state.members.observe(&values, now);
+        let states = state.members.states(&self.me.instance, self.ttl, now);
+        if !states.iter().any(|member| member.is_alive && !member.is_self) {
+            state.machine.end_rest();
+        }
+        self.shared.set_members(states);
+        if state.machine.leadership(now).is_some()
+            && let Some((name, revision)) = state.members.forgotten(now)
+        {
+            info!(
+                cluster = self.cluster,
+                member = name,
+                "state of a former member removed"
+            );
+            self.limited(store.write(&member_key(&name), revision, None))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Limits the time of a request, so that a silent server is noticed before the lease ends.
+    async fn limited<T>(&self, request: impl Future<Output = Result<T, SinkFault>>) -> Result<T, SinkFault> {
+        let limit = self.ttl / 5;
+        timeout(limit, request).await.unwrap_or_else(|_| {
+            Err(SinkFault::new(
+                FaultKind::Timeout,
+                format!(
+                    "no answer within {}; check the servers and the network",
+                    neurobridge_core::units::format_duration(limit)
+                ),
+            ))
+        })
+    }
+
+    fn publish(&self, state: &State) {
+        let standing = if state.presence.is_taken() {
+            Standing::Refused(format!(
+                "found another process with the member name \"{}\" in the cluster \"{}\", expected one; set a different \
+                 cluster.member",
+                self.me.member, self.cluster
+            ))
+        } else if let Some(refusal) = state.machine.refusal() {
+            Standing::Refused(self.sentence(&refusal))
+        } else if state.presence.is_joined() {
+            Standing::Joined
+        } else {
+            Standing::Joining
+        };
+        self.shared.set_standing(standing);
+        let leadership = state.machine.leadership(Instant::now());
+        self.shared
+            .set_role(leadership.map_or(Role::Follower, Role::Leader));
+    }
+
+    fn sentence(&self, refusal: &Refusal) -> String {
+        match refusal {
+            Refusal::Foreign(found) => format!(
+                "found {found} as the lease of the cluster \"{}\", expected a lease of neurobridge; delete the key, or use another \
+                 cluster.name or bucket",
+                self.cluster
+            ),
+            Refusal::OtherConfiguration(leader) => format!(
+                "the leader \"{leader}\" of the cluster \"{}\" has another configuration, expected the same sources, sinks and \
+                 redaction; apply the same configuration to all members: this one leads after the leader hands over",
+                self.cluster
+            ),
+        }
+    }
+}
+
+/// What a member knows, across connections.
+struct State {
+    machine: Machine,
+    presence: Presence,
+    members: Members,
+    /// The time of the next list of members.
+    list_at: Instant,
+    is_stopping: bool,
+    resigning: Vec<Resign>,
+}
+
+impl State {
+    fn resign(&mut self, resign: Resign, rests_until: Instant) {
+        self.machine.resign(rests_until);
+        self.resigning.push(resign);
+    }
+}
+
+fn entry(value: Value) -> Entry {
+    let stored = match value.bytes {
+        None => Stored::Nothing,
+        Some(bytes) => record::lease(&bytes).map_or_else(Stored::Foreign, Stored::Lease),
+    };
+    Entry {
+        revision: value.revision,
+        stored,
+    }
+}
+
+/// Returns the reason of a fault without what concerns only sinks.
+fn reason_of(fault: &SinkFault) -> String {
+    let reason = fault.reason.as_str();
+    reason
+        .strip_suffix("; unacknowledged events are sent again")
+        .unwrap_or(reason)
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests;

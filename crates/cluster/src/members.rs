@@ -1,0 +1,71 @@
+//! The members of the cluster as this one sees them: a bounded list that is derived from successive reads.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    record::{self, MemberRecord},
+    role::MemberState,
+    store::Value,
+};
+
+/// The time after which the leader deletes the state of a member that shows no sign of life.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+
+/// The states of the members by name.
+#[derive(Debug, Default)]
+pub(crate) struct Members(BTreeMap<String, Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    record: MemberRecord,
+    revision: u64,
+    since: Instant,
+}
+
+impl Members {
+    /// Replaces the list by what was read.
+    pub(crate) fn observe(&mut self, values: &[Value], now: Instant) {
+        let read = values.iter().filter_map(|value| {
+            let record = record::member(value.bytes.as_deref()?)?;
+            Some((record.name.clone(), (record, value.revision)))
+        });
+        let read: BTreeMap<_, _> = read.collect();
+        self.0.retain(|name, _| read.contains_key(name));
+        for (name, (record, revision)) in read {
+            let is_known = self.0.get(&name).is_some_and(|seen| seen.revision == revision);
+            if !is_known {
+                let seen = Seen {
+                    record,
+                    revision,
+                    since: now,
+                };
+                self.0.insert(name, seen);
+            }
+        }
+    }
+
+    /// Returns the states for people and metrics.
+    pub(crate) fn states(&self, own_instance: &str, ttl: Duration, now: Instant) -> Vec<MemberState> {
+        let states = self.0.values().map(|seen| MemberState {
+            name: seen.record.name.clone(),
+            instance: seen.record.instance.clone(),
+            config_hash: seen.record.config.clone(),
+            term: seen.record.term,
+            lag: seen.record.lag,
+            last_seen: seen.since,
+            is_alive: now.duration_since(seen.since) < ttl,
+            is_self: seen.record.instance == own_instance,
+        });
+        states.collect()
+    }
+
+    /// Returns a member without a sign of life for long: its name, and the revision of its state.
+    pub(crate) fn forgotten(&self, now: Instant) -> Option<(String, u64)> {
+        let mut members = self.0.iter();
+        members
+            .find(|(_, seen)| now.duration_since(seen.since) >= FORGOTTEN_AFTER)
+            .map(|(name, seen)| (name.clone(), seen.revision))
+    }
+}

@@ -1,0 +1,186 @@
+//! The handle of a member.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+#[cfg(feature = "kafka")]
+use crate::kafka::GroupDriver;
+use crate::{
+    config::{ClusterConfig, LeaseConfig},
+    record::Identity,
+    role::{MemberState, Role, Standing},
+    shared::Shared,
+};
+#[cfg(feature = "nats")]
+use crate::{driver::Driver, nats::NatsEngine, store::Engine};
+
+/// A request to give the leadership up; the sender is answered when the lease is released, or when there is none.
+pub(crate) type Resign = oneshot::Sender<()>;
+
+/// The requests to give the leadership up that wait at most.
+const MAX_REQUESTS: usize = 4;
+
+/// A membership in a cluster. Its task ends when `stop` of [`join`](Self::join) is cancelled; dropping the membership does not end it.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Resign>,
+    ended: CancellationToken,
+    ttl: Duration,
+}
+
+impl Membership {
+    /// Joins a cluster as `member` with a task that runs until `stop` is cancelled: the task then releases the lease and removes the
+    /// member, so a leader cancels it after its last message. Reports all faults in [`standing`](Self::standing).
+    ///
+    /// `config_hash`: equal for members that publish the same events to the same destinations.
+    ///
+    /// # Panics
+    /// Panics outside of a tokio runtime.
+    pub fn join(config: &ClusterConfig, member: &str, config_hash: &str, stop: CancellationToken) -> Self {
+        let identity = Identity {
+            member: member.to_owned(),
+            instance: Uuid::now_v7().to_string(),
+            config: config_hash.to_owned(),
+        };
+        match &config.lease {
+            #[cfg(feature = "kafka")]
+            LeaseConfig::Kafka(lease) => Self::start_group(lease.clone(), identity, &config.name, stop),
+            #[cfg(feature = "nats")]
+            LeaseConfig::Nats(lease) => {
+                let engine = NatsEngine::new(lease.clone(), config.name.clone(), member.to_owned());
+                let (membership, task) = Self::start(engine, identity, &config.name, lease.ttl, stop);
+                tokio::spawn(task);
+                membership
+            }
+        }
+    }
+
+    /// Starts the thread of a member of a consumer group.
+    #[cfg(feature = "kafka")]
+    fn start_group(
+        lease: crate::config::KafkaLease,
+        me: Identity,
+        cluster: &str,
+        stop: CancellationToken,
+    ) -> Self {
+        let ttl = lease.ttl;
+        let (membership, resignations) = Self::new(cluster, ttl);
+        let driver = GroupDriver {
+            lease,
+            me,
+            cluster: cluster.to_owned(),
+            shared: Arc::clone(&membership.shared),
+            stop: stop.clone(),
+            resignations,
+        };
+        let (has_ended, shared) = (
+            membership.ended.clone().drop_guard(),
+            Arc::clone(&membership.shared),
+        );
+        let (done, is_done) = oneshot::channel::<()>();
+        // Not a thread of the runtime, whose end would wait for it: the client may block for long.
+        std::thread::spawn(move || {
+            let _done = done;
+            driver.run();
+        });
+        tokio::spawn(async move {
+            let _has_ended = has_ended;
+            tokio::select! {
+                _ = is_done => {}
+                () = shared.expire() => {}
+                () = async { stop.cancelled().await; tokio::time::sleep(ttl / 2).await } => {}
+            }
+            shared.set_role(Role::Follower);
+        });
+        membership
+    }
+
+    fn new(cluster: &str, ttl: Duration) -> (Self, mpsc::Receiver<Resign>) {
+        let (requests, resignations) = mpsc::channel(MAX_REQUESTS);
+        let membership = Self {
+            shared: Arc::new(Shared::new(cluster)),
+            requests,
+            ended: CancellationToken::new(),
+            ttl,
+        };
+        (membership, resignations)
+    }
+
+    /// Returns a member with an engine, and its task.
+    #[cfg(feature = "nats")]
+    pub(crate) fn start<E: Engine>(
+        engine: E,
+        me: Identity,
+        cluster: &str,
+        ttl: Duration,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + use<E>) {
+        let (membership, resignations) = Self::new(cluster, ttl);
+        let shared = Arc::clone(&membership.shared);
+        let driver = Driver {
+            engine,
+            me,
+            cluster: cluster.to_owned(),
+            ttl,
+            shared: Arc::clone(&shared),
+            stop,
+            resignations,
+        };
+        let (has_ended, published) = (membership.ended.clone().drop_guard(), shared);
+        let task = async move {
+            let _has_ended = has_ended;
+            tokio::select! {
+                () = driver.run() => {}
+                () = published.expire() => {}
+            }
+        };
+        (membership, task)
+    }
+
+    /// Returns the role, which changes at each renewal too. It becomes [`Role::Follower`] at the end of its validity by itself, but a
+    /// process that was stopped may read an expired leadership: see [`Role::leadership`].
+    pub fn role(&self) -> watch::Receiver<Role> {
+        self.shared.role()
+    }
+
+    /// Returns the members of the cluster, updated some times in the time of a lease.
+    pub fn members(&self) -> watch::Receiver<Vec<MemberState>> {
+        self.shared.members()
+    }
+
+    /// Returns the relation of this member to its cluster.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.shared.standing()
+    }
+
+    /// Sets the number of events that are not known to be in all destinations, for the other members to see.
+    pub fn report_lag(&self, lag: Option<u64>) {
+        self.shared.set_lag(lag);
+    }
+
+    /// Gives the leadership up, so that another member leads at once. This member does not take it again for two times of the lease, unless
+    /// it is alone. The caller has stopped publishing before. Returns when the lease is released, or has expired.
+    pub async fn resign(&self) {
+        let (done, is_done) = oneshot::channel();
+        let request = async {
+            if self.requests.send(done).await.is_ok() {
+                // An error means that the task has ended, with its leadership.
+                let _ = is_done.await;
+            }
+        };
+        // The lease has expired by then, if the engine does not answer.
+        let _ = timeout(self.ttl, request).await;
+    }
+
+    /// Waits until the task has ended after `stop`, for at most half the time of the lease.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+}

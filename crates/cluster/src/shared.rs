@@ -1,0 +1,131 @@
+//! What the task of a member publishes to the rest of the program.
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tracing::{info, warn};
+
+use crate::role::{MemberState, Role, Standing};
+
+/// The published state of a member.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    cluster: String,
+    role: watch::Sender<Role>,
+    standing: watch::Sender<Standing>,
+    members: watch::Sender<Vec<MemberState>>,
+    lag: watch::Sender<Option<u64>>,
+}
+
+impl Shared {
+    pub(crate) fn new(cluster: &str) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            role: watch::Sender::new(Role::Follower),
+            standing: watch::Sender::new(Standing::Joining),
+            members: watch::Sender::default(),
+            lag: watch::Sender::default(),
+        }
+    }
+
+    pub(crate) fn role(&self) -> watch::Receiver<Role> {
+        self.role.subscribe()
+    }
+
+    pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    pub(crate) fn members(&self) -> watch::Receiver<Vec<MemberState>> {
+        self.members.subscribe()
+    }
+
+    #[cfg(feature = "nats")]
+    pub(crate) fn lag(&self) -> Option<u64> {
+        *self.lag.borrow()
+    }
+
+    pub(crate) fn set_lag(&self, lag: Option<u64>) {
+        self.lag.send_replace(lag);
+    }
+
+    /// Publishes the role, and logs a change of the leadership.
+    pub(crate) fn set_role(&self, role: Role) {
+        let term = |role: &Role| match role {
+            Role::Leader(leadership) => Some(leadership.term),
+            Role::Follower => None,
+        };
+        self.role.send_if_modified(|current| {
+            match (term(current), term(&role)) {
+                (before, Some(now)) if before != Some(now) => {
+                    info!(cluster = self.cluster, term = now, "leadership acquired");
+                }
+                (Some(before), None) => info!(cluster = self.cluster, term = before, "leadership ended"),
+                _ => {}
+            }
+            let is_changed = *current != role;
+            *current = role;
+            is_changed
+        });
+    }
+
+    /// Publishes the standing, and logs a change.
+    pub(crate) fn set_standing(&self, standing: Standing) {
+        self.standing.send_if_modified(|current| {
+            if *current == standing {
+                return false;
+            }
+            match &standing {
+                Standing::Refused(reason) => warn!(cluster = self.cluster, reason, "membership refused"),
+                Standing::Joined => info!(cluster = self.cluster, "joined the cluster"),
+                Standing::Joining | Standing::Unreachable(_) => {}
+            }
+            *current = standing;
+            true
+        });
+    }
+
+    pub(crate) fn set_members(&self, members: Vec<MemberState>) {
+        self.members.send_if_modified(|current| {
+            let is_changed = *current != members;
+            *current = members;
+            is_changed
+        });
+    }
+
+    /// Makes the member a follower when its leadership expires, whatever its task waits for. Never returns.
+    pub(crate) async fn expire(&self) {
+        let mut roles = self.role();
+        loop {
+            let role = *roles.borrow_and_update();
+            let Role::Leader(leadership) = role else {
+                // Fails only when the sender is gone, which this holds.
+                let _ = roles.changed().await;
+                continue;
+            };
+            tokio::select! {
+                biased;
+                _ = roles.changed() => {}
+                () = sleep_until(leadership.valid_until) => self.expired(leadership.valid_until),
+            }
+        }
+    }
+
+    fn expired(&self, valid_until: Instant) {
+        let has_expired = self.role.send_if_modified(|current| {
+            let has_expired =
+                matches!(current, Role::Leader(leadership) if leadership.valid_until <= valid_until);
+            if has_expired {
+                *current = Role::Follower;
+            }
+            has_expired
+        });
+        if has_expired {
+            warn!(
+                cluster = self.cluster,
+                "leadership expired: the lease could not be renewed"
+            );
+        }
+    }
+}
