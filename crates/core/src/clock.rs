@@ -31,7 +31,10 @@ static GUARD: Mutex<Option<Guard>> = Mutex::new(None);
 /// Returns the time of day. Adopts a backward step of the system clock at once, and a forward step after two
 /// minutes; until then the time advances with the monotonic clock.
 pub fn now() -> Timestamp {
-    with(|guard, wall, at| (guard.now, guard.observe(wall, at)))
+    with(|guard, wall, at| {
+        let change = guard.observe(wall, at);
+        (guard.now, change)
+    })
 }
 
 /// Returns the time of day if it is certain enough to delete files by their age: the system clock has not
@@ -254,6 +257,13 @@ mod tests {
         fn is_trusted(&self) -> bool {
             self.guard.trusted(self.at()).is_some()
         }
+    }
+
+    #[test]
+    fn time_is_that_of_the_call() {
+        now();
+        let before = Timestamp::now();
+        assert!(now() >= before);
     }
 
     #[test]
