@@ -55,6 +55,8 @@ pub(crate) struct Filler {
     started: Timestamp,
     /// Cancelled when the gaps of a replaced source are to be filled.
     take_over: Option<CancellationToken>,
+    /// Cancelled when the stored events of earlier runs are known, with which fetched events are compared.
+    knows: CancellationToken,
     /// The number of events that earlier attempts have stored, by the id of the gap.
     fetched: BTreeMap<u64, u64>,
 }
@@ -95,6 +97,7 @@ impl Filler {
             requests,
             started: clock::now(),
             take_over: None,
+            knows: CancellationToken::new(),
             fetched: BTreeMap::new(),
         }
     }
@@ -102,6 +105,12 @@ impl Filler {
     /// Continues what the filler of another instance of the source has not filled when `authenticated` is cancelled.
     pub(crate) fn taking_over(mut self, authenticated: Option<CancellationToken>) -> Self {
         self.take_over = authenticated;
+        self
+    }
+
+    /// Fills the gaps of earlier runs only when `knows` is cancelled.
+    pub(crate) fn comparing_after(mut self, knows: CancellationToken) -> Self {
+        self.knows = knows;
         self
     }
 
@@ -240,6 +249,14 @@ impl Filler {
     ) -> Result<Option<StopReason>, Interrupted> {
         if self.settings.entries.is_none() {
             return Ok(None);
+        }
+        if gap.ended.is_some_and(|ended| ended < self.started) {
+            tokio::select! {
+                biased;
+                // Disabled when the source has ended.
+                Some(ended) = self.ends.recv() => return Err(Interrupted::GapEnded(ended)),
+                () = self.knows.cancelled() => {}
+            }
         }
         let mut window = self.window(gap, state);
         let settles = self.until_settled(gap);

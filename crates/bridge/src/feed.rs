@@ -45,6 +45,8 @@ use crate::{
 /// The running sources and the intake. They stop immediately on drop.
 pub(crate) struct Feed {
     stop: CancellationToken,
+    /// Cancelled when the intake knows the stored events of earlier runs.
+    knows: CancellationToken,
     spool: Spool,
     parts: Arc<Parts>,
     /// The channel to the intake, which ends when all senders are dropped. `None` once no source is left.
@@ -152,17 +154,20 @@ impl Feed {
                 }
                 _ => 0,
             },
+            knows: CancellationToken::new(),
             dead_letters,
             concurrent_appends: match &config.spool {
                 SpoolConfig::Memory(_) => 1,
                 _ => intake::CONCURRENT_APPENDS_ON_DISK,
             },
         };
+        let knows = options.knows.clone();
         let (batches, intake_batches) = mpsc::channel(intake::CHANNEL);
         let mut intake = JoinSet::new();
         intake.spawn(intake::run(options, spool.clone(), intake_batches));
         let mut feed = Self {
             stop: CancellationToken::new(),
+            knows,
             spool,
             parts,
             batches: Some(batches),
@@ -252,7 +257,9 @@ impl Feed {
                 requests,
             );
             // It continues what the filler of the replaced instance leaves.
-            let filler = filler.taking_over((!replaced.is_empty()).then(|| authenticated.clone()));
+            let filler = filler
+                .taking_over((!replaced.is_empty()).then(|| authenticated.clone()))
+                .comparing_after(self.knows.clone());
             let stop = instance.stop.child_token();
             self.fillers.spawn(filler.run(Arc::clone(state), stop));
         } else if let Some(state) = state {
@@ -471,6 +478,7 @@ mod tests {
         sources.spawn(async { panic!("a source is broken") });
         let mut feed = Feed {
             stop: CancellationToken::new(),
+            knows: CancellationToken::new(),
             spool: Spool::open(&SpoolConfig::default(), "data".as_ref()).unwrap(),
             parts: Arc::default(),
             batches: None,

@@ -11,6 +11,7 @@ mod numbers;
 mod order;
 
 use std::{
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesOrdered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesOrdered};
 use jiff::{SignedDuration, Timestamp};
 use neurobridge_core::{
     clock,
@@ -32,6 +33,7 @@ use neurobridge_core::{
 use neurobridge_listener::StoredEvents;
 use neurobridge_spool::{AppendError, ResumeValue, Spool};
 use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 pub(crate) use self::dedupe::ANY_BODY;
@@ -54,7 +56,7 @@ const MAX_MERGED_BYTES: usize = 64 << 10;
 /// beyond the limit of the spool.
 pub(crate) const CONCURRENT_APPENDS_ON_DISK: usize = 8;
 /// The number of events of earlier runs with which the events of a gap are compared that an earlier run has not filled: reading
-/// them takes less than a second.
+/// them takes a second or, on a busy machine, some.
 pub(crate) const KNOWN_EVENTS: usize = 262_144;
 /// The largest difference between the times of batches from different sources. A larger one is a step of the clock, now
 /// or in an earlier run.
@@ -66,6 +68,8 @@ pub(crate) struct Options {
     pub(crate) window_events: usize,
     /// The number of events of earlier runs with which fetched events are compared, if it is larger than the window.
     pub(crate) known_events: usize,
+    /// Cancelled when these events are known. Others are stored meanwhile.
+    pub(crate) knows: CancellationToken,
     pub(crate) dead_letters: Arc<dyn DeadLetters>,
     /// The largest number of concurrent appends.
     pub(crate) concurrent_appends: usize,
@@ -153,17 +157,15 @@ pub(crate) async fn run(
     let concurrent = options.concurrent_appends;
     let mut window = Window::new(options.window_events);
     // Events that are received again after a restart are duplicates too. Batches wait in the channel meanwhile.
-    let (recent, newest) = spool::newest(&spool, options.window_events.max(options.known_events)).await;
-    let mut orders = Orders::default();
-    let older = recent.len().saturating_sub(options.window_events);
-    for (index, event) in recent.into_iter().enumerate() {
-        if index >= older {
-            window.insert(event.identity, event.body);
-        }
-        orders.known(&event.source, event.order);
+    let (recent, newest) = spool::newest(&spool, options.window_events).await;
+    for event in &recent {
+        window.insert(event.identity, event.body);
     }
     let mut intake = Intake::new(window, newest, options.dead_letters);
-    intake.orders = orders;
+    intake.orders.add_known(&recent);
+    let more = options.known_events > options.window_events;
+    let known = spool::newest(&spool, if more { options.known_events } else { 0 });
+    let mut known = pin!(known.fuse());
     let mut waiting = Vec::with_capacity(MAX_MERGED_BATCHES);
     let mut appends = FuturesOrdered::new();
     loop {
@@ -171,6 +173,10 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             Some(appended) = appends.next() => Intake::settle(appended?),
+            (events, _) = &mut known => {
+                intake.orders.add_known(&events);
+                options.knows.cancel();
+            }
             received = batches.recv_many(&mut waiting, MAX_MERGED_BATCHES), if appends.len() < concurrent => {
                 if received == 0 {
                     break;

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use neurobridge_core::event::Origin;
 
 use super::numbers::Numbers;
+use crate::spool::StoredEvent;
 
 /// The largest number of events that one connection delivers after later ones of another: more than connections buffer.
 const MAX_LATE: u32 = 16_384;
@@ -44,8 +45,14 @@ pub(super) struct Order<'a> {
 }
 
 impl Orders {
-    /// Notes an event that an earlier run has stored.
-    pub(super) fn known(&mut self, source: &Arc<str>, number: Option<u64>) {
+    /// Notes events that an earlier run has stored.
+    pub(super) fn add_known(&mut self, events: &[StoredEvent]) {
+        for event in events {
+            self.known(&event.source, event.order);
+        }
+    }
+
+    fn known(&mut self, source: &Arc<str>, number: Option<u64>) {
         if let Some(number) = number {
             let order = self.source(source);
             order.newest.number = order.newest.number.max(number);
