@@ -49,8 +49,13 @@ struct Connection {
     closing: Option<u64>,
 }
 
-/// Keeps the connections of a source open, until the source is stopped.
+/// Keeps the connections of a source open, until the source is stopped. Runs in a tracing span.
 pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> Result<(), SourceError> {
+    let span = debug_span!("source", source = %link.name);
+    keep_open(setup, link).instrument(span).await
+}
+
+async fn keep_open<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> Result<(), SourceError> {
     let (reports, mut reported) = mpsc::unbounded_channel();
     let mut owner = Owner {
         live: setup.reader.live.clone(),

@@ -26,6 +26,17 @@ pub(crate) struct Heartbeat {
     waiting_since: Option<Instant>,
     /// The number of the measured ping, and the time at which it was sent.
     measured: Option<(u64, Instant)>,
+    /// The same of the ping whose answer proves what is read, also if reading pauses meanwhile.
+    proving: Option<(u64, Instant)>,
+}
+
+/// An answer to a ping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// The round-trip time, if it was measured.
+    pub(crate) round_trip: Option<Duration>,
+    /// The time of an answered ping: everything that the server sent before is read. `None` if that time is not known.
+    pub(crate) pinged_at: Option<Instant>,
 }
 
 impl Heartbeat {
@@ -39,6 +50,7 @@ impl Heartbeat {
             answered: 0,
             waiting_since: None,
             measured: None,
+            proving: None,
         }
     }
 
@@ -63,7 +75,7 @@ impl Heartbeat {
         if self.pings.any_frame_answers {
             // Not measured: the frame may not be a reaction to the ping.
             self.answered = self.sent;
-            (self.waiting_since, self.measured) = (None, None);
+            (self.waiting_since, self.measured, self.proving) = (None, None, None);
         }
     }
 
@@ -99,6 +111,7 @@ impl Heartbeat {
         self.sent += 1;
         self.waiting_since.get_or_insert(now);
         self.measured.get_or_insert((self.sent, now));
+        self.proving.get_or_insert((self.sent, now));
     }
 
     /// Records that a due ping was not sent, because the last one is not flushed yet.
@@ -106,20 +119,23 @@ impl Heartbeat {
         self.due = now + self.pings.interval.unwrap_or(NEVER);
     }
 
-    /// Records an answer, and returns the round-trip time if its ping was measured.
-    pub(crate) fn answered(&mut self, now: Instant) -> Option<Duration> {
+    /// Records an answer.
+    pub(crate) fn answered(&mut self, now: Instant) -> Answer {
         if self.answered == self.sent {
             // An answer without a ping.
-            return None;
+            return Answer::default();
         }
         self.answered += 1;
         self.waiting_since = (self.answered < self.sent).then_some(now);
-        let (number, sent_at) = self.measured?;
-        if self.answered < number {
-            return None;
+        let answered = self.answered;
+        let sent_at = |ping: &mut Option<(u64, Instant)>| {
+            ping.take_if(|(number, _)| answered >= *number)
+                .map(|(_, sent_at)| sent_at)
+        };
+        Answer {
+            round_trip: sent_at(&mut self.measured).map(|sent_at| now.saturating_duration_since(sent_at)),
+            pinged_at: sent_at(&mut self.proving),
         }
-        self.measured = None;
-        Some(now.saturating_duration_since(sent_at))
     }
 
     /// Records the end of a backpressure of this duration. The time does not count against the server, and a
@@ -191,12 +207,12 @@ mod tests {
         let start = Instant::now();
         let mut heartbeat = Heartbeat::new(PINGS, start);
         assert_eq!((heartbeat.due(), heartbeat.dead_at()), (start, None));
-        assert_eq!(heartbeat.answered(start), None, "an answer to nothing");
+        assert_eq!(heartbeat.answered(start).round_trip, None, "an answer to nothing");
         heartbeat.sent(start);
         assert_eq!(heartbeat.due(), start + INTERVAL);
         assert_eq!(heartbeat.dead_at(), Some(start + TIMEOUT));
         let rtt = Duration::from_millis(30);
-        assert_eq!(heartbeat.answered(start + rtt), Some(rtt));
+        assert_eq!(heartbeat.answered(start + rtt).round_trip, Some(rtt));
         assert_eq!(heartbeat.dead_at(), None);
     }
 
@@ -208,7 +224,7 @@ mod tests {
         heartbeat.sent(start + INTERVAL);
         assert_eq!(heartbeat.dead_at(), Some(start + TIMEOUT));
         let late = start + Duration::from_secs(9);
-        assert_eq!(heartbeat.answered(late), Some(Duration::from_secs(9)));
+        assert_eq!(heartbeat.answered(late).round_trip, Some(Duration::from_secs(9)));
         assert_eq!(heartbeat.dead_at(), Some(late + TIMEOUT));
         heartbeat.skip(late);
         assert_eq!(
@@ -231,10 +247,10 @@ mod tests {
             Some(start + held + TIMEOUT),
             "one second was its own"
         );
-        assert_eq!(heartbeat.answered(released), None, "not measured");
+        assert_eq!(heartbeat.answered(released).round_trip, None, "not measured");
         heartbeat.sent(released);
         let rtt = Duration::from_millis(1);
-        assert_eq!(heartbeat.answered(released + rtt), Some(rtt));
+        assert_eq!(heartbeat.answered(released + rtt).round_trip, Some(rtt));
         heartbeat.sent(released);
         heartbeat.released(held, released);
         assert_eq!(

@@ -245,3 +245,42 @@ async fn gap_begins_before_a_pause_that_nothing_follows() {
     });
     result.unwrap();
 }
+
+/// Sends an event some milliseconds after the end of a pause of 700 ms, then loses the connection. Checks that the gap begins at
+/// the start of the pause, or at the event.
+async fn assert_gap_after_pause(after: u64, begins_before_pause: bool) {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    let mut ends = bench.gap_ends();
+    let (result, ()) = join!(source, async {
+        let mut platform = bench.authenticated().await;
+        let paused = Instant::now();
+        let fetching = ends.recv().await.unwrap();
+        platform.say(event(1)).await;
+        pass(700).await;
+        drop(fetching);
+        bench.batches.recv().await.unwrap();
+        pass(after).await;
+        platform.say(event(2)).await;
+        bench.batches.recv().await.unwrap();
+        let began = if begins_before_pause {
+            paused
+        } else {
+            Instant::now()
+        };
+        pass(50).await;
+        drop(platform);
+        assert_gap_since(&mut bench, &mut ends, began).await;
+    });
+    result.unwrap();
+}
+
+/// The server may have kept data until the receive window opened.
+#[tokio::test(start_paused = true)]
+async fn gap_begins_before_a_pause_that_ended_just_before() {
+    assert_gap_after_pause(600, true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn event_long_after_a_pause_proves_that_its_backlog_is_read() {
+    assert_gap_after_pause(800, false).await;
+}

@@ -1,5 +1,3 @@
-use std::sync::Mutex;
-
 use futures_util::SinkExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::{WebSocketStream, accept_async, tungstenite};
@@ -199,36 +197,4 @@ async fn refused_token_ends_the_stream_if_configured() {
 async fn configuration_error_is_returned_immediately() {
     let error = EventListener::new("").stream().unwrap_err();
     assert!(error.to_string().contains("token: empty"), "{error}");
-}
-
-#[tokio::test]
-async fn log_lines_are_in_the_spans_of_source_and_connection() {
-    let path = tempfile::NamedTempFile::new().unwrap();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_writer(Mutex::new(path.reopen().unwrap()))
-        .finish();
-    let _default = tracing::subscriber::set_default(subscriber);
-    let (listener, client) = platform().await;
-    let server = async {
-        let mut socket = accept(&listener).await;
-        say(&mut socket, &[r#"{"auth":"ok"}"#]).await;
-        socket
-    };
-    let receive = async {
-        let mut stream = client.stream().unwrap();
-        while !matches!(stream.next().await.unwrap().unwrap(), Message::Authenticated) {}
-    };
-    tokio::join!(server, receive);
-    let log = std::fs::read_to_string(path.path()).unwrap();
-    let line = log
-        .lines()
-        .find(|line| line.contains("\"authenticated\""))
-        .unwrap();
-    let line: serde_json::Value = serde_json::from_str(line).unwrap();
-    assert_eq!(
-        line["spans"],
-        serde_json::json!([{"name": "source", "source": "neuroio"}, {"name": "connection", "number": 1}])
-    );
 }

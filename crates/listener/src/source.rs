@@ -6,7 +6,6 @@ use neurobridge_core::{event::FieldPath, ledger::SourceLedger, secret::SecretSet
 use neurobridge_protocol::{Problem, Protocol};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug_span};
 
 use crate::{
     batch::Batcher,
@@ -167,7 +166,6 @@ impl Source {
         batches: mpsc::Sender<B::Batch>,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
-        let span = debug_span!("source", source = %self.name);
         let outlet = Counted {
             batcher,
             items: 0,
@@ -177,7 +175,7 @@ impl Source {
         let mut link = Link::new(self.name, outlet, batches, stop, self.stats, self.stored);
         link.hold = self.hold;
         link.replacement = self.replacement;
-        connections::run(self.setup, link).instrument(span).await
+        connections::run(self.setup, link).await
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     hold::Hold,
     received::Received,
     source::Replacement,
-    stats::{DisconnectReason, MAX_UNREAD, Reading, SourceStats},
+    stats::{DisconnectReason, Reading, SourceStats},
     stored::{Acknowledgements, StoredEvents},
     throttle::Throttle,
 };
@@ -85,13 +85,8 @@ impl Period {
 
     /// Records what was read. Returns the start of the period, and the time up to which everything was received.
     fn read(&mut self, reading: &Reading) -> (Instant, Instant) {
-        let now = Instant::now();
         // What is unread would be lost with the process.
-        let until = if reading.is_behind {
-            now.checked_sub(MAX_UNREAD).unwrap_or(self.since)
-        } else {
-            now
-        };
+        let until = reading.behind_since.unwrap_or_else(Instant::now);
         if reading.events > 0 {
             self.last_event = self.last_event.max(until);
         }

@@ -226,7 +226,7 @@ where
     if messages == 0 {
         return Poll::Pending;
     }
-    reading.is_behind = session.socket.is_behind();
+    reading.behind_since = session.socket.behind_since();
     link.deliver(permit, reading);
     Poll::Ready(lost.map_or(Read::Batch, Read::Lost))
 }
@@ -292,6 +292,7 @@ where
         }
     };
     drop(blockage);
+    session.socket.resume();
     let now = Instant::now();
     let held = now.saturating_duration_since(since);
     session

@@ -15,7 +15,7 @@ use tracing::warn;
 use super::{Link, Notice, Outlet, Socket};
 use crate::{
     error::Lost,
-    heartbeat::Heartbeat,
+    heartbeat::{Answer, Heartbeat},
     received::Received,
     stats::{FrameKind, Reading},
 };
@@ -251,7 +251,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Records an answer to a ping.
     fn answered<O: Outlet>(&mut self, link: &mut Link<O>) {
-        let round_trip = self.heartbeat.answered(Instant::now());
+        let Answer {
+            round_trip,
+            pinged_at,
+        } = self.heartbeat.answered(Instant::now());
+        if let Some(pinged_at) = pinged_at {
+            self.socket.answered(pinged_at);
+        }
         if let Some(round_trip) = round_trip {
             link.stats.pong(round_trip);
         }

@@ -22,7 +22,6 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::{Recent, gate::Gate};
-use crate::stats::MAX_UNREAD;
 
 /// The client end of a WebSocket.
 #[derive(Debug)]
@@ -32,12 +31,32 @@ pub(crate) struct Socket<S> {
     context: WebSocketContext,
     /// Whether the start of the next frame is known and the frame can be interpreted.
     is_readable: bool,
-    /// The time of the last read before a pause, until all data that accumulated is read, and a message after it: if the connection
-    /// is lost meanwhile, the unread data is lost with it, and the time of its arrival is unknown.
-    unread_since: Option<Instant>,
-    /// Whether all data that accumulated during the pause is read.
-    has_read_backlog: bool,
+    /// `None` if what is read was sent just before.
+    backlog: Option<Backlog>,
     has_sent_close: bool,
+}
+
+/// Data that accumulates while reading pauses, here and at the server: if the connection is lost before all of it is read, the
+/// rest is lost too, and the time at which the server sent what was read is unknown.
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    /// The time up to which everything that the server sent is read.
+    since: Instant,
+    /// The start of the pause; of the first one if others follow before the backlog is read.
+    paused_at: Instant,
+    /// The end of the last pause.
+    resumed_at: Option<Instant>,
+    /// Whether all data was read once since then. The server may have more data that waits for the receive window.
+    is_dry: bool,
+}
+
+impl Backlog {
+    /// Returns whether a message that is read now was sent just before: as much time has passed since the pause as it lasted, so
+    /// that what the server had kept is read. *Assumed*: a connection transmits events at least twice as fast as they occur.
+    fn is_read(&self) -> bool {
+        let is_over = |resumed_at| Instant::now() - resumed_at >= resumed_at - self.paused_at;
+        self.is_dry && self.resumed_at.is_some_and(is_over)
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
@@ -48,8 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             gate: Gate::new(config.max_frame_size.unwrap_or(usize::MAX)),
             context: WebSocketContext::new(Role::Client, Some(config)),
             is_readable: true,
-            unread_since: None,
-            has_read_backlog: false,
+            backlog: None,
             has_sent_close: false,
         }
     }
@@ -63,14 +81,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         });
         let error = match read {
             Ok(message) => {
-                if std::mem::take(&mut self.has_read_backlog) {
-                    self.unread_since = None;
-                }
-                if message.is_close() && self.has_sent_close {
-                    // The last message of the server, and later than the close frame sent. Without one it may have arrived at any
-                    // time of a pause.
-                    self.unread_since = None;
-                }
+                // The answer to a close frame is the last message of the server. Without one, a close frame may have been sent at
+                // any time of a pause.
+                let is_last = message.is_close() && self.has_sent_close;
+                self.backlog = self.backlog.filter(|backlog| !is_last && !backlog.is_read());
                 return Poll::Ready(Ok(message));
             }
             Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -78,8 +92,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 match self.gate.take_too_large() {
                     None => {
                         // Without budget, more data may be available.
-                        if coop::has_budget_remaining() {
-                            self.has_read_backlog = self.unread_since.is_some();
+                        if let Some(backlog) = &mut self.backlog
+                            && coop::has_budget_remaining()
+                        {
+                            backlog.is_dry = true;
                         }
                         return Poll::Pending;
                     }
@@ -95,15 +111,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Records that reading pauses, so that unread data accumulates.
     pub(crate) fn pause(&mut self) {
-        self.has_read_backlog = false;
-        let last_read = self.last_read();
-        let oldest = Instant::now().checked_sub(MAX_UNREAD);
-        self.unread_since = Some(oldest.map_or(last_read, |oldest| oldest.max(last_read)));
+        let now = Instant::now();
+        let (since, paused_at) = match self.backlog {
+            Some(backlog) => (backlog.since, backlog.paused_at),
+            None => (self.stream.last_read(), now),
+        };
+        self.backlog = Some(Backlog {
+            since,
+            paused_at,
+            resumed_at: None,
+            is_dry: false,
+        });
     }
 
-    /// Returns whether data that accumulated during a pause may be unread, or nothing is known to have arrived after the pause.
-    pub(crate) const fn is_behind(&self) -> bool {
-        self.unread_since.is_some()
+    /// Records that reading continues after a pause.
+    pub(crate) fn resume(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.resumed_at = Some(Instant::now());
+        }
+    }
+
+    /// Records the answer to a ping: everything that the server had sent at the time of the ping is read.
+    pub(crate) fn answered(&mut self, pinged_at: Instant) {
+        self.backlog = self.backlog.and_then(|backlog| {
+            let is_read = backlog
+                .resumed_at
+                .is_some_and(|resumed_at| pinged_at >= resumed_at);
+            (!is_read).then(|| Backlog {
+                since: backlog.since.max(pinged_at),
+                ..backlog
+            })
+        });
+    }
+
+    /// Returns the time up to which everything that the server sent is read, while data that accumulated during a pause may be
+    /// unread.
+    pub(crate) fn behind_since(&self) -> Option<Instant> {
+        self.backlog.map(|backlog| backlog.since)
     }
 
     /// Returns whether the following frames can be read, also after an error.
@@ -152,12 +196,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.stream.as_sent(reported)
     }
 
-    /// Returns the time at which the last byte of the server was read.
-    pub(crate) const fn last_read(&self) -> Instant {
-        if let Some(unread_since) = self.unread_since {
-            return unread_since;
-        }
-        self.stream.last_read()
+    /// Returns the time at which the last byte of the server was read, or the time up to which everything is read.
+    pub(crate) fn last_read(&self) -> Instant {
+        self.behind_since().unwrap_or(self.stream.last_read())
     }
 
     /// Returns the underlying stream, for reading bytes that are not parsed as frames.
@@ -213,5 +254,37 @@ fn or_would_block<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
     match poll {
         Poll::Ready(result) => result,
         Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::connection::testing::{event, sockets};
+
+    #[tokio::test(start_paused = true)]
+    async fn answer_to_a_ping_proves_what_is_read() {
+        let (mut socket, mut platform) = sockets().await;
+        platform.say(event(1)).await;
+        poll_fn(|cx| socket.poll_message(cx)).await.unwrap();
+        let start = Instant::now();
+        let at = |seconds| start + std::time::Duration::from_secs(seconds);
+        socket.pause();
+        tokio::time::advance(at(20) - start).await;
+        socket.resume();
+        assert_eq!(socket.behind_since(), Some(start));
+        socket.answered(at(5));
+        assert_eq!(
+            socket.behind_since(),
+            Some(at(5)),
+            "the server may have more from the time after it"
+        );
+        socket.answered(at(4));
+        assert_eq!(socket.behind_since(), Some(at(5)));
+        socket.answered(at(20));
+        assert_eq!(socket.behind_since(), None);
+        assert_eq!(socket.last_read(), start);
     }
 }

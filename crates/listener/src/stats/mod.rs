@@ -27,8 +27,6 @@ pub use self::labels::{
 };
 use self::{coverage::Coverage, stopwatch::Stopwatch};
 
-/// The largest age of data that is unread because reading was paused.
-pub(crate) const MAX_UNREAD: Duration = Duration::from_secs(10);
 /// The number of malformed and ignored frames before the first event from which a source warns.
 const MANY_FRAMES: u64 = 100;
 const BACKPRESSURE: &str = "backpressure: the socket is not read, because there is no room for more events (usually the spool is full)";
@@ -157,8 +155,8 @@ pub(crate) struct Reading {
     /// Malformed frames, or malformed elements of frames.
     pub(crate) malformed: u64,
     pub(crate) bytes: u64,
-    /// Whether more data may be unread, which would be lost with the connection.
-    pub(crate) is_behind: bool,
+    /// The time up to which everything is read, if more data may be unread, which would be lost with the connection.
+    pub(crate) behind_since: Option<Instant>,
     /// The authentication of the connection, and the time up to which it is known to have received everything. `None` before the
     /// authentication.
     pub(crate) received: Option<(Instant, Instant)>,
