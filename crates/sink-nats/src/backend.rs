@@ -4,13 +4,9 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::Deserialize;
 
-use crate::{chain::Chain, error::ApiError, recovery::Recovery};
+use crate::{chain::Chain, echo::Echoes, error::ApiError, recovery::Recovery};
 
 /// The storage of the events, which determines the acknowledgements.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one for each connection, and a box would cost a look-up for each message"
-)]
 pub(crate) enum Backend {
     /// A stream, which acknowledges each message.
     Stream {
@@ -20,7 +16,7 @@ pub(crate) enum Backend {
         replayed_behind: Option<String>,
     },
     /// None (core mode): the server returns our own echo when it has received all messages before it.
-    Core { echo_is_out: bool },
+    Core(Echoes),
 }
 
 impl Backend {

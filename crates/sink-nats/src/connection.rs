@@ -27,6 +27,7 @@ use crate::{
     config::NatsConfig,
     destination::Places,
     dial::Dialled,
+    echo::{self, Echoes},
     encode::Message,
     error,
     events::Events,
@@ -47,9 +48,6 @@ mod continuation;
 const STRICT_PROGRESS_LIMIT: Duration = Duration::from_secs(3);
 /// The largest number of acknowledgements that are processed together.
 const MOST_ANSWERS: usize = 4096;
-/// The payloads of the first and the second round of an echo.
-const FIRST_WAY: &[u8] = b"1";
-const SECOND_WAY: &[u8] = b"2";
 
 /// An open connection.
 pub(crate) struct Connection {
@@ -99,7 +97,7 @@ impl Connection {
                 chain: dialled.chain,
                 replayed_behind: dialled.replayed_behind,
             },
-            None => Backend::Core { echo_is_out: false },
+            None => Backend::Core(Echoes::new(dialled.client.statistics())),
         };
         Self {
             client: dialled.client,
@@ -181,7 +179,7 @@ impl Connection {
                 replayed_behind: Some(value),
                 ..
             } => message.headers.add(chain::HEADER, value),
-            Backend::Stream { .. } | Backend::Core { .. } => {}
+            Backend::Stream { .. } | Backend::Core(_) => {}
         }
         self.limits.check(message.size(), role)?;
         if let Some(routes) = &self.routes
@@ -249,10 +247,10 @@ impl Connection {
                     payload
                 )))
             }
-            (Backend::Core { .. }, Some(headers)) => {
+            (Backend::Core(_), Some(headers)) => {
                 now(pin!(self.client.publish_with_headers(subject, headers, payload)))
             }
-            (Backend::Core { .. }, None) => now(pin!(self.client.publish(subject, payload))),
+            (Backend::Core(_), None) => now(pin!(self.client.publish(subject, payload))),
         };
         if !matches!(handed_over, Some(Ok(()))) {
             // A rejected message starts no run, since the next message may be sent much later.
@@ -292,9 +290,9 @@ impl Connection {
         self.run_began = None;
         let has_sent = self.in_flight.len() > 0;
         match &mut self.backend {
-            Backend::Core { echo_is_out } if has_sent && !*echo_is_out => {
-                *echo_is_out = true;
-                self.echo(self.in_flight.next_number(), FIRST_WAY)
+            Backend::Core(echoes) if has_sent && !echoes.is_pending => {
+                echoes.is_pending = true;
+                self.echo()
             }
             _ => Ok(()),
         }
@@ -313,12 +311,20 @@ impl Connection {
                 return self.continue_chain().await;
             }
             let late = late(self.patience());
+            let repeat = at(self.repeat_at());
             let reply = tokio::select! {
                 biased;
                 reply = self.replies.next() => reply,
                 // After the acknowledgements, since those received before the fault still count.
                 fault = self.events.faulted() => return Err(fault),
                 fault = late => return Err(fault),
+                () = repeat => {
+                    if let Backend::Core(echoes) = &mut self.backend {
+                        echoes.repeat_at = None;
+                    }
+                    self.echo()?;
+                    continue;
+                }
             };
             let Some(reply) = reply else {
                 return Err(self.broken());
@@ -386,16 +392,17 @@ impl Connection {
         }
     }
 
-    /// Processes an echo, which proves that the server has received all messages sent before it. Refusals are reported by
-    /// another task of the client; a second round gives that task time.
+    /// Processes an echo, which proves that the server has processed all messages sent before it.
     fn take_echo(
         &mut self,
         number: u64,
         reply: &async_nats::Message,
         acks: &mut Vec<Ack>,
     ) -> Result<(), SinkFault> {
-        if reply.payload == FIRST_WAY {
-            return self.echo(number, SECOND_WAY);
+        if let Backend::Core(echoes) = &mut self.backend
+            && !echoes.is_final(reply)
+        {
+            return Ok(());
         }
         if let Some(fault) = self.events.fault() {
             return Err(fault);
@@ -410,17 +417,25 @@ impl Connection {
                 });
             },
         );
-        if let Backend::Core { echo_is_out } = &mut self.backend {
-            *echo_is_out = false;
-        }
         self.flush()
     }
 
-    fn echo(&self, number: u64, way: &'static [u8]) -> Result<(), SinkFault> {
-        let subject = format!("{}{number}", self.inbox);
-        match now(pin!(self.client.publish(subject, Bytes::from_static(way)))) {
+    /// Requests an echo of the server after all messages sent so far.
+    fn echo(&self) -> Result<(), SinkFault> {
+        let subject = format!("{}{}", self.inbox, self.in_flight.next_number());
+        match now(pin!(
+            self.client.publish(subject, Bytes::from_static(echo::PAYLOAD))
+        )) {
             Some(Ok(())) => Ok(()),
             Some(Err(_)) | None => Err(self.broken()),
+        }
+    }
+
+    /// Returns the time at which another echo is to be requested.
+    const fn repeat_at(&self) -> Option<Instant> {
+        match &self.backend {
+            Backend::Core(echoes) => echoes.repeat_at,
+            Backend::Stream { .. } => None,
         }
     }
 
@@ -437,12 +452,17 @@ fn now<T>(future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     unconstrained(future).now_or_never()
 }
 
-/// Waits until the deadline and returns the fault of a missing acknowledgement.
-async fn late((deadline, limit): (Option<Instant>, Duration)) -> SinkFault {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
+/// Waits until a time; for ever without one.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
+}
+
+/// Waits until the deadline and returns the fault of a missing acknowledgement.
+async fn late((deadline, limit): (Option<Instant>, Duration)) -> SinkFault {
+    at(deadline).await;
     SinkFault::new(
         FaultKind::Timeout,
         format!(

@@ -18,6 +18,7 @@ mod config;
 mod connection;
 mod destination;
 mod dial;
+mod echo;
 mod encode;
 mod error;
 mod events;

@@ -47,6 +47,34 @@ async fn subscriber_receives_all_events_in_order() {
     }
 }
 
+/// Another echo takes a round trip, and is needed only after a refusal.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_echo_confirms_a_batch() {
+    let Some(nats) = own_nats(without_jetstream()) else {
+        return;
+    };
+    let listener = client(&nats.url()).await;
+    let mut messages = listener.subscribe(">").await.unwrap();
+    // The subscription exists before the first event.
+    assert!(listener.request("nobody.answers", "".into()).await.is_err());
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, core(&nats.url()));
+    for count in 1..=50 {
+        feed.append_many(1).await;
+        delivery.until_settled(count).await;
+    }
+    let (mut events, mut echoes) = (0, 0);
+    while events < 50 || echoes < 50 {
+        let message = within("the next message", LIMIT, messages.next())
+            .await
+            .unwrap()
+            .unwrap();
+        events += u64::from(message.subject.starts_with("neuroio."));
+        echoes += u64::from(message.subject.starts_with("_INBOX.") && &message.payload[..] == b"1");
+    }
+    assert_eq!((events, echoes), (50, 50));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn events_not_accepted_by_the_server_are_resent() {
     let Some(mut nats) = own_nats(without_jetstream()) else {

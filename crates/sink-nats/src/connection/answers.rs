@@ -45,7 +45,7 @@ impl Connection {
                 };
                 self.take_answer(number, answer, &name, acks)
             }
-            Backend::Core { .. } => self.take_echo(number, reply, acks),
+            Backend::Core(_) => self.take_echo(number, reply, acks),
         }
     }
 

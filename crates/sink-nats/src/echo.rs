@@ -1,0 +1,102 @@
+//! Echoes: the acknowledgements of core mode, which has none of its own.
+//!
+//! The server returns a message to our own inbox after it has processed all messages before it. It reports a refusal of
+//! one of them earlier on the same connection, but the client passes refusals to another task than messages. So an echo
+//! is final only if the connection has received nothing else that may be a refusal. Otherwise the refusal gets time to be reported, and
+//! another echo is requested.
+
+use std::{
+    mem,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use async_nats::{Message, Statistics};
+use tokio::time::Instant;
+
+/// The payload of an echo.
+pub(crate) const PAYLOAD: &[u8] = b"1";
+/// The time for the client's other task to report a refusal. Far more than it needs; the only other data of this length is the
+/// server's INFO, which a server sends when its cluster changes.
+const GRACE_PERIOD: Duration = Duration::from_millis(250);
+/// The bytes from which other data may be a refusal: less than half of the shortest one, `-ERR 'Permissions Violation for Publish to
+/// "a"'`, which two reads may split, and more than PING and PONG together.
+const REFUSAL: u64 = 20;
+
+/// The echoes of a connection.
+pub(crate) struct Echoes {
+    /// Whether an echo is pending, or will be requested.
+    pub(crate) is_pending: bool,
+    /// The time of the next request after an echo that was not final.
+    pub(crate) repeat_at: Option<Instant>,
+    statistics: Arc<Statistics>,
+    /// The received bytes up to the last echo.
+    received: u64,
+}
+
+impl Echoes {
+    pub(crate) fn new(statistics: Arc<Statistics>) -> Self {
+        Self {
+            is_pending: false,
+            repeat_at: None,
+            received: statistics.in_bytes.load(Ordering::Relaxed),
+            statistics,
+        }
+    }
+
+    /// Takes an echo. Returns whether it is final; otherwise another one is to be requested at [`repeat_at`](Self::repeat_at).
+    pub(crate) fn is_final(&mut self, echo: &Message) -> bool {
+        // The client counts bytes before it passes on the message that they contain.
+        let received = self.statistics.in_bytes.load(Ordering::Relaxed);
+        let new = received - mem::replace(&mut self.received, received);
+        let is_final = new < length(echo) + REFUSAL;
+        self.is_pending = !is_final;
+        self.repeat_at = (!is_final).then(|| Instant::now() + GRACE_PERIOD);
+        is_final
+    }
+}
+
+/// Returns the length of an echo on the connection. The inbox is the first subscription of its client.
+fn length(echo: &Message) -> u64 {
+    let parts = [
+        "MSG ".len(),
+        echo.subject.len(),
+        " 1 1\r\n".len(),
+        PAYLOAD.len(),
+        "\r\n".len(),
+    ];
+    parts.iter().map(|part| *part as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn echo_after_a_refusal_is_not_final() {
+        let statistics = Arc::new(Statistics::default());
+        let receive = |text: &str| statistics.in_bytes.add(text.len() as u64, Ordering::Relaxed);
+        receive("INFO {}\r\n");
+        let mut echoes = Echoes::new(Arc::clone(&statistics));
+        let echo = Message {
+            subject: "_INBOX.a.1".into(),
+            reply: None,
+            payload: PAYLOAD.into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        receive("MSG _INBOX.a.1 1 1\r\n1\r\n");
+        assert!(echoes.is_final(&echo));
+        receive("PING\r\nPONG\r\nMSG _INBOX.a.1 1 1\r\n1\r\n");
+        assert!(echoes.is_final(&echo));
+        receive("-ERR 'Permissions Violat");
+        receive("MSG _INBOX.a.1 1 1\r\n1\r\n");
+        assert!(!echoes.is_final(&echo));
+        assert!(echoes.is_pending && echoes.repeat_at.is_some());
+        receive("MSG _INBOX.a.1 1 1\r\n1\r\n");
+        assert!(echoes.is_final(&echo));
+        assert!(!echoes.is_pending && echoes.repeat_at.is_none());
+    }
+}
