@@ -167,7 +167,7 @@ impl Disk {
             return Ok(None);
         }
         let (reply, stored) = oneshot::channel();
-        {
+        let wakes_writer = {
             let mut state = self.shared.lock();
             if let Some(error) = &state.failed {
                 return Err(AppendError::Failed {
@@ -178,8 +178,11 @@ impl Disk {
                 return Err(AppendError::Closed);
             }
             state.queue.push_back(Pending { batch, values, reply });
+            state.queue.len() >= state.wakes_writer_from
+        };
+        if wakes_writer {
+            self.shared.work.notify_all();
         }
-        self.shared.work.notify_all();
         if let Ok(stored) = stored.await {
             return stored;
         }

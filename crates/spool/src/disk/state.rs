@@ -49,6 +49,8 @@ pub(super) struct State {
     pub(super) readers: BTreeMap<String, ReaderState>,
     /// One entry for each waiting append: at most one per caller.
     pub(super) queue: VecDeque<Pending>,
+    /// The length of the queue from which an append wakes the writer: a writer that is busy looks at the queue by itself.
+    pub(super) wakes_writer_from: usize,
     pub(super) is_closed: bool,
     /// The threads save the last cursors and end.
     pub(super) is_stopping: bool,
@@ -165,6 +167,7 @@ impl State {
             tail_size: 0,
             readers: BTreeMap::new(),
             queue: VecDeque::new(),
+            wakes_writer_from: 1,
             is_closed: false,
             is_stopping: false,
             failed: None,

@@ -5,8 +5,7 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
-    thread,
+    sync::{Arc, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -20,6 +19,7 @@ use super::{
     maintenance::AHEAD,
     retry::{Stop, briefly, end_full, has_ended, make_room, retry},
     segment::{self, Segment},
+    shortened,
     state::{Ahead, Pending, Reply, State},
 };
 use crate::{
@@ -28,10 +28,13 @@ use crate::{
     resume::ResumeValue,
 };
 
-/// The longest wait for neighbours before a sync.
-const MAX_SHARED_WAIT: Duration = Duration::from_millis(2);
+/// The time within which events share a sync: the writer takes no batches earlier than this after the last ones. Each sync also costs the
+/// wake-ups of the writer, of the intake and of the readers, so that a feed of a thousand events a second needs half the processor time.
+const SHARED_SYNC: Duration = shortened(Duration::from_millis(2));
 /// The size of waiting batches from which the writer does not wait for more.
 const ENOUGH_TO_SYNC: usize = 64 << 10;
+/// The waiting batches from which the writer does not wait for more: their callers may wait for them before they append more.
+const ENOUGH_BATCHES: usize = 8;
 
 /// The name of a segment that is being created because no segment was preallocated.
 pub(super) const NEW: &str = "new.tmp";
@@ -45,7 +48,7 @@ pub(super) fn run(shared: Arc<Shared>) {
         next: shared.lock().next,
         unsynced_since: None,
         has_epoch: false,
-        last_sync: Duration::ZERO,
+        taken_at: None,
     };
     let ended = match writer.run() {
         // The end of the segment may keep reserved space that was never written: the next start truncates it.
@@ -80,8 +83,8 @@ struct Writer<'a> {
     unsynced_since: Option<Instant>,
     /// The file of epochs contains this epoch.
     has_epoch: bool,
-    /// The duration of the last sync.
-    last_sync: Duration,
+    /// The time at which batches were last taken.
+    taken_at: Option<Instant>,
 }
 
 /// The segment that is being written.
@@ -154,16 +157,11 @@ impl Writer<'_> {
 
     /// Waits for batches and returns all waiting ones; `None` if the log is closed and none is waiting.
     fn wait(&mut self) -> Result<Option<Vec<Pending>>, Stop> {
-        let mut state = self.shared.lock();
+        let mut state = share_sync(self.shared, self.taken_at);
         loop {
             if !state.queue.is_empty() {
-                let wait = self.shared_wait(&state);
-                if wait > Duration::ZERO {
-                    drop(state);
-                    // Not a wait for `work`: each batch that arrives would wake this thread.
-                    thread::sleep(wait);
-                    state = self.shared.lock();
-                }
+                state.wakes_writer_from = usize::MAX;
+                self.taken_at = Some(Instant::now());
                 return Ok(Some(state.queue.drain(..).collect()));
             }
             if has_ended(&state) {
@@ -200,21 +198,6 @@ impl Writer<'_> {
                 None => self.shared.wait_long(&self.shared.work, state),
             };
         }
-    }
-
-    /// Returns how long to wait for more batches, so that they share a sync: as long as the last sync took, up to
-    /// [`MAX_SHARED_WAIT`]. At medium rates this halves the number of syncs. A busy feed has enough waiting batches by then, and
-    /// waits for nothing.
-    fn shared_wait(&self, state: &State) -> Duration {
-        let waiting: usize = state.queue.iter().map(|pending| pending.batch.len()).sum();
-        if self.shared.options.sync != SyncPolicy::Always
-            || waiting == 0
-            || waiting >= ENOUGH_TO_SYNC
-            || has_ended(state)
-        {
-            return Duration::ZERO;
-        }
-        self.last_sync.min(MAX_SHARED_WAIT)
     }
 
     /// Returns whether the segment is to be completed although it has space: on a quiet feed its events would otherwise never
@@ -321,8 +304,7 @@ impl Writer<'_> {
         };
         let started = Instant::now();
         files::sync(&open.file, &open.path)?;
-        self.last_sync = started.elapsed();
-        self.shared.sync_duration.observe(self.last_sync.as_secs_f64());
+        self.shared.sync_duration.observe(started.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -437,4 +419,52 @@ fn removed(path: &Path) -> DiskError {
         "another program removed the file while it was written",
     );
     DiskError::of("write", path)(cause)
+}
+
+/// Waits for more batches, so that they share a sync, until [`SHARED_SYNC`] after the last ones were taken. An event after a pause
+/// is synced at once, and a busy feed has enough waiting batches.
+fn share_sync(shared: &Shared, taken_at: Option<Instant>) -> MutexGuard<'_, State> {
+    let mut state = shared.lock();
+    let left = shared_wait(shared.options.sync, taken_at, Instant::now());
+    let waiting: usize = state.queue.iter().map(|pending| pending.batch.len()).sum();
+    let is_enough = waiting >= ENOUGH_TO_SYNC || state.queue.len() >= ENOUGH_BATCHES;
+    if left > Duration::ZERO && !is_enough && !has_ended(&state) {
+        // A batch that arrives must not cost a wake-up.
+        state.wakes_writer_from = ENOUGH_BATCHES;
+        state = shared.wait(&shared.work, state, left);
+    }
+    state.wakes_writer_from = 1;
+    state
+}
+
+/// Returns the time for which the writer waits for more batches after it has taken some.
+fn shared_wait(sync: SyncPolicy, taken_at: Option<Instant>, now: Instant) -> Duration {
+    match (sync, taken_at) {
+        (SyncPolicy::Always, Some(taken_at)) => (taken_at + SHARED_SYNC).saturating_duration_since(now),
+        _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_events_soon_after_others_wait_for_a_shared_sync() {
+        let taken_at = Instant::now();
+        let wait = |sync, taken_at, later| shared_wait(sync, taken_at, Instant::now() + later);
+        assert_eq!(wait(SyncPolicy::Always, None, Duration::ZERO), Duration::ZERO);
+        assert_eq!(
+            shared_wait(SyncPolicy::Always, Some(taken_at), taken_at + SHARED_SYNC / 4),
+            SHARED_SYNC * 3 / 4
+        );
+        assert_eq!(
+            wait(SyncPolicy::Always, Some(taken_at), SHARED_SYNC),
+            Duration::ZERO
+        );
+        assert_eq!(
+            wait(SyncPolicy::Never, Some(taken_at), Duration::ZERO),
+            Duration::ZERO
+        );
+    }
 }
