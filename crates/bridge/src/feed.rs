@@ -162,7 +162,7 @@ impl Feed {
             },
         };
         let knows = options.knows.clone();
-        let (batches, intake_batches) = mpsc::channel(intake::CHANNEL);
+        let (batches, intake_batches) = mpsc::channel(intake::channel_capacity(config.sources.len()));
         let mut intake = JoinSet::new();
         intake.spawn(intake::run(options, spool.clone(), intake_batches));
         let mut feed = Self {

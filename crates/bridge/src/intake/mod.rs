@@ -43,24 +43,30 @@ pub(crate) use self::encode::{Encoded, Encoder, Rules, order_of};
 use self::order::Orders;
 use crate::spool;
 
-/// The capacity of the channel between listeners and intake, in batches, one for each wake-up of a socket. When it is
+/// The least capacity of the channel between listeners and intake, in batches, one for each wake-up of a socket. When it is
 /// full, the listeners stop reading their sockets.
-pub(crate) const CHANNEL: usize = 4;
+const LEAST_CHANNEL: usize = 4;
 /// The largest number of batches that are appended together, with one sync.
-const MAX_MERGED_BATCHES: usize = 16;
+const MAX_MERGED_BATCHES: usize = 128;
 /// The largest size of batches that are appended together. A larger batch is appended alone, in its own buffer: merging
 /// would copy it.
 const MAX_MERGED_BYTES: usize = 64 << 10;
-/// The largest number of concurrent appends to a spool on disk: while it syncs one, the next ones are prepared, and then
-/// synced together. For a spool in memory there is no sync to save, and appends that wait for space would use memory
+/// The largest number of concurrent appends to a spool on disk: while it syncs some, the next ones are prepared, and then
+/// synced together. Twice as many as it waits for. For a spool in memory there is no sync to save, and appends that wait for space would use memory
 /// beyond the limit of the spool.
-pub(crate) const CONCURRENT_APPENDS_ON_DISK: usize = 8;
+pub(crate) const CONCURRENT_APPENDS_ON_DISK: usize = 16;
 /// The number of events of earlier runs with which the events of a gap are compared that an earlier run has not filled: reading
 /// them takes a second or, on a busy machine, some.
 pub(crate) const KNOWN_EVENTS: usize = 262_144;
 /// The largest difference between the times of batches from different sources. A larger one is a step of the clock, now
 /// or in an earlier run.
 const MAX_DISORDER: SignedDuration = SignedDuration::from_secs(10);
+
+/// Returns the capacity of the channel between listeners and intake: each source has room for a batch. Otherwise the batches of
+/// the others, however small they are, would stop its reading and wake it again.
+pub(crate) fn channel_capacity(sources: usize) -> usize {
+    sources.max(LEAST_CHANNEL)
+}
 
 /// The options of the intake.
 pub(crate) struct Options {
