@@ -37,6 +37,7 @@ mod signals_and_exits;
 mod silent_name_server;
 mod stuck_readers;
 mod systemd;
+mod takeovers;
 mod tokens;
 mod what_others_see;
 mod wrong_clock;

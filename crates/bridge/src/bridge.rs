@@ -108,7 +108,7 @@ impl Bridge {
         let history = open_history(config).await;
         let access = Access::open(&config.http).await.or_exit(Exit::Config)?;
         let parts = Arc::<Parts>::default();
-        let mut sinks = Deliveries::new(config, spool.clone(), Arc::clone(&parts)).await?;
+        let mut sinks = Deliveries::new(config, spool.clone(), Arc::clone(&parts), None).await?;
         for name in config.sinks.keys() {
             let prepared = PreparedSink::new(name, config, &sinks).await?;
             drop(sinks.run_sink(prepared));

@@ -14,6 +14,7 @@ use anyhow::{Context, anyhow};
 use neurobridge_core::{
     dead_letter::DeadLetters,
     delivery::{self, Ended, Progress, Shutdown, SinkState},
+    lead::Lead,
     reader::{Cursor, ReadError, Reader},
     sink_type::{BuildContext, DeadLetterPlace},
 };
@@ -51,6 +52,8 @@ pub(crate) struct Deliveries {
     spool: Spool,
     parts: Arc<Parts>,
     dead_letters: Arc<dyn DeadLetters>,
+    /// In a cluster.
+    lead: Option<Lead>,
     shutdown: Shutdown,
     tasks: JoinSet<(Arc<str>, Result<Ended, ReadError>)>,
     /// The channel to the task of each sink.
@@ -81,6 +84,7 @@ struct SinkContext {
     data_dir: PathBuf,
     spool: Spool,
     parts: Arc<Parts>,
+    lead: Option<Lead>,
     shutdown: Shutdown,
 }
 
@@ -115,6 +119,7 @@ impl RunningSink {
             name: &name,
             data_dir: &context.data_dir,
             replay: None,
+            lead: context.lead.as_ref(),
         };
         let delivery = entry.config.deliver(
             &build,
@@ -222,7 +227,12 @@ impl Deliveries {
     ///
     /// # Errors
     /// Returns an error if the file cannot be opened.
-    pub(crate) async fn new(config: &Config, spool: Spool, parts: Arc<Parts>) -> Result<Self, Failure> {
+    pub(crate) async fn new(
+        config: &Config,
+        spool: Spool,
+        parts: Arc<Parts>,
+        lead: Option<Lead>,
+    ) -> Result<Self, Failure> {
         let path = &config.dead_letters.path;
         let dead_letters = open_dead_letters(config, path).await?;
         parts.set_dead_letters(path.clone(), Arc::clone(&dead_letters));
@@ -231,6 +241,7 @@ impl Deliveries {
             spool,
             parts,
             dead_letters,
+            lead,
             shutdown: Shutdown {
                 drain: CancellationToken::new(),
                 abort: CancellationToken::new(),
@@ -280,6 +291,7 @@ impl Deliveries {
             data_dir: self.data_dir.clone(),
             spool: self.spool.clone(),
             parts: Arc::clone(&self.parts),
+            lead: self.lead.clone(),
             shutdown: self.shutdown.clone(),
         };
         // The reader is created now, so that it misses no event.

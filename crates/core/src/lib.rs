@@ -8,7 +8,7 @@
 //! | [`json`]: a scanner that builds no tree | [`record`]: the encoding of an event | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields; [`path`] |
 //! | [`frame_reader`], [`projection`], [`neuroio`]: kind and fields of a frame | [`reader`]: a reader with a cursor | [`sink`]: the trait of a sink; [`sink_config`]: keys that sinks share; [`connect`]: the connection steps | [`identity`]: the identity of an event |
 //! | [`filter`] of [`condition`]s, [`redact`], [`event_buf`] | [`positions`]: where the fields lie | [`template`], [`cloudevents`]: messages | [`ledger`]: the counts by outcome; [`labels`](mod@labels): those of metrics |
-//! | | [`epoch`]: the openings of a log | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`private_folder`], [`os_error`], [`clock`], [`backoff`], [`throttle`], [`suggest`] |
+//! | | [`epoch`]: the openings of a log | [`ack`], [`dead_letter`]; in a cluster [`copies`], [`lead`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`private_folder`], [`os_error`], [`clock`], [`backoff`], [`throttle`], [`suggest`] |
 //!
 //! To write a sink, implement [`sink::Sink`] and pass it to [`delivery::deliver`] with a reader of the spool.
 //! For a sink of the `neurobridge` program, implement [`sink_type::SinkType`] for its configuration as well.
@@ -20,6 +20,7 @@ pub mod clock;
 pub mod cloudevents;
 pub mod condition;
 pub mod connect;
+pub mod copies;
 pub mod dead_letter;
 pub mod delivery;
 pub mod epoch;
@@ -33,6 +34,7 @@ pub mod histogram;
 pub mod identity;
 pub mod json;
 pub mod labels;
+pub mod lead;
 pub mod ledger;
 pub mod neuroio;
 pub mod os_error;

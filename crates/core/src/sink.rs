@@ -158,6 +158,8 @@ pub enum Next {
         /// As [`Connected::acks_are_cumulative`], from now on.
         acks_are_cumulative: bool,
     },
+    /// With another connection, because the role of this member in its cluster has changed. This is no fault.
+    Reconnect,
 }
 
 /// The present status of a sink.
@@ -177,6 +179,9 @@ pub struct SinkStatus {
     pub recreations: Recreations,
     /// Measurements of the client library.
     pub client: ClientGauges,
+    /// Whether the sink publishes nothing because another member of the cluster leads: it is no fault that events wait.
+    /// [`Sink::outcomes`] is then called also while nothing is in flight.
+    pub is_follower: bool,
 }
 
 /// Measurements of the client library of a sink; `None` for those that it does not provide.

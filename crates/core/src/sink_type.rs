@@ -17,6 +17,7 @@ use crate::{
     epoch::Epochs,
     event::{Event, Sequence},
     identity::SpoolId,
+    lead::Lead,
     reader::Cursor,
     sink::{ConnectContext, Sink, SinkFault},
     template::Template,
@@ -110,6 +111,9 @@ pub struct BuildContext<'a> {
     pub data_dir: &'a Path,
     /// The replay that the sink is made for. `None`: for the deliveries of a bridge.
     pub replay: Option<&'a str>,
+    /// The lead in the cluster that the bridge is a member of. `None`: the bridge is alone. A sink that publishes into a
+    /// destination of all members publishes only while it has the lead.
+    pub lead: Option<&'a Lead>,
 }
 
 impl BuildContext<'_> {
@@ -179,6 +183,7 @@ mod tests {
             name: "a",
             data_dir: Path::new("data"),
             replay,
+            lead: None,
         };
         let path = Path::new("x/events.jsonl");
         assert_eq!(context(None).file(path), path);

@@ -22,12 +22,15 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-pub(crate) use self::open::{Claim, Open};
 use self::{
     limits::{limits, most_bytes},
     queue::Queue,
-    routes::{Unroutable, creation, keyless, rejection},
+    routes::{Unroutable, keyless, rejection},
     transactions::InTransactions,
+};
+pub(crate) use self::{
+    open::{Claim, Open},
+    routes::creation,
 };
 use crate::{
     config::KafkaConfig,
@@ -88,6 +91,16 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Returns whether a transaction is open.
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        self.transactions.as_ref().is_some_and(InTransactions::is_open)
+    }
+
+    /// Returns whether no record is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Returns the known topics.
     pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
         self.topics.values().chain(&self.constant)
@@ -239,10 +252,10 @@ impl Connection {
         }
     }
 
-    /// Returns the state of the open transaction.
-    pub(crate) fn transaction(&self) -> TransactionState {
+    /// Returns the state of the open transaction. `is_last`: no further record may be added.
+    pub(crate) fn transaction(&self, is_last: bool) -> TransactionState {
         match &self.transactions {
-            Some(transactions) => transactions.state(self.outdated),
+            Some(transactions) => transactions.state(self.outdated || is_last),
             None => TransactionState::Closed,
         }
     }

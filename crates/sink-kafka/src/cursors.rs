@@ -204,7 +204,7 @@ impl Cursors<'_> {
 }
 
 /// Returns whether a consumer retries by itself after an error.
-fn passes(error: &KafkaError) -> bool {
+pub(crate) fn passes(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::Resolve | Code::OperationTimedOut)

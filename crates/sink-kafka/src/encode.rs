@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Write};
 use neurobridge_core::{
     cloudevents::{self, DATA_CONTENT_TYPE, REPLAY, STRIPPED, STRUCTURED_CONTENT_TYPE},
     event::Event,
-    identity::SpoolId,
+    identity::{self, SpoolId},
     sink_config::Format,
     template::Template,
 };
@@ -17,6 +17,9 @@ use crate::config::{KafkaConfig, MAX_TOPIC_LENGTH, is_topic_character};
 const RAW_STRIPPED: &str = "neurobridge_strippedfields";
 /// The header for [`REPLAY`] in records without CloudEvents.
 const RAW_REPLAY: &str = "neurobridge_replay";
+
+/// The header with the identity of an event, by which the members of a cluster recognise their copies.
+pub(crate) const IDENTITY: &str = "neurobridge_identity";
 
 /// The upper bound on the bytes of a record and its batch in addition to key, headers and value.
 const RECORD_OVERHEAD: usize = 61 + 40;
@@ -30,6 +33,8 @@ pub(crate) struct Encoder {
     topic: Rendered,
     key: Rendered,
     replay: Option<String>,
+    /// Whether each record has the header [`IDENTITY`].
+    has_identity: bool,
     structured: String,
     scratch: String,
 }
@@ -61,6 +66,7 @@ impl Encoder {
             topic: Rendered::new(&config.topic),
             key: Rendered::new(&config.key),
             replay: None,
+            has_identity: false,
             structured: String::new(),
             scratch: String::new(),
         }
@@ -69,6 +75,11 @@ impl Encoder {
     /// Marks all following records as part of this replay.
     pub(crate) fn set_replay(&mut self, run: &str) {
         self.replay = Some(run.to_owned());
+    }
+
+    /// Adds the header [`IDENTITY`] to all following records.
+    pub(crate) const fn add_identity(&mut self) {
+        self.has_identity = true;
     }
 
     /// Encodes an event as a record. `stripped` names the fields that were removed from the event, if any.
@@ -80,7 +91,7 @@ impl Encoder {
     ) -> Record<'a> {
         self.topic.render_topic(event);
         let has_key = self.key.render_key(event);
-        let (headers, value) = match self.format {
+        let (mut headers, value) = match self.format {
             Format::Cloudevents => (self.binary_headers(event, spool, stripped), event.body()),
             Format::CloudeventsJson => {
                 self.structured.clear();
@@ -100,6 +111,12 @@ impl Encoder {
                 (headers, event.frame)
             }
         };
+        if self.has_identity {
+            self.scratch.clear();
+            identity::write_identity(event, spool, &mut self.scratch);
+            headers.list.get_or_insert_with(OwnedHeaders::new);
+            headers.add(IDENTITY, &self.scratch);
+        }
         let key = has_key.then_some(self.key.text.as_str());
         Record {
             topic: &self.topic.text,

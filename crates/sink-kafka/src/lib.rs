@@ -11,6 +11,7 @@ mod context;
 mod cursors;
 mod encode;
 mod error;
+mod following;
 mod health;
 mod positions;
 mod producer;

@@ -3,7 +3,7 @@
 //! The offsets of a partition only grow. A smaller one, or an end before it, means that the topic is another one with the same
 //! name, or that its partition was truncated.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use neurobridge_core::recreation::Recreations;
 use serde::{Deserialize, Serialize};
@@ -109,6 +109,14 @@ impl Positions {
         self.largest.take_if(|largest| largest.topic == topic);
         self.recreations
             .note(sink, &format!("the topic \"{topic}\""), found);
+    }
+
+    /// Returns the offsets after the last stored records of a topic, by partition.
+    pub(crate) fn ends(&self, topic: &str) -> BTreeMap<u32, u64> {
+        let partitions = self.topics.get(topic).map(Vec::as_slice).unwrap_or_default();
+        let ends = (0..).zip(partitions);
+        ends.filter_map(|(partition, last)| Some((partition, u64::try_from(*last + 1).ok()?)))
+            .collect()
     }
 
     /// Returns the text to store with the cursor.

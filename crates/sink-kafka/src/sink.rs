@@ -7,6 +7,7 @@ use neurobridge_core::{
     dead_letter::DeadLetter,
     event::Event,
     identity::SpoolId,
+    lead::Lead,
     reader::Cursor,
     recreation::FileChanges,
     sink::{
@@ -21,6 +22,7 @@ use crate::{
     config::{Delivery, KafkaConfig, SaslMechanism},
     connection::{Claim, Connection, Open},
     encode::Encoder,
+    following::{Membership, Source},
     health::Health,
     positions::Position,
     reach,
@@ -70,6 +72,10 @@ pub struct KafkaSink {
     has_claimed: bool,
     /// Whether this is a trial, which never claims the transactional id.
     is_trial: bool,
+    /// In a cluster.
+    membership: Option<Membership>,
+    /// In a cluster: the topic to read, since the last connect.
+    source: Option<Source>,
 }
 
 impl KafkaSink {
@@ -90,7 +96,18 @@ impl KafkaSink {
             instance: uuid::Uuid::now_v7().to_string().into(),
             has_claimed: false,
             is_trial: false,
+            membership: None,
+            source: None,
         }
+    }
+
+    /// Makes the sink a member of a cluster: it publishes only while it has the lead, and otherwise settles the events that the
+    /// leader has published. The topic must not be a template.
+    #[must_use]
+    pub fn in_cluster(mut self, lead: Lead) -> Self {
+        self.encoder.add_identity();
+        self.membership = Some(Membership::new(lead));
+        self
     }
 
     /// Turns this sink into one for a replay: each record is marked with the replay's run. A replay never uses transactions,
@@ -140,6 +157,9 @@ impl KafkaSink {
     }
 
     fn send(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+        if self.membership.is_some() && !self.takes_turn(event)? {
+            return Ok(());
+        }
         let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         connection.ready()?;
         self.config.oversize.publish(event, |event, stripped| {
@@ -226,15 +246,19 @@ impl Transactions for KafkaSink {
     fn state(&self) -> TransactionState {
         self.connection
             .as_ref()
-            .map_or(TransactionState::Closed, Connection::transaction)
+            .map_or(TransactionState::Closed, |connection| {
+                connection.transaction(self.is_member_without_lead())
+            })
     }
 
     fn commit<'a>(&'a mut self, cursor: &'a Cursor) -> SinkFuture<'a> {
         Box::pin(async {
             match &mut self.connection {
-                Some(connection) => connection.commit(cursor).await,
-                None => Err(SinkFault::not_connected()),
+                Some(connection) => connection.commit(cursor).await?,
+                None => return Err(SinkFault::not_connected()),
             }
+            self.committed(cursor.next);
+            Ok(())
         })
     }
 
@@ -254,6 +278,9 @@ impl Sink for KafkaSink {
 
     async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.spool = context.spool;
+        if let Some(membership) = &mut self.membership {
+            membership.restart();
+        }
         if let Some(old) = self.connection.take() {
             // Purged before the new producer sends: the old one must not store messages after those of the new one.
             self.named = old.named_topics();
@@ -273,6 +300,9 @@ impl Sink for KafkaSink {
             return Err(SinkFault::new(FaultKind::Other, reason));
         }
         self.health.forget();
+        if self.is_member_without_lead() {
+            return self.follow(context).await;
+        }
         let open = Open {
             sink: self.name.clone(),
             config: Arc::clone(&self.config),
@@ -281,7 +311,8 @@ impl Sink for KafkaSink {
                 spool: context.spool,
                 cursor: context.cursor.clone(),
                 instance: Arc::clone(&self.instance),
-                is_repeated: self.has_claimed,
+                // A member yields to another one by its lease.
+                is_repeated: self.has_claimed && self.membership.is_none(),
                 epochs: context.epochs.clone(),
             }),
             is_trial: self.is_trial,
@@ -292,7 +323,12 @@ impl Sink for KafkaSink {
         let connection = on_thread(move || open.open()).await?;
         self.has_claimed = true;
         self.collect_warnings(&connection);
-        let committed_cursor = connection.committed_cursor().cloned();
+        let mut committed_cursor = connection.committed_cursor().cloned();
+        if self.membership.is_some() {
+            self.take_over(context).await?;
+            let note = self.cursor_note();
+            committed_cursor = committed_cursor.map(|cursor| Cursor { note, ..cursor });
+        }
         self.connection = Some(connection);
         Ok(Connected {
             acks_are_cumulative: false,
@@ -314,17 +350,28 @@ impl Sink for KafkaSink {
     }
 
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+        if let Some(next) = self.outcomes_of_member(acks).await? {
+            return Ok(next);
+        }
         let outcomes = match &mut self.connection {
             Some(connection) => connection.outcomes(acks).await,
             None => Err(SinkFault::not_connected()),
         };
+        if !self.is_exactly_once() {
+            self.acknowledged();
+        }
         outcomes
             .map(|()| Next::Continue)
             .map_err(|fault| self.reclassified(fault))
     }
 
     fn cursor_note(&self) -> Option<String> {
-        self.health.positions().note()
+        match (&self.membership, &self.source) {
+            (Some(membership), Some(source)) => {
+                membership.note(self.health.positions().largest_or(None), source.partitions)
+            }
+            _ => self.health.positions().note(),
+        }
     }
 
     fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
@@ -344,6 +391,7 @@ impl Sink for KafkaSink {
             file_changes: FileChanges::default(),
             recreations: self.health.positions().recreations(),
             client: self.health.gauges(),
+            is_follower: self.is_follower(),
         }
     }
 
@@ -398,5 +446,6 @@ fn no_thread(error: &io::Error) -> SinkFault {
     )
 }
 
+mod member;
 #[cfg(test)]
 mod tests;

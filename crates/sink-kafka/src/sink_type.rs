@@ -87,9 +87,10 @@ impl SinkType for KafkaConfig {
 
     fn build(&self, context: &BuildContext<'_>) -> KafkaSink {
         let sink = KafkaSink::new(context.name, self.clone());
-        match context.replay {
-            Some(run) => sink.replaying(run),
-            None => sink,
+        match (context.replay, context.lead) {
+            (Some(run), _) => sink.replaying(run),
+            (None, Some(lead)) => sink.in_cluster(lead.clone()),
+            (None, None) => sink,
         }
     }
 

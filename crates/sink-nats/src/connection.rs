@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     backend::{Backend, UsualAnswer},
-    chain::{self, Chain, Ownership},
+    chain::{self, By, Chain, Ownership},
     config::NatsConfig,
     destination::Places,
     dial::Dialled,
@@ -31,18 +31,21 @@ use crate::{
     encode::Message,
     error,
     events::Events,
+    following::Following,
     in_flight::{InFlight, Role, Sent},
     limits::Limits,
     payload::payload_in,
     receive_limit::ReceiveLimit,
     recovery::{Asked, Recovery},
     routes::Routes,
+    stream::Stream,
     subject,
     subjects::{Given, Subjects},
 };
 
 mod answers;
 mod continuation;
+mod membership;
 
 /// The time limit of an acknowledgement with strict order. Short, because a single missing one blocks all later events.
 const STRICT_PROGRESS_LIMIT: Duration = Duration::from_secs(3);
@@ -80,10 +83,14 @@ pub(crate) struct Connection {
     asked: Option<Asked>,
     ownership: Ownership,
     places: Places,
+    /// Set in a cluster.
+    following: Option<Following>,
+    /// How messages refer to the one before, with strict order.
+    chained_by: Option<By>,
 }
 
 impl Connection {
-    pub(crate) fn new(config: &NatsConfig, dialled: Dialled) -> Self {
+    pub(crate) fn new(config: &NatsConfig, dialled: Dialled, following: Option<Following>) -> Self {
         let max_message = dialled
             .stream
             .as_ref()
@@ -125,6 +132,12 @@ impl Connection {
             asked: None,
             ownership: dialled.ownership,
             places: Places::default(),
+            following,
+            chained_by: dialled
+                .stream
+                .as_ref()
+                .filter(|_| config.is_strict())
+                .map(Stream::chained_by),
         }
     }
 
@@ -138,12 +151,14 @@ impl Connection {
         if self.backend.recovery().is_some_and(Recovery::is_broken) {
             return Err(PublishError::Full);
         }
+        self.check_lead()?;
         self.ready_for_letter()
     }
 
     /// Checks whether a dead letter may be sent. Unlike an event it may be sent while the chain is broken.
     pub(crate) fn ready_for_letter(&mut self) -> Result<(), PublishError> {
-        let used = self.in_flight.len() + self.known.len();
+        let expected = self.following.as_ref().map_or(0, Following::expected);
+        let used = self.in_flight.len() + self.known.len() + expected;
         // Full until a quarter is free: otherwise each acknowledgement would cause a wake-up and a write for one message.
         self.is_full =
             used >= self.max_in_flight || self.is_full && used > self.max_in_flight - self.max_in_flight / 4;
@@ -191,6 +206,9 @@ impl Connection {
                 PublishError::Fault(_) if has_outcomes => PublishError::Full,
                 error => error,
             });
+        }
+        if self.leaves_to_others(sequence, message.id) {
+            return Ok(());
         }
         // Checked only for events that can be sent: one rejected above is not stored, although later ones are.
         if self.backend.chain().is_some_and(|chain| chain.has(sequence)) {
@@ -304,11 +322,14 @@ impl Connection {
             acks.append(&mut self.known);
             return Ok(Next::Continue);
         }
+        if self.in_flight.len() == 0 && self.is_follower() {
+            return self.follow(acks).await;
+        }
         let before = acks.len();
         while acks.len() == before {
             let is_broken = self.backend.recovery().is_some_and(Recovery::is_broken);
             if is_broken && self.in_flight.len() == 0 {
-                return self.continue_chain().await;
+                return self.continue_chain(acks).await;
             }
             let late = late(self.patience());
             let repeat = at(self.repeat_at());

@@ -20,6 +20,9 @@ struct Known {
     created: Option<String>,
     /// The place of its last message, as far as the sink knows.
     place: u64,
+    /// In a cluster: the place from which the stream has to be read after a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    read: Option<u64>,
 }
 
 impl Destination {
@@ -31,6 +34,7 @@ impl Destination {
             stream: name.clone(),
             created: Some(stream.created.clone()),
             place: stream.last_place(),
+            read: None,
         };
         let before = self.known.replace(found).or_else(from_note);
         // Without a delivered event nothing is lost with a stream.
@@ -71,14 +75,34 @@ impl Destination {
         self.recreations.note(sink, &described(&known.stream), &found);
     }
 
-    /// Returns the text to store with the cursor.
-    pub(crate) fn note(&self) -> Option<String> {
-        serde_json::to_string(self.known.as_ref()?).ok()
+    /// Returns the text to store with the cursor. `read`: the place from which a member of a cluster reads after a restart.
+    pub(crate) fn note(&self, read: Option<u64>) -> Option<String> {
+        let known = Known {
+            read,
+            ..self.known.clone()?
+        };
+        serde_json::to_string(&known).ok()
     }
 
     pub(crate) fn recreations(&self) -> Recreations {
         self.recreations.clone()
     }
+}
+
+/// Returns the place from which a member of a cluster reads this stream after a restart: that stored with the cursor, or that of a
+/// bridge that was alone. `in_flight`: the number of messages that may have been in flight.
+pub(crate) fn read_from(note: Option<&str>, stream: &Stream, in_flight: u64) -> Option<u64> {
+    let known: Known = serde_json::from_str(note?).ok()?;
+    let is_same = known.stream == stream.config.name
+        && known
+            .created
+            .as_ref()
+            .is_none_or(|created| *created == stream.created);
+    is_same.then(|| {
+        known
+            .read
+            .unwrap_or_else(|| known.place.saturating_sub(in_flight))
+    })
 }
 
 fn described(stream: &str) -> String {
@@ -143,7 +167,7 @@ mod tests {
         let mut before = Destination::default();
         before.connected("nats", &stream("monday", 0), &cursor(0, None));
         before.stored(7);
-        let note = before.note();
+        let note = before.note(None);
         assert_eq!(before.recreations().count, 0);
         for (created, place, delivered, count) in [
             ("monday", 7, 5, 0),

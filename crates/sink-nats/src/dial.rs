@@ -30,6 +30,7 @@ use crate::{
     receive_limit::ReceiveLimit,
     recovery::Recovery,
     stream::{Api, Stream},
+    stream_reader::StreamReader,
     tls,
 };
 
@@ -53,6 +54,8 @@ pub(crate) struct Dialled {
     pub(crate) ownership: Ownership,
     pub(crate) stream: Option<Stream>,
     pub(crate) chain: Option<(Chain, Recovery)>,
+    /// For a member of a cluster.
+    pub(crate) reader: Option<StreamReader>,
     /// The chain header of each message of a replay with strict order.
     pub(crate) replayed_behind: Option<String>,
     /// With strict order: the end of the log in an earlier epoch, if the stream has later events of it.
@@ -63,6 +66,8 @@ pub(crate) struct Dialled {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Delivery,
+    /// As a member of a cluster, which reads the stream by itself.
+    Member,
     /// A replay, which does not chain its messages.
     Replay,
     /// A trial, which creates and publishes nothing.
@@ -101,6 +106,7 @@ pub(crate) async fn dial(
         ownership: Ownership::of(owner),
         stream: None,
         chain: None,
+        reader: None,
         replayed_behind: None,
         log_end: None,
     };
@@ -116,7 +122,11 @@ pub(crate) async fn dial(
         let Some(found) = api.stream(config, stream, purpose != Purpose::Trial).await? else {
             return Ok(dialled);
         };
-        if config.order() == Order::Strict {
+        if purpose == Purpose::Member {
+            let capacity = config.max_in_flight as usize;
+            let reader = StreamReader::new(&dialled.client, &dialled.events, &stream.name, capacity).await?;
+            dialled.reader = Some(reader);
+        } else if config.order() == Order::Strict {
             let in_flight = u64::from(config.max_in_flight);
             // A replay had nothing in flight, so it needs only the last own message.
             let is_replay = purpose == Purpose::Replay;

@@ -26,7 +26,7 @@ const RAW_STRIPPED: &str = "neurobridge-strippedfields";
 /// The header for [`REPLAY`] in messages without CloudEvents.
 const RAW_REPLAY: &str = "neurobridge-replay";
 /// The header by which JetStream detects a duplicate.
-const MESSAGE_ID: &str = "Nats-Msg-Id";
+pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
 
 /// JetStream accepts 64 KiB. Half of it, because with strict order the headers of the next message contain the id as well.
 const MAX_HEADERS: usize = 32_000;

@@ -213,6 +213,15 @@ pub(crate) fn of_event(event: &Event) -> Option<SinkFault> {
 }
 
 /// Creates the fault of a broken connection.
+pub(crate) fn of_consumer(error: &ApiError, stream: &str) -> SinkFault {
+    let SinkFault { kind, reason, .. } = fault(error, stream);
+    SinkFault::new(
+        kind,
+        format!("no consumer can be created, through which a member of a cluster reads the stream: {reason}"),
+    )
+}
+
+/// Creates the fault of a broken connection for which the client has reported no cause.
 pub(crate) fn broken() -> SinkFault {
     SinkFault::new(
         FaultKind::Unreachable,

@@ -8,6 +8,8 @@ use neurobridge_core::{
     event::Event,
     foreign_text,
     identity::SpoolId,
+    lead::Lead,
+    reader::Cursor,
     recreation::FileChanges,
     sink::{
         Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, PublishError, Sink, SinkFault,
@@ -21,9 +23,10 @@ use crate::{
     clients::Clients,
     config::{Mode, NatsConfig},
     connection::Connection,
-    destination::Destination,
-    dial::{Purpose, dial},
+    destination::{self, Destination},
+    dial::{Dialled, Purpose, dial},
     encode::{self, Encoder},
+    following::{Following, Membership},
 };
 
 /// The time without any acknowledgement after which the sink counts as unavailable.
@@ -50,6 +53,9 @@ pub struct NatsSink {
     is_trial: bool,
     clients: Clients,
     destination: Destination,
+    /// In a cluster, while no connection has it.
+    membership: Option<Membership>,
+    is_member: bool,
 }
 
 impl NatsSink {
@@ -69,6 +75,8 @@ impl NatsSink {
             is_trial: false,
             clients: Clients::default(),
             destination: Destination::default(),
+            membership: None,
+            is_member: false,
         }
     }
 
@@ -93,6 +101,27 @@ impl NatsSink {
         self.encoder.set_replay(run);
         self.is_replay = true;
         self
+    }
+
+    /// Makes the sink a member of a cluster: it publishes only while it has the lead, and otherwise settles the events that the
+    /// leader has published. Without JetStream it has no effect, because there is nothing to read.
+    #[must_use]
+    pub fn in_cluster(mut self, lead: Lead) -> Self {
+        self.is_member = self.config.mode == Mode::Jetstream;
+        self.membership = self.is_member.then(|| Membership::new(lead));
+        self
+    }
+
+    /// Returns the part of a new connection that makes this sink a member of a cluster.
+    fn follow(&mut self, dialled: &mut Dialled, cursor: &Cursor) -> Option<Following> {
+        let (Some(reader), Some(stream)) = (dialled.reader.take(), &dialled.stream) else {
+            return None;
+        };
+        let in_flight = u64::from(self.config.max_in_flight);
+        let stored = destination::read_from(cursor.note.as_deref(), stream, in_flight);
+        let connection = (&dialled.client, &dialled.events);
+        let membership = self.membership.take()?;
+        Some(Following::new(membership, reader, connection, stream, stored))
     }
 
     /// Collects the warnings about the stream and the configuration, and logs each one once.
@@ -169,19 +198,23 @@ impl Sink for NatsSink {
             self.encoder.limit_subject(refused.saturating_sub(1));
         }
         // Dropped before the next connection, so that its client sends nothing more.
-        self.connection = None;
+        let last = self.connection.take();
+        self.membership = last
+            .and_then(Connection::into_membership)
+            .or(self.membership.take());
         let owner = Owner {
             sink: &self.name,
             spool: &self.spool,
             epochs: context.epochs,
         };
-        let dialled = dial(
+        let mut dialled = dial(
             &self.config,
             &owner,
             context.cursor.next,
             match (self.is_trial, self.is_replay) {
                 (true, _) => Purpose::Trial,
                 (_, true) => Purpose::Replay,
+                _ if self.is_member => Purpose::Member,
                 _ => Purpose::Delivery,
             },
             &mut self.clients,
@@ -212,7 +245,9 @@ impl Sink for NatsSink {
                 "the log ends before the last delivered event; the events after its end were delivered"
             );
         }
-        let connection = self.connection.insert(Connection::new(&self.config, dialled));
+        let following = self.follow(&mut dialled, context.cursor);
+        let connection = Connection::new(&self.config, dialled, following);
+        let connection = self.connection.insert(connection);
         Ok(Connected {
             acks_are_cumulative: connection.acks_are_cumulative(),
             committed_cursor: None,
@@ -250,7 +285,8 @@ impl Sink for NatsSink {
     }
 
     fn cursor_note(&self) -> Option<String> {
-        self.destination.note()
+        self.destination
+            .note(self.connection.as_ref().and_then(Connection::resume))
     }
 
     fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
@@ -271,6 +307,7 @@ impl Sink for NatsSink {
             file_changes: FileChanges::default(),
             recreations: self.destination.recreations(),
             client: connection.map(Connection::gauges).unwrap_or_default(),
+            is_follower: connection.is_some_and(Connection::is_follower),
         }
     }
 

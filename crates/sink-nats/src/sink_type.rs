@@ -100,9 +100,10 @@ impl SinkType for NatsConfig {
 
     fn build(&self, context: &BuildContext<'_>) -> NatsSink {
         let sink = NatsSink::new(context.name, self.clone());
-        match context.replay {
-            Some(run) => sink.replaying(run),
-            None => sink,
+        match (context.replay, context.lead) {
+            (Some(run), _) => sink.replaying(run),
+            (None, Some(lead)) => sink.in_cluster(lead.clone()),
+            (None, None) => sink,
         }
     }
 

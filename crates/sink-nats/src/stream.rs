@@ -207,6 +207,20 @@ impl Api<'_> {
         }
     }
 
+    /// Returns the place of the last message that was ever stored in a stream; 0 without one.
+    ///
+    /// # Errors
+    /// Returns a fault if the stream does not exist, or no response arrives.
+    pub(crate) async fn last_place(&self, stream: &str) -> Result<u64, SinkFault> {
+        let asked = self
+            .ask::<Stream>(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .await?;
+        match asked {
+            Ok(found) => Ok(found.last_place()),
+            Err(error) => Err(error::fault(&error, stream)),
+        }
+    }
+
     /// Returns the own event at a place of the stream, if there is one.
     async fn message(&self, stream: &str, place: u64, owner: &Owner<'_>) -> Result<Option<Ours>, SinkFault> {
         #[derive(Deserialize)]
@@ -373,7 +387,7 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 
 impl Stream {
     /// Returns how messages of a chain refer to the message before.
-    const fn chained_by(&self) -> By {
+    pub(crate) const fn chained_by(&self) -> By {
         if self.config.num_replicas > 1 {
             By::Place
         } else {

@@ -6,6 +6,6 @@ mod frozen;
 mod recipes;
 mod recreated;
 mod security;
-mod support;
+pub(crate) mod support;
 mod topics;
 mod transactions;

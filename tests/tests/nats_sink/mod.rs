@@ -31,4 +31,4 @@ mod recreated;
 mod security;
 mod streams;
 mod strict;
-mod support;
+pub(crate) mod support;

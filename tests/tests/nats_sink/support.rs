@@ -186,6 +186,11 @@ impl Delivery {
         epochs: Epochs,
     ) -> Self {
         assert_eq!(config.check(), []);
+        Self::run(feed, NatsSink::new("nats", config), cursor, spool, epochs)
+    }
+
+    /// Delivers the present and future events of a feed with any sink, from a cursor on.
+    pub(crate) fn run<S: Sink>(feed: &Feed, sink: S, cursor: Cursor, spool: SpoolId, epochs: Epochs) -> Self {
         let mut reader = feed.spool.reader("nats");
         reader.rewind(cursor.next);
         let committed = Arc::new(Mutex::new(cursor.clone()));
@@ -210,7 +215,6 @@ impl Delivery {
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
-        let sink = NatsSink::new("nats", config);
         let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown.clone());
         let task = tokio::spawn(async move { Box::pin(delivery).await.unwrap() });
         Self {

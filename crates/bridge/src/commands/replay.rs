@@ -127,6 +127,7 @@ impl Replay<'_> {
             name: self.name,
             data_dir: &self.config.data_dir,
             replay: Some(self.run),
+            lead: None,
         };
         let mut delivery = self.entry.config.deliver(
             &context,

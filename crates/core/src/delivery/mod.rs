@@ -145,6 +145,7 @@ async fn deliver_with<S: Sink, R: Reader, M: CommitMode>(
         window,
         progress,
         shutdown,
+        is_follower: false,
     };
     let ended = delivery.run().await;
     delivery.log_dead_letters(true);
@@ -170,6 +171,8 @@ struct Delivery<S, R, M> {
     watch: Watch,
     progress: Arc<Progress>,
     shutdown: Shutdown,
+    /// See [`SinkStatus::is_follower`]; as of the last observation.
+    is_follower: bool,
 }
 
 /// The reason for the end of a connection.
@@ -179,6 +182,8 @@ enum SessionEnd {
     Fault(SinkFault),
     /// The client makes no progress and is replaced.
     Replace(SinkFault),
+    /// The sink needs another connection without a fault.
+    Reconnect,
 }
 
 impl From<SinkFault> for SessionEnd {
@@ -201,6 +206,10 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             let fault = match end {
                 SessionEnd::Drained => return Ok(Ended::Drained),
                 SessionEnd::Aborted => return Ok(Ended::Unfinished),
+                SessionEnd::Reconnect => {
+                    self.restart();
+                    continue;
+                }
                 SessionEnd::Fault(fault) => fault,
                 SessionEnd::Replace(fault) => {
                     self.progress.client_replaced();
@@ -298,7 +307,8 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             tokio::select! {
                 biased;
                 () = self.shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
-                reported = self.sink.outcomes(&mut acks), if self.window.in_flight() > 0 || is_open => {
+                // A follower reads the destination also while it expects nothing, so that it is near the end when it takes over.
+                reported = self.sink.outcomes(&mut acks), if self.window.in_flight() > 0 || is_open || self.is_follower => {
                     if acks.iter().any(|ack| ack.outcome != Outcome::Deferred) {
                         self.watch.outcome();
                     }
@@ -310,6 +320,10 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                             self.window.set_acks_are_cumulative(acks_are_cumulative);
                             self.restart();
                             log_ended = false;
+                        }
+                        Ok(Next::Reconnect) => {
+                            self.window.commit(&mut self.sink, &mut self.reader);
+                            return Ok(SessionEnd::Reconnect);
                         }
                         Err(fault) => {
                             self.window.commit(&mut self.sink, &mut self.reader);
@@ -343,6 +357,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             file_changes,
             recreations,
             client,
+            is_follower,
         } = self.sink.status();
         self.progress.set_destination(recreations, file_changes);
         if let Some(fault) = broken {
@@ -351,6 +366,11 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         self.progress.set_status(notice, client);
         self.log_dead_letters(false);
         let waiting = self.waiting();
+        self.is_follower = is_follower;
+        if is_follower {
+            // Its events are settled by what another member publishes, whenever that is.
+            self.watch.connected(&self.window);
+        }
         self.watch.observe(&self.window);
         if S::REPLACES_CLIENT
             && let Some(fault) = self.watch.replacement(waiting, unavailable.as_ref())

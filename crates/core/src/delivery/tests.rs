@@ -28,6 +28,7 @@ macro_rules! plain_sink {
 mod broker;
 mod connecting;
 mod idle;
+mod member;
 mod memory;
 mod model;
 mod replacement;

@@ -146,7 +146,7 @@ impl Connection {
 }
 
 /// Returns how a topic for events or dead letters is created, if it may be.
-pub(super) fn creation(config: &KafkaConfig, may_create: bool) -> Option<Creation> {
+pub(crate) fn creation(config: &KafkaConfig, may_create: bool) -> Option<Creation> {
     // The configuration check rejects numbers that exceed the protocol's limits.
     (may_create && config.create).then(|| Creation {
         partitions: config

@@ -126,6 +126,7 @@ impl Connection {
         if !answer.duplicate && sent.role != Role::DeadLetter {
             let next = self.in_flight.next_number();
             self.places.stored(number, sent.after, answer.seq, next);
+            self.stored_in_cluster(answer.seq);
         }
         let outcome = if answer.duplicate {
             Outcome::Duplicate

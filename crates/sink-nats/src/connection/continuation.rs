@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use neurobridge_core::sink::{Next, SinkFault};
+use neurobridge_core::sink::{Ack, Next, SinkFault};
 
 use super::Connection;
 use crate::{backend::Backend, chain::Chain, recovery::End, stream::Api};
@@ -10,7 +10,11 @@ use crate::{backend::Backend, chain::Chain, recovery::End, stream::Api};
 impl Connection {
     /// Reads the end of the stream and continues the chain there: all events without an outcome have to be sent again.
     /// Cancel-safe: a request that was sent stays pending.
-    pub(super) async fn continue_chain(&mut self) -> Result<Next, SinkFault> {
+    pub(super) async fn continue_chain(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+        if self.following.is_some() {
+            // Another member may have published.
+            return self.take_over(acks).await;
+        }
         let Backend::Stream {
             name,
             chain: Some((chain, recovery)),

@@ -236,6 +236,7 @@ async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &Path) -> Answer {
         name,
         data_dir,
         replay: None,
+        lead: None,
     };
     // A client that hangs ends with the process.
     let steps = ConnectSteps::default();

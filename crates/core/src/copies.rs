@@ -1,0 +1,207 @@
+//! Settles the own copies of events that another member of the cluster has published.
+//!
+//! Every member of a cluster stores every event, and one of them publishes. The others read the destination and match its
+//! messages with their own events by identity. The two arrive in any order: a message may be read before its event is received
+//! over the own connection, or after. A member that becomes the leader reads the destination to its end and publishes the
+//! events that have no message there.
+//!
+//! The state is bounded: an own event is expected only while the delivery counts it as in flight, and messages without an own
+//! event are forgotten beyond a limit, the oldest first. After a restart the destination is read again from
+//! [`Copies::resume`] on, which is stored with the cursor.
+
+use std::collections::{BTreeMap, HashMap};
+
+use xxhash_rust::xxh3;
+
+use crate::event::Sequence;
+
+/// The largest number of messages without an own event. Reached by a member that did not receive what the others received;
+/// a million of them take some 80 MB.
+const MAX_UNMATCHED: usize = 1 << 20;
+/// The largest number of messages that are read again after a restart because some of them have no own event. Reading them
+/// takes some seconds.
+const MAX_READ_AGAIN: u64 = 1 << 20;
+
+/// A hash of the identity of an event, as the header of its message contains it. It has 128 bits, because a collision would
+/// lose an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity(u128);
+
+impl Identity {
+    /// Returns the hash of the text of an identity.
+    pub fn of(text: &str) -> Self {
+        Self(xxh3::xxh3_128(text.as_bytes()))
+    }
+}
+
+/// The place of a message in the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The partition of a topic; 0 for a stream.
+    pub lane: u32,
+    /// The offset of the message in the partition, or its sequence in the stream.
+    pub offset: u64,
+}
+
+/// Matches own events with the messages of the destination.
+#[derive(Debug)]
+pub struct Copies {
+    /// The own events that were read from the spool and have no message yet.
+    expected: BTreeMap<Sequence, Identity>,
+    expected_by: HashMap<Identity, Sequence>,
+    /// The places of the messages of own events that may be read from the spool again.
+    matched: BTreeMap<Sequence, Place>,
+    /// The messages without an own event.
+    unmatched: BTreeMap<Place, Identity>,
+    unmatched_by: HashMap<Identity, Place>,
+    /// The first place of each lane that was not read.
+    next: BTreeMap<u32, u64>,
+    /// The first own event that was not read from the spool since the last restart.
+    next_own: Sequence,
+    max_unmatched: usize,
+    forgotten: u64,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self::with_limit(MAX_UNMATCHED)
+    }
+}
+
+impl Copies {
+    /// Creates the state of a member that has read nothing yet, with another limit on messages without an own event.
+    pub fn with_limit(max_unmatched: usize) -> Self {
+        Self {
+            expected: BTreeMap::new(),
+            expected_by: HashMap::new(),
+            matched: BTreeMap::new(),
+            unmatched: BTreeMap::new(),
+            unmatched_by: HashMap::new(),
+            next: BTreeMap::new(),
+            next_own: Sequence::FIRST,
+            max_unmatched,
+            forgotten: 0,
+        }
+    }
+
+    /// Returns whether an own event has a message in the destination, as far as that was read. The event must not be published
+    /// then.
+    pub fn has(&mut self, sequence: Sequence, identity: Identity) -> bool {
+        self.next_own = self.next_own.max(sequence.next());
+        if self.matched.contains_key(&sequence) {
+            return true;
+        }
+        let Some(place) = self.unmatched_by.remove(&identity) else {
+            return false;
+        };
+        self.unmatched.remove(&place);
+        self.matched.insert(sequence, place);
+        true
+    }
+
+    /// As [`has`](Self::has), for a member that does not publish: an event without a message is expected to have one later.
+    pub fn expect(&mut self, sequence: Sequence, identity: Identity) -> bool {
+        if self.has(sequence, identity) {
+            return true;
+        }
+        match self.expected_by.get(&identity) {
+            // The log has two copies of one event: the first one stands for both.
+            Some(&first) => first != sequence,
+            None => {
+                self.expected_by.insert(identity, sequence);
+                self.expected.insert(sequence, identity);
+                false
+            }
+        }
+    }
+
+    /// Records a message of the destination. Returns the expected event that it settles.
+    pub fn read(&mut self, place: Place, identity: Identity) -> Option<Sequence> {
+        self.read_to(place.lane, place.offset + 1);
+        if let Some(sequence) = self.expected_by.remove(&identity) {
+            self.expected.remove(&sequence);
+            self.matched.insert(sequence, place);
+            return Some(sequence);
+        }
+        // The first message of an identity is kept: a later one would be read again anyway.
+        if let std::collections::hash_map::Entry::Vacant(entry) = self.unmatched_by.entry(identity) {
+            entry.insert(place);
+            self.unmatched.insert(place, identity);
+            if self.unmatched.len() > self.max_unmatched {
+                self.forget_oldest(place.lane);
+            }
+        }
+        None
+    }
+
+    fn forget_oldest(&mut self, lane: u32) {
+        let oldest = self.unmatched.range(Place { lane, offset: 0 }..).next();
+        if let Some((&place, &identity)) = oldest {
+            self.unmatched.remove(&place);
+            self.unmatched_by.remove(&identity);
+            self.forgotten += 1;
+        }
+    }
+
+    /// Records that a lane was read up to this offset, also where it has no message of an event.
+    pub fn read_to(&mut self, lane: u32, next: u64) {
+        let known = self.next.entry(lane).or_default();
+        *known = (*known).max(next);
+    }
+
+    /// Returns the first offset of a lane that was not read; `None` before the first one was.
+    pub fn next(&self, lane: u32) -> Option<u64> {
+        self.next.get(&lane).copied()
+    }
+
+    /// Forgets which events were expected, because they are read from the spool again. All of them may be open until the first one
+    /// is read.
+    pub fn restart(&mut self) {
+        self.expected.clear();
+        self.expected_by.clear();
+        self.next_own = Sequence::FIRST;
+    }
+
+    /// Returns the number of own events that are expected to have a message later.
+    pub fn expected(&self) -> usize {
+        self.expected.len()
+    }
+
+    /// Returns the first own event that has no known message, or was not read from the spool since the last restart.
+    pub fn first_open(&self) -> Sequence {
+        let first = self.expected.first_key_value();
+        first.map_or(self.next_own, |(first, _)| *first)
+    }
+
+    /// Records that no own event before this one is read from the spool again.
+    pub fn settled(&mut self, before: Sequence) {
+        self.matched = self.matched.split_off(&before);
+    }
+
+    /// Returns the offset from which a lane has to be read again by a delivery that starts at the present cursor. `None` if the
+    /// lane was not read.
+    pub fn resume(&self, lane: u32) -> Option<u64> {
+        let next = self.next(lane)?;
+        let matched = self.matched.values().filter(|place| place.lane == lane);
+        let matched = matched.map(|place| place.offset).min().unwrap_or(next);
+        let unmatched = self.unmatched.range(Place { lane, offset: 0 }..).next();
+        let unmatched = unmatched.map_or(
+            next,
+            |(place, _)| {
+                if place.lane == lane { place.offset } else { next }
+            },
+        );
+        // An event that never arrives must not make each restart read the destination from its message on.
+        let unmatched = unmatched.max(next.saturating_sub(MAX_READ_AGAIN));
+        Some(next.min(matched).min(unmatched))
+    }
+
+    /// Returns the number of messages that were forgotten before their event was received. If it is received later, it may be
+    /// published twice.
+    pub const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}
+
+#[cfg(test)]
+mod tests;

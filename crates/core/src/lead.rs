@@ -1,0 +1,59 @@
+//! The right of a member of a cluster to publish.
+
+use tokio::{sync::watch, time::Instant};
+
+/// The lead of this program in its cluster, as far as a delivery needs it. Clones observe the same lease.
+///
+/// A member without the lead is a follower: it reads the destination and settles its own copies of the events that the
+/// leader has published. See [`copies`](crate::copies).
+#[derive(Clone, Debug)]
+pub struct Lead(watch::Receiver<Option<Instant>>);
+
+impl Lead {
+    /// Creates the lead from the end of the current lease: `None` while another member leads. The lease ends at that time unless
+    /// it is renewed.
+    pub const fn new(valid_until: watch::Receiver<Option<Instant>>) -> Self {
+        Self(valid_until)
+    }
+
+    /// Returns whether this member may publish now.
+    pub fn is_held(&self) -> bool {
+        is_valid(*self.0.borrow())
+    }
+
+    /// Waits until this member may publish. Cancel-safe.
+    pub async fn held(&mut self) {
+        if self.0.wait_for(|until| is_valid(*until)).await.is_err() {
+            // Nobody renews the lease any more: the program is stopping.
+            std::future::pending().await
+        }
+    }
+}
+
+fn is_valid(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| Instant::now() < until)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn lead_ends_with_its_lease_unless_renewed() {
+        let (lease, receiver) = watch::channel(None);
+        let mut lead = Lead::new(receiver);
+        assert!(!lead.is_held());
+        let ttl = Duration::from_secs(10);
+        lease.send(Some(Instant::now() + ttl)).unwrap();
+        lead.held().await;
+        assert!(lead.is_held());
+        tokio::time::advance(ttl).await;
+        assert!(!lead.is_held());
+        lease.send(Some(Instant::now() + ttl)).unwrap();
+        assert!(lead.is_held());
+        lease.send(None).unwrap();
+        assert!(!lead.is_held());
+    }
+}

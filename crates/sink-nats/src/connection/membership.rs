@@ -1,0 +1,137 @@
+//! The connection of a member of a cluster: follows, takes over, steps down.
+
+use neurobridge_core::{
+    event::Sequence,
+    sink::{Ack, Next, Outcome, PublishError, SinkFault},
+};
+
+use super::Connection;
+use crate::{
+    backend::Backend,
+    chain::{Chain, End},
+    following::{Following, Membership},
+    recovery::Recovery,
+};
+
+/// All events without an outcome are published again, after a change of the role. Acknowledgements are cumulative, because the place
+/// stored with the cursor covers all events before the last stored one.
+const RESENT: Next = Next::Resend {
+    acks_are_cumulative: true,
+};
+
+impl Connection {
+    /// Returns whether this member publishes nothing, or is about to step down.
+    pub(crate) fn is_follower(&self) -> bool {
+        self.following
+            .as_ref()
+            .is_some_and(|following| !following.is_leading() || !following.may_publish())
+    }
+
+    /// Returns the place from which the stream has to be read after a restart; `None` outside of a cluster.
+    pub(crate) fn resume(&self) -> Option<u64> {
+        self.following.as_ref()?.membership().resume()
+    }
+
+    pub(crate) fn into_membership(self) -> Option<Membership> {
+        self.following.map(Following::into_membership)
+    }
+
+    /// Steps down when the lease has ended: nothing is sent any more, and once all messages are answered, the remaining events are
+    /// settled by what the next leader publishes.
+    pub(super) fn check_lead(&mut self) -> Result<(), PublishError> {
+        let Some(following) = self.following.as_mut().filter(|following| following.is_leading()) else {
+            return Ok(());
+        };
+        if following.may_publish() {
+            return Ok(());
+        }
+        if self.in_flight.len() > 0 {
+            return Err(PublishError::Full);
+        }
+        following.step_down();
+        self.end_chain();
+        Ok(())
+    }
+
+    /// Returns whether this member does not send an event: because it is stored, or because another member publishes.
+    pub(super) fn leaves_to_others(&mut self, sequence: Sequence, id: Option<&str>) -> bool {
+        let (Some(following), Some(id)) = (&mut self.following, id) else {
+            return false;
+        };
+        let is_stored = following.is_stored(sequence, id);
+        if is_stored {
+            self.known.push(Ack {
+                sequence,
+                outcome: Outcome::Duplicate,
+            });
+        }
+        is_stored || !following.is_leading()
+    }
+
+    /// Waits for outcomes, or takes over. To be called only by a follower without messages in flight.
+    pub(super) async fn follow(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+        let Some(following) = &mut self.following else {
+            return Ok(Next::Continue);
+        };
+        if following.may_publish() {
+            return self.take_over(acks).await;
+        }
+        if following.is_leading() || self.backend.chain().is_some() {
+            following.step_down();
+            self.end_chain();
+            // Events that a broken chain has refused have no outcome.
+            return Ok(RESENT);
+        }
+        following.follow(acks).await?;
+        Ok(Next::Continue)
+    }
+
+    /// Reads the stream to its end and continues as the leader: all events without an outcome are sent. Cancel-safe.
+    pub(super) async fn take_over(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+        let Some(following) = &mut self.following else {
+            return Ok(Next::Continue);
+        };
+        let Some(place) = following.take_over(acks).await? else {
+            self.end_chain();
+            return Ok(RESENT);
+        };
+        if let (Some(by), Backend::Stream { chain, .. }) = (self.chained_by, &mut self.backend) {
+            let end = End {
+                place,
+                by,
+                // The events in the stream are known by their ids.
+                ours: Vec::new(),
+                log_end: None,
+                is_ours: true,
+            };
+            let mut recovery = chain
+                .take()
+                .map_or_else(|| Recovery::new(place), |(_, recovery)| recovery);
+            recovery.continued(place, false);
+            *chain = Some((Chain::new(&self.ownership.owner(), end), recovery));
+        }
+        Ok(RESENT)
+    }
+
+    /// Records the place of a stored message.
+    pub(super) fn stored_in_cluster(&mut self, place: u64) {
+        if self.following.is_none() {
+            return;
+        }
+        let open = self.in_flight.oldest().map(|sent| sent.sequence);
+        let most_overtaken = if self.backend.chain().is_some() {
+            0
+        } else {
+            self.max_in_flight as u64
+        };
+        if let Some(following) = &mut self.following {
+            following.stored(place, most_overtaken, open);
+        }
+    }
+
+    fn end_chain(&mut self) {
+        if let Backend::Stream { chain, .. } = &mut self.backend {
+            *chain = None;
+        }
+    }
+}

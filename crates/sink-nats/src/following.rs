@@ -1,0 +1,293 @@
+//! The part of a connection that makes its sink a member of a cluster.
+//!
+//! A follower reads the stream and settles its own copies of the events that others have published. A takeover reads the end of
+//! the stream, settles what precedes it, and begins a chain there. A message that another member stores in between breaks that
+//! chain, and the takeover begins again: so no event is published twice however many members believe to lead.
+
+use std::{pin::Pin, sync::Arc};
+
+use async_nats::Client;
+use neurobridge_core::{
+    copies::{Copies, Identity, Place},
+    event::Sequence,
+    lead::Lead,
+    sink::{Ack, Outcome, SinkFault},
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{
+    error,
+    events::Events,
+    stream::{Api, Stream},
+    stream_reader::{Found, StreamReader},
+};
+
+/// The number of messages at the end of the stream that a member without a stored position reads.
+const LOOK_BACK: u64 = 1 << 17;
+
+/// The pending answer about a place of the stream: `None` if there is no message.
+type PlaceAnswer = Pin<Box<dyn Future<Output = Result<Option<u64>, SinkFault>> + Send>>;
+
+/// What survives a connection: the lead, and what was read of the stream.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    pub(crate) lead: Lead,
+    pub(crate) copies: Copies,
+}
+
+impl Membership {
+    pub(crate) fn new(lead: Lead) -> Self {
+        Self {
+            lead,
+            copies: Copies::default(),
+        }
+    }
+
+    /// Returns the place from which the stream has to be read after a restart.
+    pub(crate) fn resume(&self) -> Option<u64> {
+        self.copies.resume(0)
+    }
+
+    /// Sets the place at which reading begins, if nothing was read in this process: the one stored with the cursor, otherwise one
+    /// some way before the end. Begins again if the stream ends before what was read.
+    fn begin(&mut self, stream: &Stream, stored: Option<u64>) {
+        let end = stream.last_place() + 1;
+        let next = self.copies.next(0).or(stored);
+        match next {
+            Some(next) if next <= end => self.copies.read_to(0, next),
+            Some(_) => {
+                self.copies = Copies::default();
+                self.copies.read_to(0, 1);
+            }
+            None => self.copies.read_to(0, end.saturating_sub(LOOK_BACK).max(1)),
+        }
+    }
+}
+
+/// The state of a takeover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takeover {
+    /// The end of the stream is not known yet.
+    Asked,
+    /// The stream has to be read up to this place.
+    ReadTo(u64),
+}
+
+/// A member over one connection.
+pub(crate) struct Following {
+    membership: Membership,
+    client: Client,
+    events: Arc<Events>,
+    stream: Arc<str>,
+    reader: StreamReader,
+    is_leading: bool,
+    takeover: Takeover,
+    answer: Option<PlaceAnswer>,
+    found: Vec<Found>,
+}
+
+impl Following {
+    /// Begins to follow. `stored`: the place stored with the cursor.
+    pub(crate) fn new(
+        mut membership: Membership,
+        mut reader: StreamReader,
+        (client, events): (&Client, &Arc<Events>),
+        stream: &Stream,
+        stored: Option<u64>,
+    ) -> Self {
+        membership.begin(stream, stored);
+        membership.copies.restart();
+        reader.restart(membership.copies.next(0).unwrap_or(1));
+        Self {
+            membership,
+            client: client.clone(),
+            events: Arc::clone(events),
+            stream: stream.config.name.as_str().into(),
+            reader,
+            is_leading: false,
+            takeover: Takeover::Asked,
+            answer: None,
+            found: Vec::new(),
+        }
+    }
+
+    pub(crate) fn into_membership(self) -> Membership {
+        self.membership
+    }
+
+    pub(crate) const fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Returns whether this member publishes over this connection.
+    pub(crate) const fn is_leading(&self) -> bool {
+        self.is_leading
+    }
+
+    /// Returns whether the lease is held.
+    pub(crate) fn may_publish(&self) -> bool {
+        self.membership.lead.is_held()
+    }
+
+    /// Returns the number of events that wait for their messages.
+    pub(crate) fn expected(&self) -> usize {
+        self.membership.copies.expected()
+    }
+
+    /// Returns whether an event has a message in the stream. A follower expects one later otherwise.
+    pub(crate) fn is_stored(&mut self, sequence: Sequence, id: &str) -> bool {
+        let identity = Identity::of(id);
+        if self.is_leading {
+            self.membership.copies.has(sequence, identity)
+        } else {
+            self.membership.copies.expect(sequence, identity)
+        }
+    }
+
+    /// Records that a message of this member was stored. `most_overtaken`: the number of messages before it that may be stored
+    /// later; 0 in a chain. `open`: the first event in flight.
+    pub(crate) fn stored(&mut self, place: u64, most_overtaken: u64, open: Option<Sequence>) {
+        let copies = &mut self.membership.copies;
+        if most_overtaken > 0 {
+            copies.read_to(0, place.saturating_sub(most_overtaken));
+        } else if copies.next(0) == Some(place) {
+            // In a chain a place between two own messages has the message of another member, which is read later.
+            copies.read_to(0, place + 1);
+        }
+        let first = copies.first_open();
+        copies.settled(open.map_or(first, |open| open.min(first)));
+    }
+
+    /// Stops publishing over this connection. To be called only when nothing is in flight.
+    pub(crate) fn step_down(&mut self) {
+        self.is_leading = false;
+        self.takeover = Takeover::Asked;
+        self.answer = None;
+        self.membership.copies.restart();
+        self.reader.restart(self.membership.copies.next(0).unwrap_or(1));
+    }
+
+    /// Settles events by what others publish, until the lease is held. Returns with outcomes, or without them when the takeover
+    /// may begin.
+    pub(crate) async fn follow(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        if acks.is_empty() {
+            // Only now: outcomes are lost if the connection ends before the delivery has taken them.
+            let copies = &mut self.membership.copies;
+            copies.settled(copies.first_open());
+        }
+        while acks.is_empty() {
+            tokio::select! {
+                biased;
+                fault = self.events.faulted() => return Err(fault),
+                () = self.membership.lead.held() => return Ok(()),
+                read = self.reader.read(&mut self.found) => read?,
+            }
+            self.settle(acks);
+        }
+        Ok(())
+    }
+
+    /// Reads the stream to its end and settles. Returns the place of the end, after which this member leads; `None` if the lease
+    /// is not held any more. Cancel-safe.
+    pub(crate) async fn take_over(&mut self, acks: &mut Vec<Ack>) -> Result<Option<u64>, SinkFault> {
+        loop {
+            if !self.may_publish() {
+                self.step_down();
+                return Ok(None);
+            }
+            if std::mem::take(&mut self.is_leading) {
+                // Another member has published after this one took over.
+                self.step_down();
+            }
+            let Takeover::ReadTo(end) = self.takeover else {
+                let end = self.ask(None).await?.unwrap_or_default();
+                self.takeover = Takeover::ReadTo(end);
+                continue;
+            };
+            let next = self.membership.copies.next(0).unwrap_or(1);
+            if next > end {
+                self.takeover = Takeover::Asked;
+                self.is_leading = true;
+                self.membership.copies.restart();
+                return Ok(Some(end));
+            }
+            if self.reader.is_at_end() || self.answer.is_some() {
+                // The last messages may be deleted, or the server of the consumer lags behind.
+                let first = self.ask(Some(next)).await?;
+                if first.is_none_or(|first| first > end) {
+                    self.membership.copies.read_to(0, end + 1);
+                    continue;
+                }
+            }
+            tokio::select! {
+                biased;
+                fault = self.events.faulted() => return Err(fault),
+                read = self.reader.read(&mut self.found) => read?,
+            }
+            self.settle(acks);
+        }
+    }
+
+    fn settle(&mut self, acks: &mut Vec<Ack>) {
+        let copies = &mut self.membership.copies;
+        for Found { place, id } in self.found.drain(..) {
+            let Some(id) = id else {
+                copies.read_to(0, place + 1);
+                continue;
+            };
+            let place = Place {
+                lane: 0,
+                offset: place,
+            };
+            if let Some(sequence) = copies.read(place, Identity::of(&id)) {
+                acks.push(Ack {
+                    sequence,
+                    outcome: Outcome::Duplicate,
+                });
+            }
+        }
+    }
+
+    /// Returns the place of the first message from a place on, or of the last one of the stream.
+    async fn ask(&mut self, from: Option<u64>) -> Result<Option<u64>, SinkFault> {
+        let answer = self.answer.get_or_insert_with(|| {
+            let (client, events) = (self.client.clone(), Arc::clone(&self.events));
+            let stream = Arc::clone(&self.stream);
+            Box::pin(async move {
+                let api = Api {
+                    client: &client,
+                    events: &events,
+                };
+                match from {
+                    Some(from) => first_from(&api, &stream, from).await,
+                    None => api.last_place(&stream).await.map(Some),
+                }
+            })
+        });
+        let answered = answer.as_mut().await;
+        self.answer = None;
+        answered
+    }
+}
+
+/// Returns the place of the first message that is not before a place.
+async fn first_from(api: &Api<'_>, stream: &str, from: u64) -> Result<Option<u64>, SinkFault> {
+    #[derive(Deserialize)]
+    struct Answer {
+        message: Message,
+    }
+    #[derive(Deserialize)]
+    struct Message {
+        seq: u64,
+    }
+    let request = json!({ "seq": from, "next_by_subj": ">" });
+    let asked = api
+        .ask::<Answer>(&format!("STREAM.MSG.GET.{stream}"), &request)
+        .await?;
+    match asked {
+        Ok(found) => Ok(Some(found.message.seq)),
+        Err(error) if error.err_code == error::NO_MESSAGE => Ok(None),
+        Err(error) => Err(error::fault(&error, stream)),
+    }
+}

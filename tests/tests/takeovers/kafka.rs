@@ -1,0 +1,86 @@
+//! Takeovers with a topic of three partitions, exactly once.
+
+use std::collections::{BTreeMap, HashMap};
+
+use neurobridge_core::sink_config::Format;
+use neurobridge_sink_kafka::{Delivery as Guarantee, KafkaConfig, KafkaSink, TransactionConfig};
+use neurobridge_tests::{kafka::records::Record, shared::kafka_bootstrap};
+
+use super::*;
+use crate::kafka_sink::support::{blocking, records, topic};
+
+fn exactly_once(bootstrap: &str, topic: &str, format: Format) -> KafkaConfig {
+    let mut config = KafkaConfig::new(bootstrap);
+    config.topic = topic.parse().unwrap();
+    config.format = format;
+    config.delivery = Guarantee::ExactlyOnce;
+    config.transaction = Some(TransactionConfig {
+        id: Some(topic.to_owned()),
+        cursor_topic: format!("{topic}.cursors"),
+        ..TransactionConfig::default()
+    });
+    (config.create, config.partitions, config.replicas) = (true, Some(3), Some(1));
+    config
+}
+
+fn member(config: KafkaConfig) -> impl Fn(Lead) -> KafkaSink {
+    move |lead| KafkaSink::new("kafka", config.clone()).in_cluster(lead)
+}
+
+/// Checks that the events 1 to `count` are stored once each, and in order for each person.
+fn assert_once_and_in_order(records: &[Record], count: u64) {
+    let mut copies = BTreeMap::new();
+    let mut last = HashMap::new();
+    for record in records {
+        let value: serde_json::Value = serde_json::from_slice(record.value.as_ref().unwrap()).unwrap();
+        let id = value["id"].as_u64().unwrap();
+        *copies.entry(id).or_insert(0) += 1;
+        let before = last.insert(record.key.clone(), id).unwrap_or(0);
+        assert!(before < id, "{id} came after {before} of the same person");
+    }
+    let wanted: BTreeMap<u64, i32> = (1..=count).map(|id| (id, 1)).collect();
+    assert!(
+        copies == wanted,
+        "{:?}",
+        copies
+            .iter()
+            .filter(|(_, copies)| **copies > 1)
+            .collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_leaders_leave_each_event_once_and_in_order() {
+    let Some(bootstrap) = blocking(kafka_bootstrap).await else {
+        return;
+    };
+    let topic = topic("takeovers");
+    let events = killed_leaders(member(exactly_once(&bootstrap, &topic, Format::Cloudevents))).await;
+    assert_once_and_in_order(&records(&bootstrap, &topic).await, events);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_records_are_recognised_by_their_header() {
+    let Some(bootstrap) = blocking(kafka_bootstrap).await else {
+        return;
+    };
+    let topic = topic("handed-over");
+    let events = handed_over(member(exactly_once(&bootstrap, &topic, Format::Raw))).await;
+    let all = records(&bootstrap, &topic).await;
+    assert_once_and_in_order(&all, events);
+    assert!(all.iter().all(|record| {
+        record
+            .header("neurobridge_identity")
+            .is_some_and(|identity| identity.starts_with("main/"))
+    }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fenced_leader_follows() {
+    let Some(bootstrap) = blocking(kafka_bootstrap).await else {
+        return;
+    };
+    let topic = topic("fenced");
+    let events = stale_leader(member(exactly_once(&bootstrap, &topic, Format::Cloudevents))).await;
+    assert_once_and_in_order(&records(&bootstrap, &topic).await, events);
+}
