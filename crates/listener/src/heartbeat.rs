@@ -35,7 +35,7 @@ pub(crate) struct Heartbeat {
 pub(crate) struct Answer {
     /// The round-trip time, if it was measured.
     pub(crate) round_trip: Option<Duration>,
-    /// The time of an answered ping: everything that the server sent before is read. `None` if that time is not known.
+    /// The time of an answered ping: everything that the server sent before is read (*assumed*). `None` if that time is not known.
     pub(crate) pinged_at: Option<Instant>,
 }
 
@@ -134,7 +134,8 @@ impl Heartbeat {
         };
         Answer {
             round_trip: sent_at(&mut self.measured).map(|sent_at| now.saturating_duration_since(sent_at)),
-            pinged_at: sent_at(&mut self.proving),
+            // A WebSocket library may answer ahead of the messages that the server has queued.
+            pinged_at: sent_at(&mut self.proving).filter(|_| !self.pings.websocket),
         }
     }
 
@@ -200,6 +201,18 @@ mod tests {
         let heartbeat = Heartbeat::new(pings, start);
         assert!(heartbeat.due() > start + Duration::from_secs(86_400 * 365));
         assert_eq!(heartbeat.dead_at(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answer_to_a_websocket_ping_proves_nothing_about_events() {
+        let start = Instant::now();
+        for websocket in [false, true] {
+            let mut heartbeat = Heartbeat::new(Pings { websocket, ..PINGS }, start);
+            heartbeat.sent(start);
+            let answer = heartbeat.answered(start + TIMEOUT);
+            assert_eq!(answer.pinged_at, (!websocket).then_some(start));
+            assert_eq!(answer.round_trip, Some(TIMEOUT));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -244,6 +244,11 @@ impl Connection {
         payload: Bytes,
         role: Role,
     ) -> Result<(), PublishError> {
+        if self.in_flight.len() == 0
+            && let Backend::Core(echoes) = &mut self.backend
+        {
+            echoes.begin();
+        }
         let size = message.size();
         let at = *self.run_began.get_or_insert_with(Instant::now);
         let subject_bytes = message.subject.len();

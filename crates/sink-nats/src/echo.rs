@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 /// The payload of an echo.
 pub(crate) const PAYLOAD: &[u8] = b"1";
-/// The time for the client's other task to report a refusal. Far more than it needs; the only other data of this length is the
-/// server's INFO, which a server sends when its cluster changes.
+/// The time for the client's other task to report a refusal. Far more than it needs; other data of this length is rare while messages
+/// are in flight: the server's INFO, which a server sends when its cluster changes.
 const GRACE_PERIOD: Duration = Duration::from_millis(250);
 /// The bytes from which other data may be a refusal: less than half of the shortest one, `-ERR 'Permissions Violation for Publish to
 /// "a"'`, which two reads may split, and more than PING and PONG together.
@@ -30,7 +30,7 @@ pub(crate) struct Echoes {
     /// The time of the next request after an echo that was not final.
     pub(crate) repeat_at: Option<Instant>,
     statistics: Arc<Statistics>,
-    /// The received bytes up to the last echo.
+    /// The received bytes up to the last echo, or to the first message after it.
     received: u64,
 }
 
@@ -42,6 +42,11 @@ impl Echoes {
             received: statistics.in_bytes.load(Ordering::Relaxed),
             statistics,
         }
+    }
+
+    /// Records that a message is sent while none is in flight: nothing that was received before refuses it.
+    pub(crate) fn begin(&mut self) {
+        self.received = self.statistics.in_bytes.load(Ordering::Relaxed);
     }
 
     /// Takes an echo. Returns whether it is final; otherwise another one is to be requested at [`repeat_at`](Self::repeat_at).
@@ -91,6 +96,10 @@ mod tests {
         assert!(echoes.is_final(&echo));
         receive("PING\r\nPONG\r\nMSG _INBOX.a.1 1 1\r\n1\r\n");
         assert!(echoes.is_final(&echo));
+        receive(&"PONG\r\n".repeat(5));
+        echoes.begin();
+        receive("MSG _INBOX.a.1 1 1\r\n1\r\n");
+        assert!(echoes.is_final(&echo), "the time without messages does not count");
         receive("-ERR 'Permissions Violat");
         receive("MSG _INBOX.a.1 1 1\r\n1\r\n");
         assert!(!echoes.is_final(&echo));

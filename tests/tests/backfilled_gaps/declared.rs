@@ -171,7 +171,8 @@ fn missing_events_of_a_declared_feed_lie_in_reported_gaps() {
         "rest-http=503",
     ];
     let platform = Platform::start(&dir, &args).unwrap();
-    let config = source_with(&platform, OFFSET);
+    // The report of a gap survives the next crash.
+    let config = source_with(&platform, OFFSET) + "[spool]\ntype = \"disk\"\n";
     let mut bridge = Bridge::start(&dir, &config).unwrap();
     for outages in 1..=2 {
         bridge

@@ -58,6 +58,8 @@ pub(crate) const CONCURRENT_APPENDS_ON_DISK: usize = 16;
 /// The number of events of earlier runs with which the events of a gap are compared that an earlier run has not filled: reading
 /// them takes a second or, on a busy machine, some.
 pub(crate) const KNOWN_EVENTS: usize = 262_144;
+/// The number of events of earlier runs with which all fetched events are compared.
+const LEAST_KNOWN_EVENTS: usize = 65_536;
 /// The largest difference between the times of batches from different sources. A larger one is a step of the clock, now
 /// or in an earlier run.
 const MAX_DISORDER: SignedDuration = SignedDuration::from_secs(10);
@@ -72,7 +74,7 @@ pub(crate) fn channel_capacity(sources: usize) -> usize {
 pub(crate) struct Options {
     /// The size of the deduplication window, in events.
     pub(crate) window_events: usize,
-    /// The number of events of earlier runs with which fetched events are compared, if it is larger than the window.
+    /// The number of events of earlier runs with which fetched events are compared, at least [`LEAST_KNOWN_EVENTS`].
     pub(crate) known_events: usize,
     /// Cancelled when these events are known. Others are stored meanwhile.
     pub(crate) knows: CancellationToken,
@@ -163,14 +165,13 @@ pub(crate) async fn run(
     let concurrent = options.concurrent_appends;
     let mut window = Window::new(options.window_events);
     // Events that are received again after a restart are duplicates too. Batches wait in the channel meanwhile.
-    let (recent, newest) = spool::newest(&spool, options.window_events).await;
-    for event in &recent {
+    let (recent, newest) = spool::newest(&spool, options.window_events.max(LEAST_KNOWN_EVENTS)).await;
+    for event in &recent[recent.len().saturating_sub(options.window_events)..] {
         window.insert(event.identity, event.body);
     }
     let mut intake = Intake::new(window, newest, options.dead_letters);
     intake.orders.add_known(&recent);
-    let more = options.known_events > options.window_events;
-    let known = spool::newest(&spool, if more { options.known_events } else { 0 });
+    let known = spool::newest(&spool, options.known_events);
     let mut known = pin!(known.fuse());
     let mut waiting = Vec::with_capacity(MAX_MERGED_BATCHES);
     let mut appends = FuturesOrdered::new();
@@ -263,7 +264,7 @@ struct Tally {
     dead_lettered: u64,
 }
 
-/// The counts of one append, by source. An append has batches of few sources, so that a search is cheap.
+/// The counts of one append, by source. Most appends have batches of few sources, so that a search is cheap.
 #[derive(Default)]
 struct Tallies(Vec<(Arc<IntakeSource>, Tally)>);
 
@@ -340,7 +341,8 @@ impl Intake {
                 );
                 source.stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
             }
-            order.add(arrival.order);
+            // An event that was filtered out may be fetched with another filter.
+            order.add(arrival.order.filter(|_| arrival.is_encoded));
             match (fate, arrival.is_encoded) {
                 (Fate::Drop, _) => tally.duplicate += 1,
                 (_, true) => tally.stored += 1,

@@ -20,7 +20,7 @@ pub(super) struct Orders(BTreeMap<Arc<str>, SourceOrder>);
 #[derive(Debug, Default)]
 struct SourceOrder {
     newest: Newest,
-    /// The numbers of the events that were stored or filtered.
+    /// The numbers of the stored events.
     known: Numbers,
 }
 
@@ -83,7 +83,7 @@ impl Order<'_> {
         self.origin.is_backfill() && number.is_some_and(|number| self.known.contains(number))
     }
 
-    /// Notes an event that is stored or filtered.
+    /// Notes a stored event.
     pub(super) fn add(&mut self, number: Option<u64>) {
         if let Some(number) = number.filter(|_| self.is_ordered) {
             self.known.insert(number);

@@ -8,6 +8,7 @@ use std::{
     io::{self, Read, Write},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
@@ -42,20 +43,28 @@ pub(crate) struct Socket<S> {
 struct Backlog {
     /// The time up to which everything that the server sent is read.
     since: Instant,
-    /// The start of the pause; of the first one if others follow before the backlog is read.
+    /// The time for which reading has to continue until what the server had kept is read, at the start of the pause or at its end.
+    owed: Duration,
     paused_at: Instant,
-    /// The end of the last pause.
+    /// `None` during the pause.
     resumed_at: Option<Instant>,
     /// Whether all data was read once since then. The server may have more data that waits for the receive window.
     is_dry: bool,
 }
 
 impl Backlog {
-    /// Returns whether a message that is read now was sent just before: as much time has passed since the pause as it lasted, so
-    /// that what the server had kept is read. *Assumed*: a connection transmits events at least twice as fast as they occur.
+    /// Returns the time for which reading still has to continue: as long as it paused. *Assumed*: a connection transmits events at
+    /// least twice as fast as they occur.
+    fn owed(&self, now: Instant) -> Duration {
+        let read_for = self
+            .resumed_at
+            .map(|resumed_at| now.saturating_duration_since(resumed_at));
+        self.owed.saturating_sub(read_for.unwrap_or_default())
+    }
+
+    /// Returns whether a message that is read now was sent just before.
     fn is_read(&self) -> bool {
-        let is_over = |resumed_at| Instant::now() - resumed_at >= resumed_at - self.paused_at;
-        self.is_dry && self.resumed_at.is_some_and(is_over)
+        self.is_dry && self.resumed_at.is_some() && self.owed(Instant::now()).is_zero()
     }
 }
 
@@ -112,13 +121,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Records that reading pauses, so that unread data accumulates.
     pub(crate) fn pause(&mut self) {
         let now = Instant::now();
-        let (since, paused_at) = match self.backlog {
-            Some(backlog) => (backlog.since, backlog.paused_at),
-            None => (self.stream.last_read(), now),
+        let (since, owed) = match &self.backlog {
+            Some(backlog) => (backlog.since, backlog.owed(now)),
+            None => (self.stream.last_read(), Duration::ZERO),
         };
         self.backlog = Some(Backlog {
             since,
-            paused_at,
+            owed,
+            paused_at: now,
             resumed_at: None,
             is_dry: false,
         });
@@ -126,12 +136,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Records that reading continues after a pause.
     pub(crate) fn resume(&mut self) {
+        let now = Instant::now();
         if let Some(backlog) = &mut self.backlog {
-            backlog.resumed_at = Some(Instant::now());
+            backlog.owed += now.saturating_duration_since(backlog.paused_at);
+            backlog.resumed_at = Some(now);
         }
     }
 
-    /// Records the answer to a ping: everything that the server had sent at the time of the ping is read.
+    /// Records the answer to a ping. *Assumed*: the server sends it after everything that it had to send at the time of the ping.
     pub(crate) fn answered(&mut self, pinged_at: Instant) {
         self.backlog = self.backlog.and_then(|backlog| {
             let is_read = backlog
@@ -270,7 +282,7 @@ mod tests {
         platform.say(event(1)).await;
         poll_fn(|cx| socket.poll_message(cx)).await.unwrap();
         let start = Instant::now();
-        let at = |seconds| start + std::time::Duration::from_secs(seconds);
+        let at = |seconds| start + Duration::from_secs(seconds);
         socket.pause();
         tokio::time::advance(at(20) - start).await;
         socket.resume();
@@ -286,5 +298,27 @@ mod tests {
         socket.answered(at(20));
         assert_eq!(socket.behind_since(), None);
         assert_eq!(socket.last_read(), start);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn short_pauses_do_not_extend_a_long_one() {
+        let (mut socket, mut platform) = sockets().await;
+        let start = Instant::now();
+        socket.pause();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        socket.resume();
+        for _ in 0..120 {
+            platform.say(event(1)).await;
+            poll_fn(|cx| socket.poll_message(cx)).await.unwrap();
+            let is_dry = poll_fn(|cx| Poll::Ready(socket.poll_message(cx).is_pending())).await;
+            assert!(is_dry);
+            tokio::time::advance(Duration::from_millis(990)).await;
+            platform.say(event(2)).await;
+            poll_fn(|cx| socket.poll_message(cx)).await.unwrap();
+            socket.pause();
+            tokio::time::advance(Duration::from_millis(10)).await;
+            socket.resume();
+        }
+        assert!(socket.behind_since().unwrap() > start + Duration::from_secs(60));
     }
 }

@@ -177,8 +177,10 @@ impl Disk {
             if state.is_closed {
                 return Err(AppendError::Closed);
             }
+            let is_large = batch.len() >= writer::ENOUGH_TO_SYNC;
             state.queue.push_back(Pending { batch, values, reply });
-            state.queue.len() >= state.wakes_writer_from
+            let waits = state.wakes_writer_from != usize::MAX;
+            state.queue.len() >= state.wakes_writer_from || (is_large && waits)
         };
         if wakes_writer {
             self.shared.work.notify_all();

@@ -28,11 +28,11 @@ use crate::{
     resume::ResumeValue,
 };
 
-/// The time within which events share a sync: the writer takes no batches earlier than this after the last ones. Each sync also costs the
+/// The time within which events share a sync: the writer takes few batches no earlier than this after the last ones. Each sync also costs the
 /// wake-ups of the writer, of the intake and of the readers, so that a feed of a thousand events a second needs half the processor time.
 const SHARED_SYNC: Duration = shortened(Duration::from_millis(2));
 /// The size of waiting batches from which the writer does not wait for more.
-const ENOUGH_TO_SYNC: usize = 64 << 10;
+pub(super) const ENOUGH_TO_SYNC: usize = 64 << 10;
 /// The waiting batches from which the writer does not wait for more: their callers may wait for them before they append more.
 const ENOUGH_BATCHES: usize = 8;
 
