@@ -93,7 +93,7 @@ fn kafka_sink_outlives_a_clock_that_is_ahead() {
     bridge
         .wait("the refusal of the timestamps", RECOVERY, |status| {
             let reason = status.sink("kafka").reason.as_deref().unwrap_or_default();
-            reason.contains("Invalid timestamp") && reason.contains("set the clocks")
+            reason.contains("Invalid timestamp") && reason.contains("correct the clocks")
         })
         .unwrap();
     set_clock(&clock, "0");
