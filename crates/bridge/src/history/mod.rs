@@ -8,6 +8,7 @@ mod book;
 mod entry;
 mod facts;
 mod pause;
+mod recorder;
 mod store;
 mod watch;
 
@@ -22,7 +23,7 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -32,11 +33,6 @@ use jiff::Timestamp;
 use neurobridge_core::clock;
 use neurobridge_listener::{DisconnectReason, Label};
 use neurobridge_spool::SpoolStatus;
-use tokio::{
-    task::{JoinHandle, spawn_blocking},
-    time::{MissedTickBehavior, interval, timeout},
-};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::{
@@ -48,28 +44,24 @@ use self::{
 pub(crate) use self::{
     book::{Book, CRASH, FILLING, Gap, OPEN, OUTCOMES, PARTLY, RECOVERED, RESTART, UNRECOVERED},
     entry::{Entry, Kind},
+    recorder::Recorder,
     store::{FILE, FileState, forget, read},
 };
 use crate::{
     config::Config,
-    feed::joined,
-    state::{SinkView, SourceView, State},
+    state::{SinkView, SourceView},
 };
 
 /// The number of entries in `/status`.
 const SHOWN_ENTRIES: usize = 40;
 /// The number of gaps of a source in `/status`.
 const SHOWN_GAPS: usize = 16;
-/// The interval at which the recorder looks.
-const LOOK: Duration = Duration::from_millis(500);
 /// The interval at which the proof of life is written.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// The time after a failed write until the next attempt.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The largest number of lines that wait for a slow disk. Then the whole file is written instead.
 const MAX_UNWRITTEN: usize = 2000;
-/// The time limit of the last write.
-const LAST_WRITE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The history of a running bridge.
 #[derive(Debug)]
@@ -211,6 +203,11 @@ impl History {
         info!(since_last_run, "{text}");
         entry.fingerprint = Some(fingerprint);
         inner.book.add(entry);
+    }
+
+    /// Records that the process runs.
+    fn tick(&self) {
+        self.lock().watch.tick(clock::now());
     }
 
     /// Compares a view with the one before, and adds what has changed. Sets the gaps of each source.
@@ -437,60 +434,6 @@ fn read_or_set_aside(data_dir: &Path) -> Found {
                 "the history cannot be read; a new one begins, and the time since the last run is not recorded as a gap"
             );
             Found::default()
-        }
-    }
-}
-
-/// The task that observes the bridge and writes its history.
-pub(crate) struct Recorder {
-    state: Arc<State>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Recorder {
-    pub(crate) fn start(state: Arc<State>) -> Self {
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(record(Arc::clone(&state), stop.clone()));
-        Self { state, stop, task }
-    }
-
-    /// Records the end of the run and writes the file for the last time.
-    pub(crate) async fn stop(mut self, reason: &str) {
-        self.stop.cancel();
-        joined((&mut self.task).await);
-        // The last proof of life is that of the closed connections.
-        drop(self.state.view());
-        self.state.history.stopped(reason);
-        let state = Arc::clone(&self.state);
-        let last = spawn_blocking(move || state.history.write());
-        if timeout(LAST_WRITE_LIMIT, last).await.is_err() {
-            warn!("the history was not written in time");
-        }
-    }
-}
-
-impl Drop for Recorder {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-async fn record(state: Arc<State>, stop: CancellationToken) {
-    let mut ticks = interval(LOOK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut writing: Option<JoinHandle<()>> = None;
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        drop(state.view());
-        // A hanging disk delays the next write, and nothing else.
-        if writing.as_ref().is_none_or(JoinHandle::is_finished) {
-            let state = Arc::clone(&state);
-            writing = Some(spawn_blocking(move || state.history.write()));
         }
     }
 }

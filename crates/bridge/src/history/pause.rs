@@ -3,17 +3,23 @@
 //! During a pause the platform continues to send, or closes the connection. After the pause the bridge reads the bytes that
 //! the kernel has buffered, so the last byte before a gap may have been read long after its arrival.
 
+use std::{collections::VecDeque, time::Duration};
+
 use jiff::{SignedDuration, Timestamp};
 
-/// The shortest time between two ticks that counts as a pause: several times the interval of the ticks.
-const LIMIT: SignedDuration = SignedDuration::from_millis(1500);
+/// The interval of the ticks.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// The shortest time between two ticks that counts as a pause: several times their interval.
+const LIMIT: SignedDuration = SignedDuration::from_millis(300);
+/// The number of recent pauses that are stored: more than occur between two views.
+const KEPT: usize = 16;
 
-/// The most recent pause of the process.
+/// The recent pauses of the process.
 #[derive(Debug, Default)]
 pub(super) struct Pause {
     last_tick: Option<Timestamp>,
-    /// The start and the end of the pause.
-    newest: Option<(Timestamp, Timestamp)>,
+    /// The start and the end of each, the newest first.
+    recent: VecDeque<(Timestamp, Timestamp)>,
 }
 
 impl Pause {
@@ -22,17 +28,18 @@ impl Pause {
         if let Some(last) = self.last_tick.replace(now)
             && now.duration_since(last) >= LIMIT
         {
-            self.newest = Some((last, now));
+            self.recent.truncate(KEPT - 1);
+            self.recent.push_front((last, now));
         }
     }
 
     /// Returns the start of a gap whose last byte was read at `began`: the start of the pause, if `began` lies in a pause or
     /// shortly after it.
     pub(super) fn start_of_gap(&self, began: Timestamp) -> Timestamp {
-        match self.newest {
-            Some((from, until)) if began >= from && began.duration_since(until) <= LIMIT => from,
-            _ => began,
-        }
+        self.recent.iter().fold(began, |began, (from, until)| {
+            let is_within = began >= *from && began.duration_since(*until) <= LIMIT;
+            if is_within { *from } else { began }
+        })
     }
 }
 
@@ -44,21 +51,22 @@ mod tests {
     fn gap_after_a_pause_begins_with_the_pause() {
         let at = |milliseconds| Timestamp::from_millisecond(milliseconds).unwrap();
         let mut pause = Pause::default();
-        for now in [0, 500, 1000, 4000, 4500, 5000, 9000] {
-            assert_eq!(pause.start_of_gap(at(now)), at(now));
+        for now in [0, 100, 200, 800, 900, 1000] {
             pause.tick(at(now));
-            if now == 4000 {
-                for began in [1000, 3900, 5400] {
-                    assert_eq!(pause.start_of_gap(at(began)), at(1000));
-                }
-                for began in [900, 5600] {
-                    assert_eq!(pause.start_of_gap(at(began)), at(began));
-                }
-            }
-            if now >= 4000 {
-                pause.newest = None;
-            }
         }
+        for began in [200, 780, 1080] {
+            assert_eq!(pause.start_of_gap(at(began)), at(200));
+        }
+        for began in [180, 1120] {
+            assert_eq!(pause.start_of_gap(at(began)), at(began));
+        }
+        // A second pause that begins shortly after the first one.
+        pause.tick(at(1800));
+        assert_eq!(pause.start_of_gap(at(1850)), at(200));
+        for now in 0..100 {
+            pause.tick(at(10_000 + 1000 * now));
+        }
+        assert_eq!(pause.recent.len(), KEPT);
         // The clock was set back.
         pause.tick(at(100));
         assert_eq!(pause.start_of_gap(at(100)), at(100));

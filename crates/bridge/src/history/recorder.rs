@@ -1,0 +1,79 @@
+//! The task that observes the bridge and writes its history.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::pause;
+use crate::{feed::joined, state::State};
+
+/// The interval at which the recorder looks.
+const LOOK: Duration = Duration::from_millis(500);
+/// The time limit of the last write.
+const LAST_WRITE_LIMIT: Duration = Duration::from_secs(1);
+
+/// The task that observes the bridge and writes its history.
+pub(crate) struct Recorder {
+    state: Arc<State>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Recorder {
+    pub(crate) fn start(state: Arc<State>) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(record(Arc::clone(&state), stop.clone()));
+        Self { state, stop, task }
+    }
+
+    /// Records the end of the run and writes the file for the last time.
+    pub(crate) async fn stop(mut self, reason: &str) {
+        self.stop.cancel();
+        joined((&mut self.task).await);
+        // The last proof of life is that of the closed connections.
+        drop(self.state.view());
+        self.state.history.stopped(reason);
+        let state = Arc::clone(&self.state);
+        let last = spawn_blocking(move || state.history.write());
+        if timeout(LAST_WRITE_LIMIT, last).await.is_err() {
+            warn!("the history was not written in time");
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn record(state: Arc<State>, stop: CancellationToken) {
+    let (mut looks, mut ticks) = (interval(LOOK), interval(pause::TICK));
+    for interval in [&mut looks, &mut ticks] {
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    let mut writing: Option<JoinHandle<()>> = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            // Before the look, which has to know of a pause.
+            _ = ticks.tick() => {
+                state.history.tick();
+                continue;
+            }
+            _ = looks.tick() => {}
+        }
+        drop(state.view());
+        // A hanging disk delays the next write, and nothing else.
+        if writing.as_ref().is_none_or(JoinHandle::is_finished) {
+            let state = Arc::clone(&state);
+            writing = Some(spawn_blocking(move || state.history.write()));
+        }
+    }
+}
