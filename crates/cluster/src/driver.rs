@@ -16,7 +16,7 @@ use crate::{
     membership::Resign,
     presence::{self, Presence},
     record::{self, Identity},
-    role::{Role, Standing},
+    role::{JoinState, Role},
     shared::Shared,
     store::{Engine, LEASE, Store, Value, Written, member_key},
 };
@@ -51,6 +51,7 @@ impl<E: Engine> Driver<E> {
         tokio::select! {
             biased;
             () = self.sessions(&mut state) => {}
+            // A stop does not wait for an engine that does not answer: the lease expires.
             () = async { stop.cancelled().await; sleep(grace).await } => {
                 warn!(cluster = self.cluster, "lease not released: the engine does not answer; it expires by itself");
             }
@@ -69,11 +70,12 @@ impl<E: Engine> Driver<E> {
                 warn!(cluster = self.cluster, reason, "lease unreachable");
                 shown = Some(reason.clone());
             }
-            self.shared.set_standing(Standing::Unreachable(reason));
+            self.shared.set_join_state(JoinState::Unreachable(reason));
             if state.is_stopping || self.stop.is_cancelled() {
                 return;
             }
             tokio::select! {
+                // Several attempts within the time of the lease, and no hot loop while the engine is away.
                 () = sleep(self.ttl / 10) => {}
                 () = self.stop.cancelled() => {}
             }
@@ -239,20 +241,20 @@ impl<E: Engine> Driver<E> {
     }
 
     fn publish(&self, state: &State) {
-        let standing = if state.presence.is_taken() {
-            Standing::Refused(format!(
+        let join_state = if state.presence.is_taken() {
+            JoinState::Refused(format!(
                 "found another process with the member name \"{}\" in the cluster \"{}\", expected one; set a different \
                  cluster.member",
                 self.me.member, self.cluster
             ))
         } else if let Some(refusal) = state.machine.refusal() {
-            Standing::Refused(self.sentence(&refusal))
+            JoinState::Refused(self.sentence(&refusal))
         } else if state.presence.is_joined() {
-            Standing::Joined
+            JoinState::Joined
         } else {
-            Standing::Joining
+            JoinState::Joining
         };
-        self.shared.set_standing(standing);
+        self.shared.set_join_state(join_state);
         let leadership = state.machine.leadership(Instant::now());
         self.shared
             .set_role(leadership.map_or(Role::Follower, Role::Leader));

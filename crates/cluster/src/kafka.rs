@@ -1,7 +1,7 @@
 //! The lease as the membership in a Kafka consumer group: the member to which partition 0 of a topic is assigned leads.
 //!
 //! librdkafka sends heartbeats by itself and does not report them. So the leader renews its leadership by committing an offset: the
-//! coordinator accepts it only from a current member of the group, and assigns the partition to nobody else within the session time-out
+//! coordinator accepts it only from a current member of the group, and assigns the partition to no other member within the session time-out
 //! after it. The committed offset is the term, and its metadata are the lease.
 
 use std::{
@@ -26,7 +26,7 @@ use crate::{
     config::KafkaLease,
     membership::Resign,
     record::{self, Identity, LeaseRecord},
-    role::{Leadership, MemberState, Role, Standing},
+    role::{JoinState, Leadership, MemberState, Role},
     shared::Shared,
 };
 
@@ -73,9 +73,10 @@ impl GroupDriver {
                 warn!(cluster = self.cluster, reason = fault.reason, "lease unreachable");
                 shown = Some(fault.reason.clone());
             }
-            self.shared.set_standing(Standing::Unreachable(fault.reason));
+            self.shared.set_join_state(JoinState::Unreachable(fault.reason));
             let until = StdInstant::now() + self.lease.ttl / 10;
             while StdInstant::now() < until && !self.stop.is_cancelled() {
+                // On a thread, because librdkafka's calls block; in steps, so that a stop is noticed.
                 std::thread::sleep(POLL);
             }
             if self.stop.is_cancelled() {
@@ -187,10 +188,10 @@ impl GroupDriver {
         let others = members.iter().any(|member| !member.is_self);
         if group.is_subscribed {
             if group.consumer.context().has_joined() {
-                self.shared.set_standing(Standing::Joined);
+                self.shared.set_join_state(JoinState::Joined);
             }
         } else if let Some(reason) = self.refusal(&members, &committed) {
-            self.shared.set_standing(Standing::Refused(reason));
+            self.shared.set_join_state(JoinState::Refused(reason));
         } else if Instant::now() >= group.rests_until || !others {
             let subscribed = group.consumer.subscribe(&[&self.lease.topic]);
             subscribed.map_err(|error| self.fault(&error))?;

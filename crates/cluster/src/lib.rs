@@ -35,5 +35,5 @@ pub use self::config::NatsLease;
 pub use self::{
     config::{ClusterConfig, LeaseConfig, Standby},
     membership::Membership,
-    role::{Leadership, MemberState, Role, Standing},
+    role::{JoinState, Leadership, MemberState, Role},
 };

@@ -14,7 +14,7 @@ use crate::kafka::GroupDriver;
 use crate::{
     config::{ClusterConfig, LeaseConfig},
     record::Identity,
-    role::{MemberState, Role, Standing},
+    role::{JoinState, MemberState, Role},
     shared::Shared,
 };
 #[cfg(feature = "nats")]
@@ -37,7 +37,7 @@ pub struct Membership {
 
 impl Membership {
     /// Joins a cluster as `member` with a task that runs until `stop` is cancelled: the task then releases the lease and removes the
-    /// member, so a leader cancels it after its last message. Reports all faults in [`standing`](Self::standing).
+    /// member, so a leader cancels it after its last message. Reports all faults in [`join_state`](Self::join_state).
     ///
     /// `config_hash`: equal for members that publish the same events to the same destinations.
     ///
@@ -95,6 +95,7 @@ impl Membership {
             tokio::select! {
                 _ = is_done => {}
                 () = shared.expire() => {}
+                // As long as the driver may take to release the lease.
                 () = async { stop.cancelled().await; tokio::time::sleep(ttl / 2).await } => {}
             }
             shared.set_role(Role::Follower);
@@ -156,8 +157,8 @@ impl Membership {
     }
 
     /// Returns the relation of this member to its cluster.
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.shared.standing()
+    pub fn join_state(&self) -> watch::Receiver<JoinState> {
+        self.shared.join_state()
     }
 
     /// Sets the number of events that are not known to be in all destinations, for the other members to see.

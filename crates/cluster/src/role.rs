@@ -40,7 +40,7 @@ impl Role {
 
 /// The relation of a member to its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum JoinState {
     /// The engine of the lease has not answered yet, or the name of the member is being checked.
     Joining,
     /// A member, which leads or may lead.

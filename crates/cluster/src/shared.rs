@@ -6,14 +6,14 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::role::{MemberState, Role, Standing};
+use crate::role::{JoinState, MemberState, Role};
 
 /// The published state of a member.
 #[derive(Debug)]
 pub(crate) struct Shared {
     cluster: String,
     role: watch::Sender<Role>,
-    standing: watch::Sender<Standing>,
+    join_state: watch::Sender<JoinState>,
     members: watch::Sender<Vec<MemberState>>,
     lag: watch::Sender<Option<u64>>,
 }
@@ -23,7 +23,7 @@ impl Shared {
         Self {
             cluster: cluster.to_owned(),
             role: watch::Sender::new(Role::Follower),
-            standing: watch::Sender::new(Standing::Joining),
+            join_state: watch::Sender::new(JoinState::Joining),
             members: watch::Sender::default(),
             lag: watch::Sender::default(),
         }
@@ -33,8 +33,8 @@ impl Shared {
         self.role.subscribe()
     }
 
-    pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
-        self.standing.subscribe()
+    pub(crate) fn join_state(&self) -> watch::Receiver<JoinState> {
+        self.join_state.subscribe()
     }
 
     pub(crate) fn members(&self) -> watch::Receiver<Vec<MemberState>> {
@@ -70,18 +70,18 @@ impl Shared {
         });
     }
 
-    /// Publishes the standing, and logs a change.
-    pub(crate) fn set_standing(&self, standing: Standing) {
-        self.standing.send_if_modified(|current| {
-            if *current == standing {
+    /// Publishes whether the member has joined, and logs a change.
+    pub(crate) fn set_join_state(&self, join_state: JoinState) {
+        self.join_state.send_if_modified(|current| {
+            if *current == join_state {
                 return false;
             }
-            match &standing {
-                Standing::Refused(reason) => warn!(cluster = self.cluster, reason, "membership refused"),
-                Standing::Joined => info!(cluster = self.cluster, "joined the cluster"),
-                Standing::Joining | Standing::Unreachable(_) => {}
+            match &join_state {
+                JoinState::Refused(reason) => warn!(cluster = self.cluster, reason, "membership refused"),
+                JoinState::Joined => info!(cluster = self.cluster, "joined the cluster"),
+                JoinState::Joining | JoinState::Unreachable(_) => {}
             }
-            *current = standing;
+            *current = join_state;
             true
         });
     }

@@ -24,7 +24,7 @@ impl Lead {
     /// Waits until this member may publish. Cancel-safe.
     pub async fn held(&mut self) {
         if self.0.wait_for(|until| is_valid(*until)).await.is_err() {
-            // Nobody renews the lease any more: the program is stopping.
+            // No task renews the lease: the program is stopping.
             std::future::pending().await
         }
     }

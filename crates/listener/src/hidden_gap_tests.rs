@@ -227,38 +227,37 @@ async fn gap_begins_before_a_pause_in_which_the_server_closes() {
     result.unwrap();
 }
 
+/// Lets an event arrive in a pause of 700 ms and reads it afterwards. Returns the platform and the start of the pause.
+async fn read_after_a_pause(bench: &mut Bench, ends: &mut mpsc::Receiver<GapEnded>) -> (Platform, Instant) {
+    let mut platform = bench.authenticated().await;
+    let paused = Instant::now();
+    let fetching = ends.recv().await.unwrap();
+    platform.say(event(1)).await;
+    pass(700).await;
+    drop(fetching);
+    bench.batches.recv().await.unwrap();
+    (platform, paused)
+}
+
 #[tokio::test(start_paused = true)]
 async fn gap_begins_before_a_pause_that_nothing_follows() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
-        let mut platform = bench.authenticated().await;
-        let paused = Instant::now();
-        let fetching = ends.recv().await.unwrap();
-        // Half-open from here on: the event is read after the pause; the time of its arrival is unknown.
-        platform.say(event(1)).await;
-        pass(700).await;
-        drop(fetching);
-        bench.batches.recv().await.unwrap();
+        // Half-open from here on: the time at which the event arrived is unknown.
+        let (_platform, paused) = read_after_a_pause(&mut bench, &mut ends).await;
         assert_gap_since(&mut bench, &mut ends, paused).await;
-        drop(platform);
     });
     result.unwrap();
 }
 
-/// Sends an event some milliseconds after the end of a pause of 700 ms, then loses the connection. Checks that the gap begins at
-/// the start of the pause, or at the event.
+/// Sends an event some milliseconds after the end of a pause, then loses the connection. Checks that the gap begins at the start
+/// of the pause, or at the event.
 async fn assert_gap_after_pause(after: u64, begins_before_pause: bool) {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
-        let mut platform = bench.authenticated().await;
-        let paused = Instant::now();
-        let fetching = ends.recv().await.unwrap();
-        platform.say(event(1)).await;
-        pass(700).await;
-        drop(fetching);
-        bench.batches.recv().await.unwrap();
+        let (mut platform, paused) = read_after_a_pause(&mut bench, &mut ends).await;
         pass(after).await;
         platform.say(event(2)).await;
         bench.batches.recv().await.unwrap();

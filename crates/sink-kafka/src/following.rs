@@ -418,6 +418,7 @@ impl Source {
                 return Err(SinkFault::new(FaultKind::Unavailable, reason));
             }
             steps.progress();
+            // No event of the client announces the end of a transaction; the position has to be asked for again.
             thread::sleep(OPEN_PAUSE);
         }
         Ok(())

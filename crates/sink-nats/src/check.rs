@@ -131,7 +131,7 @@ impl NatsConfig {
                 if is_set {
                     error(
                         &format!("stream.{key}"),
-                        format!("found {key} without create, expected create = true beside it"),
+                        format!("found {key} without create, expected create = true in the same table"),
                     );
                 }
             }
@@ -329,7 +329,7 @@ fn check_auth(auth: &AuthConfig, error: &mut impl FnMut(&str, String)) {
 mod tests {
     use super::*;
 
-    fn mistakes(toml: serde_json::Value) -> String {
+    fn errors(toml: serde_json::Value) -> String {
         let config: NatsConfig = serde_json::from_value(toml).unwrap();
         let lines: Vec<_> = config
             .check()
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn defaults_are_as_documented() {
         assert_eq!(NatsConfig::new("nats://localhost:4222", "NEUROIO").check(), []);
-        let found = mistakes(serde_json::json!({
+        let found = errors(serde_json::json!({
             "servers": ["localhost", "tls://nats.example.com:4222"],
             "stream": { "name": "NEUROIO", "create": true, "max_age": "7d", "replicas": 3, "subjects": ["neuroio.>"] },
             "dead_letter": { "subject": "dead.letters" },
@@ -350,14 +350,14 @@ mod tests {
         }));
         assert_eq!(found, "");
         assert_eq!(
-            mistakes(serde_json::json!({ "servers": ["localhost"], "mode": "core" })),
+            errors(serde_json::json!({ "servers": ["localhost"], "mode": "core" })),
             ""
         );
     }
 
     #[test]
     fn all_errors_are_reported() {
-        insta::assert_snapshot!(mistakes(serde_json::json!({
+        insta::assert_snapshot!(errors(serde_json::json!({
             "servers": ["nats://u:hunter2@localhost", "ws://localhost", "http://x", "nats://[::"],
             "subject": "entries.*.{pid}",
             "order": "strict",
@@ -368,7 +368,7 @@ mod tests {
             "auth": { "user": "u", "token": "hunter2", "token_file": "t" },
             "tls": { "cert_file": "c" },
         })));
-        insta::assert_snapshot!(mistakes(serde_json::json!({
+        insta::assert_snapshot!(errors(serde_json::json!({
             "servers": [],
             "subject": "a..{result}",
             "mode": "core",
@@ -377,7 +377,7 @@ mod tests {
             "dead_letter": {},
             "auth": {},
         })));
-        insta::assert_snapshot!(mistakes(serde_json::json!({
+        insta::assert_snapshot!(errors(serde_json::json!({
             "servers": ["localhost"],
             "stream": { "name": "S", "max_age": "7d", "replicas": 1 },
             "dead_letter": { "subject": "neuroio.entries.dead.letters.too" },
@@ -431,7 +431,7 @@ mod tests {
             "$JS.API.{result}",
             "_R_.{feed}",
         ] {
-            let found = mistakes(serde_json::json!({ "servers": ["h"], "mode": "core", "subject": subject }));
+            let found = errors(serde_json::json!({ "servers": ["h"], "mode": "core", "subject": subject }));
             assert!(found.starts_with("subject: found"), "{subject}: {found}");
         }
     }

@@ -87,7 +87,7 @@ async fn finish(members: [Member; 2]) -> u64 {
     events
 }
 
-/// Kills each leader while it publishes; then nobody leads for a moment.
+/// Kills each leader while it publishes; then no member leads for a moment.
 async fn killed_leaders<S: Sink>(make: impl Fn(Lead) -> S) -> u64 {
     let mut members = two(&make);
     for round in 0..6 {

@@ -125,7 +125,7 @@ impl NatsLease {
         match (self.create, self.replicas) {
             (false, Some(_)) => error(
                 "replicas",
-                "found replicas without create, expected create = true beside it".into(),
+                "found replicas without create, expected create = true in the same table".into(),
             ),
             (true, None) => error(
                 "replicas",
@@ -176,7 +176,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn mistakes(value: serde_json::Value) -> String {
+    fn errors(value: serde_json::Value) -> String {
         let config: ClusterConfig = serde_json::from_value(value).unwrap();
         let lines: Vec<_> = config
             .check()
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn defaults_are_valid() {
-        let found = mistakes(serde_json::json!({
+        let found = errors(serde_json::json!({
             "name": "faces",
             "member": "bridge-0.example.com",
             "lease": { "type": "nats", "servers": ["localhost"], "bucket": "neurobridge" },
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn all_errors_are_reported() {
-        insta::assert_snapshot!(mistakes(serde_json::json!({
+        insta::assert_snapshot!(errors(serde_json::json!({
             "name": "",
             "member": "a..b",
             "lease": {
@@ -218,7 +218,7 @@ mod tests {
     }
     #[test]
     fn errors_of_a_group_are_reported() {
-        insta::assert_snapshot!(mistakes(serde_json::json!({
+        insta::assert_snapshot!(errors(serde_json::json!({
             "name": "faces",
             "lease": {
                 "type": "kafka", "bootstrap_servers": "", "group": "", "topic": "a b", "ttl": "1s",

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Leadership, Membership, Role, Standing,
+    JoinState, Leadership, Membership, Role,
     record::{self, Identity},
     store::{Engine, LEASE, Store, Value, Written},
 };
@@ -97,6 +97,7 @@ impl Line {
         } else {
             Duration::from_millis(5)
         };
+        // The delay of a request or of its answer.
         sleep(longest.mul_f64(self.random.f64())).await;
     }
 
@@ -132,6 +133,7 @@ impl Engine for Line {
     type Store = Self;
 
     async fn connect(&mut self, _ttl: Duration) -> Result<Self, SinkFault> {
+        // The delay of a connection.
         sleep(Duration::from_millis(self.random.u64(1..20))).await;
         if self.world.is_away() {
             return Err(Self::fault());
@@ -243,8 +245,8 @@ impl Process {
         self.membership.role().borrow().leadership()
     }
 
-    fn standing(&self) -> Standing {
-        self.membership.standing().borrow().clone()
+    fn join_state(&self) -> JoinState {
+        self.membership.join_state().borrow().clone()
     }
 }
 
@@ -354,6 +356,7 @@ async fn follower_leads_after_the_ttl_of_a_stopped_leader() {
     ];
     until(TTL * 2, "a leader", || leaders(&processes).len() == 1).await;
     let (leader, term) = leaders(&processes)[0];
+    // Longer than any time after which another member could take the lease.
     sleep(TTL * 3).await;
     assert_eq!(
         leaders(&processes),
@@ -418,10 +421,10 @@ async fn second_process_with_the_same_name_is_refused() {
     until(TTL * 2, "a leader", || first.leadership().is_some()).await;
     let second = Process::start(&world, "a", "same", 2);
     until(TTL * 2, "a refusal", || {
-        matches!(second.standing(), Standing::Refused(_))
+        matches!(second.join_state(), JoinState::Refused(_))
     })
     .await;
-    let Standing::Refused(reason) = second.standing() else {
+    let JoinState::Refused(reason) = second.join_state() else {
         unreachable!()
     };
     insta::assert_snapshot!(reason, @r#"found another process with the member name "a" in the cluster "test", expected one; set a different cluster.member"#);
@@ -440,10 +443,10 @@ async fn other_configuration_is_refused_until_a_hand_over() {
     until(TTL * 2, "a leader", || first.leadership().is_some()).await;
     let second = Process::start(&world, "b", "new", 2);
     until(TTL, "a refusal", || {
-        matches!(second.standing(), Standing::Refused(_))
+        matches!(second.join_state(), JoinState::Refused(_))
     })
     .await;
-    let Standing::Refused(reason) = second.standing() else {
+    let JoinState::Refused(reason) = second.join_state() else {
         unreachable!()
     };
     insta::assert_snapshot!(reason, @r#"the leader "a" of the cluster "test" has another configuration, expected the same sources, sinks and redaction; apply the same configuration to all members: this one leads after the leader hands over"#);
@@ -453,7 +456,7 @@ async fn other_configuration_is_refused_until_a_hand_over() {
     })
     .await;
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert_eq!(second.standing(), Standing::Joined);
+    assert_eq!(second.join_state(), JoinState::Joined);
 }
 
 #[tokio::test(start_paused = true)]
@@ -462,13 +465,14 @@ async fn foreign_lease_is_refused_and_never_overwritten() {
     let revision = world.put(LEASE, Some(b"not a lease".to_vec()));
     let member = Process::start(&world, "a", "same", 1);
     until(TTL, "a refusal", || {
-        matches!(member.standing(), Standing::Refused(_))
+        matches!(member.join_state(), JoinState::Refused(_))
     })
     .await;
-    let Standing::Refused(reason) = member.standing() else {
+    let JoinState::Refused(reason) = member.join_state() else {
         unreachable!()
     };
     insta::assert_snapshot!(reason, @r#"found "not a lease" as the lease of the cluster "test", expected a lease of neurobridge; delete the key, or use another cluster.name or bucket"#);
+    // Longer than any time after which a member could replace the foreign value.
     sleep(TTL * 4).await;
     assert_eq!(world.value(LEASE).revision, revision);
     world.put(LEASE, None);
@@ -491,7 +495,7 @@ async fn member_without_engine_follows_and_reports_why() {
     .await;
     assert!(took <= TTL - TTL / 5, "{took:?}");
     until(TTL, "the reason", || {
-        matches!(member.standing(), Standing::Unreachable(_))
+        matches!(member.join_state(), JoinState::Unreachable(_))
     })
     .await;
     until(TTL * 5, "it leads again", || member.leadership().is_some()).await;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use neurobridge_cluster::{Role, Standing};
+use neurobridge_cluster::{JoinState, Role};
 use neurobridge_tests::{
     kafka::{Kafka, KafkaOptions, admin::KafkaAdmin},
     paths::Scratch,
@@ -42,8 +42,8 @@ fn lease(bootstrap: &str, name: &str, partitions: u16) -> Value {
 
 fn joined(lease: &Value, name: &str) -> Member {
     let member = Member::join(lease, name, "same");
-    wait_until("a member", LIMIT, || member.standing() == Standing::Joined)
-        .unwrap_or_else(|error| panic!("{error:#}: {:?}", member.standing()));
+    wait_until("a member", LIMIT, || member.join_state() == JoinState::Joined)
+        .unwrap_or_else(|error| panic!("{error:#}: {:?}", member.join_state()));
     member
 }
 
@@ -184,9 +184,9 @@ fn unsuitable_topics_are_refused_with_a_reason() {
         wait_until(
             expected,
             LIMIT,
-            || matches!(member.standing(), Standing::Unreachable(reason) if reason.contains(expected)),
+            || matches!(member.join_state(), JoinState::Unreachable(reason) if reason.contains(expected)),
         )
-        .unwrap_or_else(|error| panic!("{error:#}: {:?}", member.standing()));
+        .unwrap_or_else(|error| panic!("{error:#}: {:?}", member.join_state()));
         member.end();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use neurobridge_cluster::{ClusterConfig, Leadership, Membership, Standing};
+use neurobridge_cluster::{ClusterConfig, JoinState, Leadership, Membership};
 use neurobridge_tests::poll::{wait_for, wait_until};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -52,8 +52,8 @@ impl Member {
         self.leadership().unwrap().term
     }
 
-    pub(crate) fn standing(&self) -> Standing {
-        self.membership.standing().borrow().clone()
+    pub(crate) fn join_state(&self) -> JoinState {
+        self.membership.join_state().borrow().clone()
     }
 
     pub(crate) fn sees(&self, count: usize) -> bool {
@@ -73,12 +73,12 @@ impl Member {
     /// Waits until the member is refused, and returns the reason.
     pub(crate) fn refusal(&self) -> String {
         let refused = wait_for("a refusal", LIMIT, || {
-            Ok(match self.standing() {
-                Standing::Refused(reason) => Some(reason),
+            Ok(match self.join_state() {
+                JoinState::Refused(reason) => Some(reason),
                 _ => None,
             })
         });
-        refused.unwrap_or_else(|error| panic!("{error:#}: {:?}", self.standing()))
+        refused.unwrap_or_else(|error| panic!("{error:#}: {:?}", self.join_state()))
     }
 
     /// Stops in order, which releases the lease.

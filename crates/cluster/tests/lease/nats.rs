@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
-use neurobridge_cluster::Standing;
+use neurobridge_cluster::JoinState;
 use neurobridge_tests::{
     nats::{NatsOptions, client::connect},
     poll::wait_until,
@@ -35,7 +35,7 @@ fn leader_and_follower(leader_server: &str, follower_server: &str) -> (Member, M
     wait_until("a leader", LIMIT, || leader.leads()).unwrap();
     let follower = join(follower_server, "b", &json!({}));
     wait_until("a follower", LIMIT, || {
-        follower.standing() == Standing::Joined && leader.sees(2) && follower.sees(2)
+        follower.join_state() == JoinState::Joined && leader.sees(2) && follower.sees(2)
     })
     .unwrap();
     (leader, follower)
@@ -56,7 +56,7 @@ fn follower_leads_within_the_ttl_after_a_crash() {
     // The crashed member is restarted with the same name and follows.
     let restarted = join(&nats.url(), "a", &json!({}));
     wait_until("the restarted member", LIMIT, || {
-        restarted.standing() == Standing::Joined
+        restarted.join_state() == JoinState::Joined
     })
     .unwrap();
     assert!(follower.leads() && !restarted.leads());
@@ -89,11 +89,11 @@ fn member_that_is_cut_off_follows_before_another_leads() {
     relay.cut();
     takeover(&follower, &[&leader]);
     wait_until("the reason", LIMIT, || {
-        matches!(leader.standing(), Standing::Unreachable(_))
+        matches!(leader.join_state(), JoinState::Unreachable(_))
     })
     .unwrap();
     relay.restore();
-    wait_until("it follows", LIMIT, || leader.standing() == Standing::Joined).unwrap();
+    wait_until("it follows", LIMIT, || leader.join_state() == JoinState::Joined).unwrap();
     assert!(follower.leads() && !leader.leads());
 }
 
@@ -106,7 +106,7 @@ fn frozen_and_killed_servers_leave_one_leader() {
     let members = [members.0, members.1];
     let leaders = || members.iter().filter(|member| member.leads()).count();
     nats.freeze().unwrap();
-    wait_until("nobody leads", LIMIT, || leaders() == 0).unwrap();
+    wait_until("no member leads", LIMIT, || leaders() == 0).unwrap();
     nats.thaw().unwrap();
     wait_until("one leads", LIMIT, || {
         assert!(leaders() < 2);
@@ -114,7 +114,7 @@ fn frozen_and_killed_servers_leave_one_leader() {
     })
     .unwrap();
     nats.kill().unwrap();
-    wait_until("nobody leads", LIMIT, || leaders() == 0).unwrap();
+    wait_until("no member leads", LIMIT, || leaders() == 0).unwrap();
     nats.start_again().unwrap();
     wait_until("one leads", LIMIT, || {
         assert!(leaders() < 2);
@@ -191,9 +191,9 @@ fn unsuitable_buckets_are_refused_with_a_reason() {
             &json!({ "bucket": name, "create": false, "replicas": null }),
         );
         wait_until(expected, LIMIT, || {
-            matches!(member.standing(), Standing::Unreachable(reason) | Standing::Refused(reason) if reason.contains(expected))
+            matches!(member.join_state(), JoinState::Unreachable(reason) | JoinState::Refused(reason) if reason.contains(expected))
         })
-        .unwrap_or_else(|error| panic!("{error:#}: {:?}", member.standing()));
+        .unwrap_or_else(|error| panic!("{error:#}: {:?}", member.join_state()));
         assert!(!member.leads());
         member.crash();
     }

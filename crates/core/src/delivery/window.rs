@@ -1,5 +1,7 @@
 //! The events between the reader and the cursor: published, retried, dead-lettered, settled, committed.
 
+mod dead_lettering;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,12 +15,11 @@ use super::{
     inbox::Inbox,
     outstanding::Outstanding,
     progress::Progress,
-    redacted::{self, publish_redacted},
-    refusals::{Body, Refusals, Refused, missing},
+    redacted::publish_redacted,
+    refusals::{Refusals, Refused, missing},
 };
 use crate::{
     clock,
-    dead_letter::DeadLetter,
     event::Sequence,
     event_buf::EventBuf,
     identity::SpoolId,
@@ -26,8 +27,7 @@ use crate::{
     reader::{Cursor, Reader, Skipped},
     record::{self, SealedBatch},
     sink::{
-        Ack, Connected, DeadLetterSink, FaultKind, Outcome, PublishError, Rejection, RejectionReason, Sink,
-        SinkFault, TransactionState,
+        Ack, Connected, FaultKind, Outcome, PublishError, RejectionReason, Sink, SinkFault, TransactionState,
     },
 };
 
@@ -282,74 +282,6 @@ impl<M: CommitMode> Window<M> {
                 Turn::Skip
             }
         }
-    }
-
-    /// Publishes the dead letters to their destination. Returns false at the limit on messages in flight.
-    fn publish_dead_letters(&mut self, sink: &mut dyn DeadLetterSink) -> Result<bool, SinkFault> {
-        while let Some((sequence, rejection, body)) = self.next_dead_letter() {
-            self.consecutive
-                .check(sequence, rejection, self.refusals.dead_lettering())?;
-            let mut json = String::new();
-            self.write_dead_letter(sequence, rejection, body, &mut json)?;
-            match sink.publish_dead_letter(&DeadLetter {
-                sequence,
-                json: &json,
-            }) {
-                Ok(()) => {
-                    self.refusals.dead_letter_published(sequence);
-                    self.outstanding.published_dead_letter();
-                }
-                Err(PublishError::Full) => return Ok(false),
-                Err(PublishError::Rejected(refusal)) => {
-                    self.refusals.dead_letter_rejected(sequence, &refusal)?
-                }
-                Err(PublishError::Fault(fault)) => return Err(fault),
-            }
-        }
-        Ok(true)
-    }
-
-    fn next_dead_letter(&self) -> Option<(Sequence, &Rejection, Body)> {
-        self.refusals.rejected_before(self.inbox.position()).next()
-    }
-
-    /// Returns whether dead letters have to be stored.
-    pub(super) fn has_dead_letters(&self) -> bool {
-        self.next_dead_letter().is_some()
-    }
-
-    /// Stores dead letters outside of the sink.
-    pub(super) async fn store_dead_letters(&mut self) -> Result<(), SinkFault> {
-        let mut lines = String::new();
-        let mut stored: Vec<(Sequence, RejectionReason)> = Vec::new();
-        for (sequence, rejection, body) in self.refusals.rejected_before(self.inbox.position()) {
-            self.consecutive
-                .check(sequence, rejection, stored.iter().copied())?;
-            self.write_dead_letter(sequence, rejection, body, &mut lines)?;
-            lines.push('\n');
-            stored.push((sequence, rejection.reason));
-        }
-        self.options.dead_letters.store(&lines).await.map_err(|error| {
-            let reason = format!("dead letters cannot be stored: {error}; free space or fix the disk");
-            SinkFault::new(FaultKind::Disk, reason)
-        })?;
-        for (sequence, reason) in stored {
-            self.refusals.dead_letter_stored(sequence, reason, M::ROLLS_BACK);
-            self.settle_as_dead_letter(sequence, reason);
-        }
-        Ok(())
-    }
-
-    fn write_dead_letter(
-        &self,
-        sequence: Sequence,
-        rejection: &Rejection,
-        body: Body,
-        out: &mut String,
-    ) -> Result<(), SinkFault> {
-        let event = self.inbox.find(sequence).ok_or_else(|| missing(sequence))?;
-        redacted::write_dead_letter(&self.options, &event, rejection, body, out);
-        Ok(())
     }
 
     /// Applies the outcomes reported by the sink: all of them, also those after an outcome that leads to a fault.

@@ -167,7 +167,7 @@ impl KafkaConfig {
                 if set {
                     error(
                         key,
-                        format!("found {key} without create, expected create = true beside it"),
+                        format!("found {key} without create, expected create = true in the same table"),
                     );
                 }
             }

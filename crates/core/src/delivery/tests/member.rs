@@ -73,6 +73,7 @@ fn follower_waits_without_a_fault_and_then_delivers() {
     let (abort, watched) = (shutdown.abort.clone(), Arc::clone(&progress));
     runtime().block_on(async {
         let seen = tokio::spawn(async move {
+            // Times of the paused clock: shortly before and after the change of the role.
             sleep(Duration::from_secs(590)).await;
             let following = watched.snapshot();
             sleep(Duration::from_secs(20)).await;
