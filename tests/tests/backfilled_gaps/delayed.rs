@@ -1,7 +1,9 @@
-//! Gaps that are filled late, after far more events were stored than the deduplication window has room for.
+//! Gaps that are filled when far more events are stored than the deduplication window has room for.
 
 use super::*;
 
+/// A window of far fewer events than are stored in a second.
+const SMALL_WINDOW: &str = "[deduplicate]\nmax_events = 100\n[spool]\ntype = \"disk\"\n";
 /// An address at which no program listens.
 const NO_LIST: &str = "http://127.0.0.1:1";
 
@@ -20,10 +22,7 @@ fn assert_stored_once(name: &str, repair: impl FnOnce(&mut Bridge, &Path)) {
     ];
     let platform = Platform::start(&dir, &args).unwrap();
     let list = format!("http://{}", platform.address());
-    let config = format!(
-        "[deduplicate]\nmax_events = 100\n[spool]\ntype = \"disk\"\n{}",
-        source(&platform).replace(&list, NO_LIST)
-    );
+    let config = format!("{SMALL_WINDOW}{}", source(&platform).replace(&list, NO_LIST));
     let mut bridge = Bridge::start(&dir, &config).unwrap();
     let is_filling = || gaps(&dir).iter().any(|gap| gap["outcome"] == "filling");
     wait_until("a gap that is not filled", SOON, is_filling).unwrap();
@@ -38,6 +37,11 @@ fn assert_stored_once(name: &str, repair: impl FnOnce(&mut Bridge, &Path)) {
     repair(&mut bridge, &file);
     let gaps = wait_for_outcomes(&dir, 1);
     assert!(gaps.iter().all(|gap| gap["outcome"] == "recovered"), "{gaps:#?}");
+    assert_all_stored_once(bridge);
+}
+
+/// Waits until all events are delivered, and checks that the file has each once.
+fn assert_all_stored_once(bridge: Bridge) {
     bridge
         .wait("all events", SOON, |status| status.delivered("events") >= EVENTS)
         .unwrap();
@@ -65,4 +69,23 @@ fn delayed_fill_after_a_crash_stores_no_event_twice() {
         bridge.process().kill().unwrap();
         bridge.start_again().unwrap();
     });
+}
+
+/// The list has events that were stored after the last proof of life.
+#[test]
+fn crash_with_a_small_window_stores_no_event_twice() {
+    let dir = Scratch::new("small-window-crash").unwrap();
+    let count = EVENTS.to_string();
+    let platform = Platform::start(&dir, &["--rate", RATE, "--count", &count]).unwrap();
+    let config = format!("{SMALL_WINDOW}{}", source(&platform));
+    let mut bridge = Bridge::start(&dir, &config).unwrap();
+    for crash in 1..=3 {
+        bridge
+            .wait("events", SOON, |status| status.delivered("events") > 1000 * crash)
+            .unwrap();
+        bridge.process().kill().unwrap();
+        bridge.start_again().unwrap();
+    }
+    wait_for_outcomes(&dir, 3);
+    assert_all_stored_once(bridge);
 }

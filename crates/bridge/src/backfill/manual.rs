@@ -33,6 +33,8 @@ impl Filler {
         request: Manual,
         state: &State,
     ) -> Result<(), Interrupted> {
+        // Shortly after a start: an event that an earlier run has stored is not missed.
+        self.knows.cancelled().await;
         let window = Window {
             after: request.after,
             skips_known: false,
