@@ -101,3 +101,15 @@ pub(crate) fn takeover(by: &Member, others: &[&Member]) -> Duration {
     .unwrap();
     began.elapsed()
 }
+
+/// Checks that one of three attempts takes at most `limit`. Other programs on the machine delay an attempt, and make none faster.
+pub(crate) fn assert_within(limit: Duration, mut attempt: impl FnMut(u32) -> Duration) {
+    let mut took = Vec::new();
+    for number in 1..=3 {
+        took.push(attempt(number));
+        if took.last() <= Some(&limit) {
+            return;
+        }
+    }
+    panic!("the attempts took {took:?}, expected one of at most {limit:?}");
+}
