@@ -196,6 +196,13 @@ impl Copies {
         Some(next.min(matched).min(unmatched))
     }
 
+    /// Returns whether the next message without an own event would make an older one be forgotten while own events are still expected.
+    /// A follower stops reading the destination then: the own events after the expected ones, which it has not read from the
+    /// spool yet, may be those of the messages.
+    pub fn is_full(&self) -> bool {
+        self.unmatched.len() >= self.max_unmatched && !self.expected.is_empty()
+    }
+
     /// Returns the number of messages that were forgotten before their event was received. If it is received later, it may be
     /// published twice.
     pub const fn forgotten(&self) -> u64 {

@@ -311,6 +311,24 @@ fn missing_event_does_not_hold_the_place_for_ever() {
 }
 
 #[test]
+fn expected_event_stops_reading_before_a_message_is_forgotten() {
+    let mut copies = Copies::with_limit(2);
+    let [missed, a, b, c] = ["main/0", "main/1", "main/2", "main/3"].map(Identity::of);
+    copies.read(place(0), a);
+    copies.read(place(1), b);
+    assert!(
+        !copies.is_full(),
+        "the messages may be of events that never arrive"
+    );
+    assert!(!copies.expect(sequence(0), missed));
+    assert!(copies.is_full());
+    // A leader has no choice.
+    copies.restart();
+    copies.read(place(2), c);
+    assert_eq!((copies.is_full(), copies.forgotten()), (false, 1));
+}
+
+#[test]
 fn second_copy_in_the_own_log_is_settled_with_the_first() {
     let mut copies = Copies::default();
     let identity = Identity::of("main/1");
