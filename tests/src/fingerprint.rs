@@ -66,6 +66,10 @@ impl FromStr for Fingerprint {
 /// A copy of an event, as stored by a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copy {
+    /// The broker's timestamp in milliseconds since 1970.
+    pub stored: i64,
+    /// The id of the spool from which the event was published.
+    pub spool: String,
     /// The sequence and the hashes of the event.
     pub fingerprint: Fingerprint,
     /// How the bridge has received the event.
@@ -112,7 +116,15 @@ impl fmt::Display for Copy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let origin = Origin::ALL.iter().find(|(origin, _)| *origin == self.origin);
         let origin = origin.map_or("", |(_, name)| name);
-        write!(f, "{} {origin} {} {}", self.fingerprint, self.source, self.id)
+        let Self {
+            stored,
+            spool,
+            fingerprint,
+            source,
+            id,
+            ..
+        } = self;
+        write!(f, "{stored} {spool} {fingerprint} {origin} {source} {id}")
     }
 }
 
@@ -123,8 +135,11 @@ impl FromStr for Copy {
         let parse = || {
             let mut words = line.rsplitn(4, ' ');
             let (id, source, name) = (words.next()?, words.next()?, words.next()?);
+            let mut first = words.next()?.splitn(3, ' ');
             Some(Self {
-                fingerprint: words.next()?.parse().ok()?,
+                stored: first.next()?.parse().ok()?,
+                spool: first.next()?.to_owned(),
+                fingerprint: first.next()?.parse().ok()?,
                 origin: Origin::ALL.iter().find(|(_, known)| *known == name)?.0,
                 source: source.to_owned(),
                 id: id.to_owned(),
@@ -158,6 +173,8 @@ mod tests {
             (None, Some("true"), Origin::LiveLate),
         ] {
             let copy = Copy {
+                stored: 1_700_000_000_000,
+                spool: "0a".to_owned(),
                 fingerprint,
                 origin: Origin::of(origin, late),
                 source: "/neuroio/main".to_owned(),
@@ -166,6 +183,7 @@ mod tests {
             assert_eq!(copy.origin, expected);
             assert_eq!(copy.to_string().parse::<Copy>().unwrap(), copy);
         }
-        assert!("7 1 1 lively s 1".parse::<Copy>().is_err());
+        assert!("5 0a 7 1 1 lively s 1".parse::<Copy>().is_err());
+        assert!("7 1 1 live s 1".parse::<Copy>().is_err());
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-pub use self::config::{KafkaOptions, Listener, Member, Secure};
+pub use self::config::{KafkaOptions, Listener, Member, Relayed, Secure};
 use self::config::{LOG4J, Ports, server_properties};
 pub use self::installation::{KafkaInstallation, MINIMUM_JAVA, VERSION};
 pub use self::tool::Grant;

@@ -4,6 +4,7 @@
 mod audit;
 mod bridge_runs;
 mod clock;
+mod cluster;
 mod history;
 mod recognised;
 mod recovery;
@@ -57,8 +58,8 @@ const STOP: Duration = Duration::from_secs(30);
 #[command(after_help = "\
 Exits with 1 if a durable event is lost, out of order, or duplicated although duplicates are excluded,
 if a ledger does not balance at any time, if with --recognised a missing event lies in no reported gap or a late one
-is not marked, if with --rest up any event is missing, if with --connections 2 there is any gap, or if a sink does not
-recover after the last fault. The run's folder is then kept.
+is not marked, if with --rest up any event is missing, if with --connections 2 there is any gap, if with --members any
+event is missing, duplicated or out of order, or if a sink does not recover after the last fault. The run's folder is then kept.
 
 Each run has its own brokers, ports and folder, so that several can run at the same time.
 
@@ -70,7 +71,7 @@ pub(crate) struct Args {
     /// Seed of the schedule [default: random]
     #[arg(long)]
     seed: Option<u64>,
-    /// Events per second [default: 5000, or 100 with --recognised]
+    /// Events per second [default: 5000; 100 with --recognised; 2000 with --members]
     #[arg(long)]
     rate: Option<u64>,
     /// Publish to Kafka in transactions, and allow no duplicates
@@ -86,12 +87,21 @@ pub(crate) struct Args {
     /// The number of connections. With 2, only single connections are cut: there must be no gap
     #[arg(long, requires = "recognised", conflicts_with = "rest", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     connections: u8,
+    /// A cluster of this many bridges: members are killed, frozen, stopped for an upgrade, and cut from the feed, Kafka or NATS,
+    /// and brokers are killed; each event that the platform recognised must be stored once and in order. With 1, a single
+    /// bridge with the same faults of the brokers
+    #[arg(long, value_name = "N", conflicts_with_all = ["exactly_once", "recognised"], value_parser = clap::value_parser!(u8).range(1..=3))]
+    members: Option<u8>,
 }
 
 impl Args {
     /// Returns the number of events per second. The default is lower with `--recognised`, which tests faults and not load.
     fn rate(&self) -> u64 {
-        self.rate.unwrap_or(if self.recognised { 100 } else { 5_000 })
+        self.rate.unwrap_or(match (self.recognised, self.members) {
+            (true, _) => 100,
+            (_, Some(_)) => 2_000,
+            _ => 5_000,
+        })
     }
 }
 
@@ -125,10 +135,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // Not one of the temporary folders, because another run would remove the folder of a failed run.
     let folder = target_dir().join("chaos").join(process::id().to_string());
     let mut dir = Scratch::at(folder)?;
-    let result = if args.recognised {
-        recognised::run_in(&dir, args, &read_back)
-    } else {
-        run_in(&dir, args, &read_back)
+    let result = match args.members {
+        Some(members) => cluster::run_in(&dir, args, usize::from(members), &read_back),
+        None if args.recognised => recognised::run_in(&dir, args, &read_back),
+        None => run_in(&dir, args, &read_back),
     };
     if !matches!(result, Ok(true)) {
         dir.keep();
@@ -204,7 +214,7 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
         report.findings
     );
     let read = |found: &mut Audit<'_>, what: &[&str]| {
-        read_broker(read_back, what, &outcome.spool, |copy| {
+        read_broker(read_back, what, &[&outcome.spool], |copy| {
             found.add(copy.fingerprint)
         })
     };
@@ -364,21 +374,25 @@ fn keep_spool(dir: &Scratch) {
     }
 }
 
-/// Calls `add` with each copy of an event that a broker stores, in the order in which a consumer receives the copies.
-fn read_broker(program: &Path, what: &[&str], spool: &str, mut add: impl FnMut(Copy)) -> Result<()> {
+/// Calls `add` with each copy of an event that a broker stores, in the order in which a consumer receives the copies. A copy of
+/// another spool is an error.
+fn read_broker(program: &Path, what: &[&str], spools: &[&str], mut add: impl FnMut(Copy)) -> Result<()> {
     log(&format!("reading the events of {}", what[0]));
     let mut command = Command::new(program);
-    command
-        .args(what)
-        .arg(spool)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+    command.args(what).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command
         .spawn()
         .with_context(|| format!("starting {}", program.display()))?;
     let output = child.stdout.take().context("the pipe is missing")?;
     for line in BufReader::new(output).lines() {
-        add(line?.parse()?);
+        let copy: Copy = line?.parse()?;
+        ensure!(
+            spools.contains(&copy.spool.as_str()),
+            "event {} has the spool {}, expected one of {spools:?}",
+            copy.id,
+            copy.spool
+        );
+        add(copy);
     }
     let status = child
         .wait()

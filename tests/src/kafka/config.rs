@@ -20,8 +20,20 @@ pub struct KafkaOptions {
     pub optimised: bool,
     /// Whether a relay connects the broker with its controller, for [`super::Kafka::fence`]. Default: false.
     pub fenceable: bool,
+    /// Additional listeners without encryption, each of which clients reach at another address. Default: none.
+    pub relayed: Vec<Relayed>,
     /// Makes the broker a member of another broker's cluster. Default: none.
     pub member: Option<Member>,
+}
+
+/// A listener without encryption that is advertised at the address of a relay, because clients connect to the advertised
+/// address.
+#[derive(Debug, Clone)]
+pub struct Relayed {
+    /// The port of the listener.
+    pub port: u16,
+    /// `host:port` of the relay.
+    pub advertised: String,
 }
 
 /// A broker without its own controller.
@@ -42,6 +54,7 @@ impl Default for KafkaOptions {
             heap_mib: 512,
             optimised: false,
             fenceable: false,
+            relayed: Vec::new(),
             member: None,
         }
     }
@@ -190,15 +203,21 @@ pub(super) fn server_properties(
     if options.secure.is_some() {
         listeners.extend(Listener::SECURE);
     }
-    let addresses: Vec<String> = listeners
+    let mut addresses: Vec<String> = listeners
         .iter()
         .map(|one| format!("{}://127.0.0.1:{}", one.name(), ports.of(*one)))
         .collect();
-    let protocols: Vec<String> = listeners
+    let mut protocols: Vec<String> = listeners
         .iter()
         .map(|one| format!("{}:{}", one.name(), one.protocol()))
         .collect();
-    let advertised = addresses.join(",");
+    let mut advertised = addresses.clone();
+    for (number, one) in options.relayed.iter().enumerate() {
+        addresses.push(format!("RELAYED{number}://127.0.0.1:{}", one.port));
+        advertised.push(format!("RELAYED{number}://{}", one.advertised));
+        protocols.push(format!("RELAYED{number}:PLAINTEXT"));
+    }
+    let (addresses, advertised) = (addresses.join(","), advertised.join(","));
     let controller = format!("127.0.0.1:{}", ports.controller);
     let reached = relay.unwrap_or(&controller);
 
@@ -206,7 +225,7 @@ pub(super) fn server_properties(
     let mut line = |key: &str, value: &str| {
         let _ = writeln!(text, "{key}={value}"); // Writing to a string cannot fail.
     };
-    line("listeners", &format!("{advertised},CONTROLLER://{controller}"));
+    line("listeners", &format!("{addresses},CONTROLLER://{controller}"));
     line(
         "advertised.listeners",
         &format!("{advertised},CONTROLLER://{reached}"),
@@ -230,7 +249,7 @@ pub(super) fn server_properties(
     if let Some(member) = options.member {
         line("process.roles", "broker");
         line("node.id", &member.node.to_string());
-        line("listeners", &advertised);
+        line("listeners", &addresses);
         line("advertised.listeners", &advertised);
         let controller = format!("127.0.0.1:{}", member.controller);
         line("controller.quorum.bootstrap.servers", &controller);
@@ -315,6 +334,25 @@ mod tests {
             text.contains("\ncontroller.quorum.bootstrap.servers=127.0.0.1:9\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn relayed_listener_is_advertised_at_the_relay() {
+        let options = KafkaOptions {
+            relayed: vec![Relayed {
+                port: 7,
+                advertised: "127.0.0.1:8".to_owned(),
+            }],
+            ..KafkaOptions::default()
+        };
+        let text = server_properties(&options, &PORTS, Path::new("/d"), None);
+        for line in [
+            "listeners=PLAINTEXT://127.0.0.1:2,RELAYED0://127.0.0.1:7,CONTROLLER://127.0.0.1:1",
+            "advertised.listeners=PLAINTEXT://127.0.0.1:2,RELAYED0://127.0.0.1:8,CONTROLLER://127.0.0.1:1",
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,RELAYED0:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
     }
 
     #[test]

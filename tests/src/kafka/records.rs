@@ -28,6 +28,8 @@ pub struct Record {
     pub partition: i32,
     /// The offset in the partition.
     pub offset: i64,
+    /// The timestamp in milliseconds since 1970: the time of the append for a topic with `LogAppendTime`, otherwise the producer's.
+    pub timestamp: Option<i64>,
     /// The key, or `None` for a null key.
     pub key: Option<Vec<u8>>,
     /// The value, or `None` for a null value.
@@ -205,6 +207,7 @@ fn to_record(message: &BorrowedMessage<'_>) -> Record {
     Record {
         partition: message.partition(),
         offset: message.offset(),
+        timestamp: message.timestamp().to_millis(),
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
         headers: headers

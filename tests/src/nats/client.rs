@@ -128,6 +128,7 @@ async fn listen(
         let headers = message.headers.iter().flat_map(|headers| headers.iter());
         let message = Message {
             place,
+            stored: None,
             subject: message.subject.to_string(),
             headers: headers
                 .filter_map(|(name, values)| Some((name.to_string(), values.first()?.to_string())))

@@ -16,6 +16,8 @@ use crate::poll::{Patience, within};
 pub struct Message {
     /// The sequence in the stream.
     pub place: u64,
+    /// The time at which the stream stored the message, in milliseconds since 1970. `None` for a message that no stream delivered.
+    pub stored: Option<i64>,
     /// The subject of the message.
     pub subject: String,
     /// The headers, with the first value of each.
@@ -77,13 +79,13 @@ pub fn each_message(
                 .await
                 .with_context(|| format!("{left} messages are left"))?;
             let message = next.context("the messages ended early")??;
-            let place = message
-                .info()
-                .map_err(|error| anyhow::anyhow!(error))?
-                .stream_sequence;
+            let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
+            let place = info.stream_sequence;
+            let stored = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok();
             let headers = message.headers.iter().flat_map(|headers| headers.iter());
             visit(Message {
                 place,
+                stored,
                 subject: message.subject.to_string(),
                 headers: headers
                     .filter_map(|(name, values)| Some((name.to_string(), values.first()?.to_string())))

@@ -33,6 +33,11 @@ impl Clock {
         self.end
     }
 
+    /// Returns the time since the start of the run.
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Stops all waiting threads.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
@@ -40,7 +45,7 @@ impl Clock {
 
     /// Returns whether the time of the run is over.
     pub(super) fn has_ended(&self) -> bool {
-        self.started.elapsed() >= self.end
+        self.now() >= self.end
     }
 
     pub(super) fn has_stopped(&self) -> bool {

@@ -23,7 +23,7 @@ use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::relay::Relay;
 
-use self::comparison::{Comparison, Received, RecognisedEvent, Table};
+pub(super) use self::comparison::{Comparison, Received, RecognisedEvent, Table};
 pub(super) use self::gaps::GapLog;
 use self::gaps::{Gap, summary};
 pub(super) use self::reloads::{ReloadCounts, Reloads};
@@ -39,7 +39,7 @@ use crate::shell::{log, print};
 /// The time limit for filling the last gaps.
 const FILL_LIMIT: Duration = Duration::from_secs(300);
 /// The number of received bytes after which a connection counts as working: it has received several events.
-const WORKS: u64 = 10_000;
+pub(super) const WORKS: u64 = 10_000;
 /// The longest wait until all connections work.
 const WORKS_LIMIT: Duration = Duration::from_secs(60);
 /// The time for which all connections work before one of them is cut. The bridge assumes that a platform allows only one
@@ -151,7 +151,7 @@ pub(super) fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<boo
         gaps: gaps.gaps(),
         durable,
     };
-    let read = |place: &[&str], add: &mut dyn FnMut(Copy)| read_broker(read_back, place, &spool, add);
+    let read = |place: &[&str], add: &mut dyn FnMut(Copy)| read_broker(read_back, place, &[&spool], add);
     let found = [
         compared.with("Kafka", Promise::Once, |add| {
             read(&["kafka", &kafka.bootstrap(), TOPIC], add)
@@ -342,7 +342,8 @@ fn occurrences(path: &Path, text: &str) -> Result<usize> {
         .count())
 }
 
-fn read_record(path: &Path) -> Result<Vec<RecognisedEvent>> {
+/// Reads the events that the platform recognised.
+pub(super) fn read_record(path: &Path) -> Result<Vec<RecognisedEvent>> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     BufReader::new(file)
         .lines()

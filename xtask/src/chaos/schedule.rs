@@ -14,6 +14,12 @@ pub(super) enum Victim {
     Disk,
     /// The interface that creates tokens.
     Iam,
+    /// The member of a cluster of bridges that leads when the fault begins.
+    Leader,
+    /// Another member of a cluster of bridges.
+    Follower,
+    /// A majority of the servers of NATS.
+    Quorum,
 }
 
 impl fmt::Display for Victim {
@@ -25,6 +31,9 @@ impl fmt::Display for Victim {
             Self::Feed => "feed",
             Self::Disk => "disk",
             Self::Iam => "IAM",
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Quorum => "quorum of NATS",
         })
     }
 }
@@ -48,6 +57,29 @@ pub(super) enum Kind {
     StallOne,
     /// The bridge loads a changed configuration.
     Reload(Change),
+    /// SIGTERM, then a restart, as for an upgrade.
+    Terminate,
+    /// The connections of one member of a cluster are closed, and new ones are refused.
+    CutFrom(Link),
+}
+
+/// The servers with which a member of a cluster of bridges has connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    Feed,
+    Kafka,
+    /// The destination and the lease.
+    Nats,
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Feed => "the feed",
+            Self::Kafka => "Kafka",
+            Self::Nats => "NATS",
+        })
+    }
 }
 
 /// The part of the configuration that a reload changes.
@@ -82,6 +114,10 @@ impl fmt::Display for Fault {
             Kind::Fill => "full for",
             Kind::CutOne => "one connection cut",
             Kind::StallOne => "one connection half-open",
+            Kind::Terminate => "SIGTERM, started again after",
+            Kind::CutFrom(Link::Feed) => "cut from the feed for",
+            Kind::CutFrom(Link::Kafka) => "cut from Kafka for",
+            Kind::CutFrom(Link::Nats) => "cut from NATS for",
         };
         let (at, lasts) = (self.at.as_secs_f64(), self.lasts.as_secs_f64());
         write!(f, "{at:7.1} s  {:<6}  {what}", self.victim)?;
@@ -154,7 +190,7 @@ pub(super) fn draw(seed: u64, duration: Duration, with_full_disk: bool) -> Vec<F
             Victim::Bridge => (5.0..11.0, 0.0..1.5, end - LAST_LIFE),
             Victim::Kafka | Victim::Nats => (10.0..20.0, 0.5..8.0, end - LAST_SERIES - 8.0),
             Victim::Feed => (12.0..30.0, 0.1..3.0, end),
-            Victim::Disk | Victim::Iam => (20.0..40.0, 2.0..8.0, end),
+            _ => (20.0..40.0, 2.0..8.0, end),
         };
         drawn.pause(pauses.clone());
         while drawn.at < until.max(end / 2.0) {
@@ -167,7 +203,7 @@ pub(super) fn draw(seed: u64, duration: Duration, with_full_disk: bool) -> Vec<F
                 Victim::Kafka | Victim::Nats if drawn.at + SERIES < until => drawn.series(),
                 Victim::Kafka | Victim::Nats => drawn.fault(Kind::Freeze, lengths.clone()),
                 Victim::Feed => drawn.fault(Kind::Cut, lengths.clone()),
-                Victim::Disk | Victim::Iam => drawn.fault(Kind::Fill, lengths.clone()),
+                _ => drawn.fault(Kind::Fill, lengths.clone()),
             }
             drawn.pause(pauses.clone());
         }
@@ -239,7 +275,7 @@ impl Drawn {
                 self.fault(Kind::Freeze, PING_TIMEOUT);
             }
             Victim::Nats => self.series(),
-            Victim::Bridge | Victim::Feed | Victim::Disk | Victim::Iam => {}
+            _ => {}
         }
         let start = (end - self.at).max(earliest);
         for fault in &mut self.faults[before..] {

@@ -22,15 +22,15 @@ const MAX_DESCRIBED: usize = 8;
 
 /// An event that the platform recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub(super) struct RecognisedEvent {
+pub(in super::super) struct RecognisedEvent {
     pub(super) id: u64,
     pub(super) at: Timestamp,
 }
 
 /// The events of one source in one broker, compared with everything that the platform recognised.
 #[derive(Debug, Default)]
-pub(super) struct Comparison {
-    pub(super) name: String,
+pub(in super::super) struct Comparison {
+    pub(in super::super) name: String,
     /// The recognised events since the first one that the source has received.
     pub(super) recognised: u64,
     pub(super) live: u64,
@@ -57,7 +57,7 @@ pub(super) struct Comparison {
 
 /// The copies of one source in one broker, while they are read.
 #[derive(Debug, Default)]
-pub(super) struct Received {
+pub(in super::super) struct Received {
     first_copies: HashMap<u64, Origin>,
     /// The largest id of each person so far.
     last_of_person: HashMap<u64, u64>,
@@ -66,7 +66,7 @@ pub(super) struct Received {
 
 impl Received {
     /// Adds the next copy. The copies of one person arrive in the order of the broker.
-    pub(super) fn add(&mut self, copy: &Copy) {
+    pub(in super::super) fn add(&mut self, copy: &Copy) {
         let Ok(id) = copy.id.parse::<u64>() else {
             if copy.id.starts_with("gap-") {
                 self.found.reports += 1;
@@ -103,7 +103,12 @@ impl Received {
     }
 
     /// Looks for each recognised event among the copies, and for each missing one among the gaps of the source.
-    pub(super) fn compare(self, name: String, recognised: &[RecognisedEvent], gaps: &[&Gap]) -> Comparison {
+    pub(in super::super) fn compare(
+        self,
+        name: String,
+        recognised: &[RecognisedEvent],
+        gaps: &[&Gap],
+    ) -> Comparison {
         let Self {
             first_copies,
             mut found,
@@ -153,13 +158,13 @@ impl Comparison {
     }
 
     /// Returns whether each event is stored once, in order or marked as late, or lies in a gap that is not recovered.
-    pub(super) const fn holds(&self) -> bool {
+    pub(in super::super) const fn holds(&self) -> bool {
         self.missing == 0 && self.duplicates == 0 && self.disordered == 0 && self.foreign == 0
     }
 }
 
 /// The comparisons as a table, one column for each.
-pub(super) struct Table<'a>(pub(super) &'a [Comparison]);
+pub(in super::super) struct Table<'a>(pub(in super::super) &'a [Comparison]);
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -226,7 +231,7 @@ mod tests {
     fn compare(copies: &[(u64, &str)], gaps: &[Gap]) -> Comparison {
         let mut received = Received::default();
         for (id, origin) in copies {
-            let copy = format!("{id} 1 7 {origin} /neuroio/main {id}");
+            let copy = format!("0 0a {id} 1 7 {origin} /neuroio/main {id}");
             received.add(&copy.parse().unwrap());
         }
         let gaps: Vec<&Gap> = gaps.iter().collect();

@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 
 /// A gap as `neurobridge gaps ls --json` prints it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub(super) struct Gap {
+pub(in super::super) struct Gap {
     pub(super) id: u64,
     pub(super) source: String,
     pub(super) began: Timestamp,
