@@ -254,6 +254,10 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             connected = connecting::connect(&mut self.sink, &context, &mut self.health, &mut self.reader) => connected?,
         };
         self.window.connected(connected, &mut self.reader);
+        self.is_follower = self.sink.status().is_follower;
+        if self.is_follower {
+            self.window.follow();
+        }
         self.health.connected(self.window.cursor().next, self.waiting());
         self.watch.connected(&self.window);
         Ok(())

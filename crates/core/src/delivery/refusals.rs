@@ -202,6 +202,12 @@ impl Refusals {
         *self = Self::default();
     }
 
+    /// Forgets the refusals that are not final, because another member of the cluster decides about their events now.
+    pub(super) fn follow(&mut self) {
+        self.alone = None;
+        self.states.retain(|_, state| matches!(state, Refused::Stored(_)));
+    }
+
     /// Rolls the transaction back, but keeps the refusals, which are applied when the events are published again.
     pub(super) fn roll_back(&mut self) {
         self.alone = None;

@@ -195,6 +195,7 @@ impl<M: CommitMode> Window<M> {
                         self.refusals.published(sequence);
                     }
                     Err(PublishError::Rejected(rejection)) => self.refusals.reject(sequence, rejection),
+                    Err(PublishError::Full) if sink.status().is_follower => return Ok(Step::Wait),
                     Err(PublishError::Full) => {
                         let reason = "the client's queue is full with nothing in flight";
                         return Err(SinkFault::new(FaultKind::Other, reason));
@@ -244,7 +245,10 @@ impl<M: CommitMode> Window<M> {
                                 }
                             }
                             Err(PublishError::Full) => {
-                                debug_assert!(self.in_flight() > 0, "queue full with nothing in flight");
+                                debug_assert!(
+                                    self.in_flight() > 0 || sink.status().is_follower,
+                                    "queue full with nothing in flight"
+                                );
                                 return Ok(Step::Wait);
                             }
                             Err(PublishError::Rejected(rejection)) => {
@@ -384,6 +388,12 @@ impl<M: CommitMode> Window<M> {
     pub(super) fn connected<R: Reader>(&mut self, connected: Connected, reader: &mut R) {
         self.acks_are_cumulative = connected.acks_are_cumulative;
         self.adopt(connected.committed_cursor, reader);
+    }
+
+    /// Forgets which events were refused: while this member of a cluster follows, another one publishes them, or stores their dead
+    /// letters.
+    pub(super) fn follow(&mut self) {
+        self.refusals.follow();
     }
 
     /// See [`Connected::acks_are_cumulative`].

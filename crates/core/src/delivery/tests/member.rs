@@ -91,3 +91,130 @@ fn follower_waits_without_a_fault_and_then_delivers() {
         assert_eq!(*connects.lock().unwrap(), 2);
     });
 }
+
+/// A sink with transactions that leads over its first connection, rejects the third event and cannot store the dead letter; then
+/// it follows, and another member publishes all events.
+struct FencedSink {
+    waiting: Vec<Sequence>,
+    connects: u64,
+    /// The number of dead letters that were to be published while following.
+    letters: Arc<Mutex<u64>>,
+}
+
+impl Sink for FencedSink {
+    const REPLACES_CLIENT: bool = true;
+
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
+        self.waiting.clear();
+        self.connects += 1;
+        Ok(plain_connection())
+    }
+
+    fn publish(&mut self, event: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
+        self.waiting.push(event.sequence);
+        Ok(())
+    }
+
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+        if self.waiting.is_empty() {
+            pending::<()>().await;
+        }
+        let is_leader = self.connects == 1;
+        acks.extend(self.waiting.drain(..).map(|sequence| Ack {
+            sequence,
+            outcome: match sequence.get() {
+                3 if is_leader => Outcome::Rejected(Rejection {
+                    reason: RejectionReason::Invalid,
+                    detail: "no".into(),
+                }),
+                _ => Outcome::Duplicate,
+            },
+        }));
+        Ok(Next::Continue)
+    }
+
+    fn status(&self) -> SinkStatus {
+        SinkStatus {
+            is_follower: self.connects > 1,
+            ..SinkStatus::default()
+        }
+    }
+
+    fn cursor_note(&self) -> Option<String> {
+        None
+    }
+
+    fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
+        Some(self)
+    }
+
+    fn transactions(&mut self) -> Option<&mut dyn Transactions> {
+        Some(self)
+    }
+
+    async fn flush(&mut self) -> Result<(), SinkFault> {
+        Ok(())
+    }
+
+    async fn close(&mut self) {}
+}
+
+impl DeadLetterSink for FencedSink {
+    fn publish_dead_letter(&mut self, _: &DeadLetter<'_>) -> Result<(), PublishError> {
+        if self.connects > 1 {
+            *self.letters.lock().unwrap() += 1;
+            return Err(PublishError::Full);
+        }
+        let reason = "another member has taken over";
+        Err(SinkFault::new(FaultKind::Fenced, reason).into())
+    }
+}
+
+impl Transactions for FencedSink {
+    fn state(&self) -> TransactionState {
+        // Before the dead letter is published, no event of the settled prefix may be committed.
+        if self.connects > 1 {
+            TransactionState::Closed
+        } else {
+            TransactionState::Open
+        }
+    }
+
+    fn commit<'a>(&'a mut self, _: &'a Cursor) -> SinkFuture<'a> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn abort(&mut self) -> SinkFuture<'_> {
+        self.waiting.clear();
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[test]
+fn follower_has_no_dead_letters_of_its_time_as_the_leader() {
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let letters = Arc::new(Mutex::new(0));
+    let sink = FencedSink {
+        waiting: Vec::new(),
+        connects: 0,
+        letters: Arc::clone(&letters),
+    };
+    let (reader, options) = ten_events(&cursor, "fenced");
+    let progress = Arc::new(Progress::new(cursor));
+    let shutdown = Shutdown {
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    let (abort, watched) = (shutdown.abort.clone(), Arc::clone(&progress));
+    runtime().block_on(async {
+        let seen = tokio::spawn(async move {
+            sleep(Duration::from_secs(60)).await;
+            abort.cancel();
+            watched.snapshot()
+        });
+        deliver(sink, reader, options, progress, shutdown).await.unwrap();
+        let seen = seen.await.unwrap();
+        assert_eq!((seen.cursor.counts.duplicate, seen.faults.total()), (10, 1));
+        assert_eq!(*letters.lock().unwrap(), 0);
+    });
+}
