@@ -157,7 +157,7 @@ impl KafkaSink {
     }
 
     fn send(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
-        if self.membership.is_some() && !self.takes_turn(event)? {
+        if self.membership.is_some() && !self.must_publish(event)? {
             return Ok(());
         }
         let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
@@ -174,6 +174,9 @@ impl KafkaSink {
     }
 
     fn send_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        if !self.may_send_dead_letter() {
+            return Err(PublishError::Full);
+        }
         let topic = self.config.dead_letter_topic().ok_or_else(|| {
             SinkFault::new(
                 FaultKind::Other,
@@ -205,9 +208,11 @@ impl KafkaSink {
         }
     }
 
-    /// Returns why nothing is acknowledged, if something was published.
+    /// Returns why nothing is acknowledged, if something was published; of a follower, why nothing is received.
     fn unavailable(&self) -> Option<SinkFault> {
-        let connection = self.connection.as_ref()?;
+        let Some(connection) = &self.connection else {
+            return self.follower_unavailable();
+        };
         if let Some(fault) = connection.fault() {
             return Some(fault);
         }
@@ -247,7 +252,7 @@ impl Transactions for KafkaSink {
         self.connection
             .as_ref()
             .map_or(TransactionState::Closed, |connection| {
-                connection.transaction(self.is_member_without_lead())
+                connection.transaction(self.is_stepping_down())
             })
     }
 
@@ -300,7 +305,7 @@ impl Sink for KafkaSink {
             return Err(SinkFault::new(FaultKind::Other, reason));
         }
         self.health.forget();
-        if self.is_member_without_lead() {
+        if self.has_no_lease() {
             return self.follow(context).await;
         }
         let open = Open {
@@ -330,6 +335,7 @@ impl Sink for KafkaSink {
             committed_cursor = committed_cursor.map(|cursor| Cursor { note, ..cursor });
         }
         self.connection = Some(connection);
+        self.lead();
         Ok(Connected {
             acks_are_cumulative: false,
             committed_cursor,

@@ -3,7 +3,7 @@
 //! The format is documented in `STATISTICS.md` of librdkafka.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -63,6 +63,47 @@ struct Topic {
 struct Partition {
     /// The id of the broker that leads the partition, or -1.
     leader: Option<i32>,
+    /// Of a consumer: the last end that it has reached, and the end of all records; negative if unknown.
+    eof_offset: Option<i64>,
+    hi_offset: Option<i64>,
+}
+
+/// How far a consumer has read a topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Consumed {
+    pub(crate) partitions: usize,
+    pub(crate) lanes: BTreeMap<u32, ConsumedLane>,
+}
+
+/// How far a consumer has read a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ConsumedLane {
+    /// The last end of the committed records that it has reached, 0 before the first.
+    pub(crate) end_reached: u64,
+    /// The end of all records, also uncommitted ones, in the last answer of a broker.
+    pub(crate) high: u64,
+}
+
+impl Consumed {
+    /// Reads the statistics of a consumer; `None` if they do not contain the topic.
+    pub(crate) fn read(json: &[u8], topic: &str) -> Option<Self> {
+        let statistics: Statistics = serde_json::from_slice(json).ok()?;
+        let topic = statistics.topics.get(topic)?;
+        let offset = |offset: Option<i64>| u64::try_from(offset.unwrap_or(-1)).unwrap_or(0);
+        // -1 stands for no partition.
+        let lanes = topic.partitions.iter().filter_map(|(number, partition)| {
+            let lane = ConsumedLane {
+                end_reached: offset(partition.eof_offset),
+                high: offset(partition.hi_offset),
+            };
+            Some((u32::try_from(*number).ok()?, lane))
+        });
+        let lanes: BTreeMap<_, _> = lanes.collect();
+        Some(Self {
+            partitions: lanes.len(),
+            lanes,
+        })
+    }
 }
 
 impl Statistics {

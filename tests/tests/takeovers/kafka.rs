@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use neurobridge_core::sink_config::Format;
+use neurobridge_core::{sink::FaultKind, sink_config::Format};
 use neurobridge_sink_kafka::{Delivery as Guarantee, KafkaConfig, KafkaSink, TransactionConfig};
 use neurobridge_tests::{kafka::records::Record, shared::kafka_bootstrap};
+use rdkafka::{
+    ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
 
 use super::*;
-use crate::kafka_sink::support::{blocking, records, topic};
+use crate::kafka_sink::support::{LIMIT, blocking, records, topic};
 
 fn exactly_once(bootstrap: &str, topic: &str, format: Format) -> KafkaConfig {
     let mut config = KafkaConfig::new(bootstrap);
@@ -83,4 +87,59 @@ async fn fenced_leader_follows() {
     let topic = topic("fenced");
     let events = stale_leader(member(exactly_once(&bootstrap, &topic, Format::Cloudevents))).await;
     assert_once_and_in_order(&records(&bootstrap, &topic).await, events);
+}
+
+/// A producer of another program, whose transaction is open until it is aborted.
+fn open_transaction(bootstrap: &str, topic: &str) -> BaseProducer {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("transactional.id", format!("{topic}.foreign"))
+        .create()
+        .unwrap();
+    producer.init_transactions(LIMIT).unwrap();
+    producer.begin_transaction().unwrap();
+    for partition in 0..3 {
+        let record: BaseRecord<'_, str, str> = BaseRecord::to(topic).partition(partition).payload("{}");
+        producer.send(record).unwrap();
+    }
+    producer.flush(LIMIT).unwrap();
+    producer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transaction_that_hides_records_from_a_follower_is_reported() {
+    let Some(bootstrap) = blocking(kafka_bootstrap).await else {
+        return;
+    };
+    let topic = topic("hidden");
+    let make = member(exactly_once(&bootstrap, &topic, Format::Cloudevents));
+    let mut members = two(&make);
+    members[0].lease.send_replace(lasting());
+    append(&mut members, 0..2).await;
+    let events = members[0].feed.appended();
+    for member in &members {
+        member.delivery().until_settled(events).await;
+    }
+    let producer = blocking({
+        let (bootstrap, topic) = (bootstrap.clone(), topic.clone());
+        move || open_transaction(&bootstrap, &topic)
+    })
+    .await;
+    append(&mut members, 2..4).await;
+    let follower = members[1].delivery();
+    follower.until_down("open transaction").await;
+    // The leader needs nothing of the topic.
+    members[0]
+        .delivery()
+        .until_settled(members[0].feed.appended())
+        .await;
+    blocking(move || producer.abort_transaction(LIMIT).unwrap()).await;
+    let events = members[0].feed.appended();
+    for member in &members {
+        member.delivery().until_settled(events).await;
+    }
+    // Kafka's own records at the end of a transaction are no records that do not arrive.
+    let faults = members[1].delivery().now().faults;
+    assert_eq!(faults.total(), faults.get(FaultKind::Unavailable));
+    finish(members).await;
 }

@@ -6,13 +6,14 @@ use neurobridge_core::{
     connect::ConnectStep,
     event::{Event, Sequence},
     identity,
-    sink::{Ack, ConnectContext, Connected, Next, PublishError, SinkFault},
+    sink::{Ack, ConnectContext, Connected, FaultKind, Next, PublishError, SinkFault},
 };
+use tokio::{join, sync::mpsc};
 
 use super::{KafkaSink, on_thread};
 use crate::{
-    connection::creation,
-    following::{Offsets, Source, Turn},
+    connection::{Connection, creation},
+    following::{BATCHES, Limits, Offsets, RecordReader, Role, Source},
     properties, topics,
 };
 
@@ -20,31 +21,48 @@ use crate::{
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
 
 impl KafkaSink {
-    /// Returns whether this member publishes nothing, or is about to step down.
+    /// Returns whether this member publishes nothing and has nothing in flight, because another one leads.
     pub(super) fn is_follower(&self) -> bool {
-        self.membership.is_some() && self.connection.is_none() || self.is_member_without_lead()
+        self.is_stepping_down() && self.connection.as_ref().is_none_or(Connection::is_idle)
     }
 
-    /// Returns whether this member must not publish.
-    pub(super) fn is_member_without_lead(&self) -> bool {
+    /// Returns whether this member must not publish over the present connection.
+    pub(super) fn is_stepping_down(&self) -> bool {
         self.membership
             .as_ref()
-            .is_some_and(|membership| !membership.lead.is_held())
+            .is_some_and(|membership| !membership.may_publish())
+    }
+
+    /// Returns whether another member may lead.
+    pub(super) fn has_no_lease(&self) -> bool {
+        self.membership
+            .as_ref()
+            .is_some_and(|membership| !membership.has_lease())
+    }
+
+    /// Returns why a follower receives nothing although there is something to read.
+    pub(super) fn follower_unavailable(&self) -> Option<SinkFault> {
+        let membership = self.membership.as_ref()?;
+        let unreachable = self.health.unreachable();
+        let unreachable = unreachable.map(|reason| SinkFault::new(FaultKind::Unreachable, reason));
+        unreachable.or_else(|| membership.unavailable())
     }
 
     /// Connects as a follower.
     pub(super) async fn follow(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         let source = self.source(context).await?;
         let wanted = self.wanted(context, &source);
-        let reading = source.clone();
+        let (reading, steps) = (source.clone(), context.steps.clone());
+        let transactions = self.config.transactions();
+        let limits = Limits::new(transactions.map_or(Duration::ZERO, |transactions| transactions.interval));
         let (reader, offsets) = on_thread(move || {
-            let offsets = reading.begin(&wanted)?;
-            Ok((reading.start(offsets.clone())?, offsets))
+            let offsets = reading.begin(&wanted, &steps)?;
+            Ok((RecordReader::start(reading, &offsets, limits)?, offsets))
         })
         .await?;
         if let Some(membership) = &mut self.membership {
             membership.begin(&offsets);
-            membership.follow(reader);
+            membership.connected(Role::Follower(reader));
         }
         self.source = Some(source);
         Ok(Connected {
@@ -62,20 +80,34 @@ impl KafkaSink {
             .transactions()
             .map_or(OPEN_LIMIT, |transactions| transactions.timeout);
         let (reading, steps) = (source.clone(), context.steps.clone());
+        let (offsets, reading) = on_thread(move || Ok((reading.begin(&wanted, &steps)?, reading))).await?;
+        let steps = context.steps.clone();
         steps.begin(
             ConnectStep::Cursor,
             format_args!("the records of other members in the topic \"{}\"", source.topic),
         );
-        let (found, ends) = on_thread(move || {
-            let offsets = reading.begin(&wanted)?;
-            reading.read_to_end(&offsets, limit, &steps)
-        })
-        .await?;
         if let Some(membership) = &mut self.membership {
-            membership.read(found, &ends);
+            membership.begin(&offsets);
+            // Settled while more are read: there may be millions, of which only the identities stay in memory.
+            let (sender, mut batches) = mpsc::channel(BATCHES);
+            let reading = on_thread(move || reading.read_to_end(&offsets, limit, &steps, &sender));
+            let settling = async {
+                while let Some(found) = batches.recv().await {
+                    membership.read(found);
+                }
+            };
+            let (ends, ()) = join!(reading, settling);
+            membership.taken_over(&ends?);
         }
         self.source = Some(source);
         Ok(())
+    }
+
+    /// Records that the connection is that of a leader.
+    pub(super) fn lead(&mut self) {
+        if let Some(membership) = &mut self.membership {
+            membership.connected(Role::Leader);
+        }
     }
 
     async fn source(&self, context: &ConnectContext<'_>) -> Result<Source, SinkFault> {
@@ -96,6 +128,7 @@ impl KafkaSink {
                 client,
                 topic: name,
                 partitions,
+                health,
             })
         })
         .await
@@ -110,24 +143,29 @@ impl KafkaSink {
     }
 
     /// Returns whether an event has to be published by this member.
-    pub(super) fn takes_turn(&mut self, event: &Event<'_>) -> Result<bool, PublishError> {
+    pub(super) fn must_publish(&mut self, event: &Event<'_>) -> Result<bool, PublishError> {
         let Some(membership) = &mut self.membership else {
             return Ok(true);
-        };
-        let is_leading = match &self.connection {
-            None => false,
-            Some(_) if membership.lead.is_held() => true,
-            Some(connection) if connection.is_idle() => false,
-            // The lease has ended: the records in flight are settled first.
-            Some(_) => return Err(PublishError::Full),
         };
         let text = membership.text();
         text.clear();
         identity::write_identity(event, &self.spool, text);
-        match membership.turn(event.sequence, is_leading) {
-            Turn::Publish => Ok(true),
-            Turn::Stored | Turn::Expected => Ok(false),
-            Turn::Full => Err(PublishError::Full),
+        membership.must_publish(event.sequence)
+    }
+
+    /// Returns whether dead letters may be sent now. A leader whose lease has ended still completes its open transaction, which is
+    /// refused if another one leads.
+    pub(super) fn may_send_dead_letter(&mut self) -> bool {
+        let Some(membership) = &mut self.membership else {
+            return true;
+        };
+        match membership.role() {
+            Role::Leader => true,
+            Role::FormerLeader => self
+                .connection
+                .as_ref()
+                .is_some_and(Connection::is_in_transaction),
+            Role::Disconnected | Role::Follower(_) => false,
         }
     }
 
@@ -142,14 +180,16 @@ impl KafkaSink {
         if membership.take_known(acks) {
             return Ok(Some(Next::Continue));
         }
-        let is_held = membership.lead.is_held();
-        match &self.connection {
-            Some(connection) if is_held || !connection.is_idle() || connection.is_in_transaction() => {
-                Ok(None)
+        let is_settled = |connection: &Connection| connection.is_idle() && !connection.is_in_transaction();
+        let has_lease = membership.has_lease();
+        match membership.role() {
+            Role::Disconnected | Role::Leader => Ok(None),
+            Role::FormerLeader if self.connection.as_ref().is_some_and(is_settled) => {
+                Ok(Some(Next::Reconnect))
             }
-            Some(_) => Ok(Some(Next::Reconnect)),
-            None if is_held => Ok(Some(Next::Reconnect)),
-            None => {
+            Role::FormerLeader => Ok(None),
+            Role::Follower(_) if has_lease => Ok(Some(Next::Reconnect)),
+            Role::Follower(_) => {
                 membership.outcomes(acks).await?;
                 Ok(Some(Next::Continue))
             }

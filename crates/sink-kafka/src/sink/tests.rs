@@ -2,6 +2,7 @@
 
 mod delivery;
 mod kafka;
+mod member;
 mod routes;
 mod unavailable;
 

@@ -1,0 +1,386 @@
+//! Reads the committed records of a topic on a thread of its own, and notices when nothing arrives although there is something to
+//! read.
+//!
+//! librdkafka reports neither a broker that does not answer, nor a partition without a leader, nor an open transaction that hides
+//! all later records: it waits. So the thread asks the leaders for the ends of the partitions that it has not read further since the
+//! last time, and compares. A topic without new records is no fault.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+    vec,
+};
+
+use neurobridge_core::{
+    connect::ConnectSteps,
+    sink::{FaultKind, SinkFault},
+};
+use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::KafkaError,
+};
+use tokio::sync::mpsc;
+
+use super::source::{BATCHES, Found, Offsets, Replicas, Source};
+use crate::{context::Context, statistics};
+
+/// The limits of a reader without progress.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The interval for comparing with the ends.
+    pub(super) check: Duration,
+    /// The time limit of an answer, during which no record is received.
+    pub(super) answer: Duration,
+    /// The time without progress after which it is reported. Longer than the election of a leader.
+    pub(super) stalled: Duration,
+    /// The time without progress after which the reader ends, so that another client reads.
+    pub(super) replaced: Duration,
+    /// The time after which a transaction that hides records is reported.
+    pub(super) open: Duration,
+}
+
+impl Limits {
+    /// Returns the limits where the transactions of a leader last for at most this time.
+    pub(crate) fn new(transaction: Duration) -> Self {
+        let stalled = Duration::from_secs(10);
+        Self {
+            check: Duration::from_secs(2),
+            answer: Duration::from_secs(2),
+            stalled,
+            replaced: Duration::from_secs(30),
+            open: stalled + transaction,
+        }
+    }
+}
+
+/// Reads the committed records of a topic on a thread of its own, which ends after this is dropped.
+#[derive(Debug)]
+pub(crate) struct RecordReader {
+    records: mpsc::Receiver<Result<Vec<Found>, SinkFault>>,
+    /// The records that were received and not taken.
+    batch: vec::IntoIter<Found>,
+    state: Arc<State>,
+}
+
+/// What the thread reports beside the records.
+#[derive(Debug, Default)]
+struct State {
+    unavailable: Mutex<Option<SinkFault>>,
+    #[cfg(test)]
+    checks: std::sync::atomic::AtomicUsize,
+}
+
+impl RecordReader {
+    /// Starts to read.
+    pub(crate) fn start(source: Source, offsets: &Offsets, limits: Limits) -> Result<Self, SinkFault> {
+        let mut properties = source.properties("read_committed", Replicas::Nearest);
+        properties.set("statistics.interval.ms", limits.check.as_millis().to_string());
+        let consumer = source.consumer(&properties, &ConnectSteps::default())?;
+        source.assign(&consumer, offsets)?;
+        let (sender, records) = mpsc::channel(BATCHES);
+        let state = Arc::new(State::default());
+        let reading = Reading {
+            watch: Watch::new(offsets, limits),
+            source,
+            consumer,
+            state: Arc::clone(&state),
+        };
+        let thread = thread::Builder::new().name("kafka-read".into());
+        let started = thread.spawn(move || reading.run(&sender));
+        started.map_err(|error| {
+            let reason = format!("cannot start a thread: {error}; raise the limit of threads or memory");
+            SinkFault::new(FaultKind::Other, reason)
+        })?;
+        Ok(Self {
+            records,
+            batch: Vec::new().into_iter(),
+            state,
+        })
+    }
+
+    /// Waits until [`next`](Self::next) returns a record. Cancel-safe.
+    pub(super) async fn ready(&mut self) -> Result<(), SinkFault> {
+        while self.batch.len() == 0 {
+            let ended = || {
+                let reason = "the reader of the topic has ended; it is started again";
+                SinkFault::new(FaultKind::Other, reason)
+            };
+            self.batch = self.records.recv().await.ok_or_else(ended)??.into_iter();
+        }
+        Ok(())
+    }
+
+    /// Returns a record that was received.
+    pub(super) fn next(&mut self) -> Option<Found> {
+        self.batch.next()
+    }
+
+    /// Returns why nothing is received although the topic has more.
+    pub(super) fn unavailable(&self) -> Option<SinkFault> {
+        lock(&self.state.unavailable).clone()
+    }
+
+    /// Returns a reader of batches from a test.
+    #[cfg(test)]
+    pub(super) fn of(records: mpsc::Receiver<Result<Vec<Found>, SinkFault>>) -> Self {
+        Self {
+            records,
+            batch: Vec::new().into_iter(),
+            state: Arc::default(),
+        }
+    }
+
+    /// Returns the number of completed comparisons with the ends.
+    #[cfg(test)]
+    pub(super) fn checks(&self) -> usize {
+        self.state.checks.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// The thread of a reader.
+struct Reading {
+    source: Source,
+    consumer: BaseConsumer<ReaderContext>,
+    watch: Watch,
+    state: Arc<State>,
+}
+
+impl Reading {
+    fn run(mut self, sender: &mpsc::Sender<Result<Vec<Found>, SinkFault>>) {
+        while !sender.is_closed() {
+            let read = self.step(sender);
+            if let Err(fault) = read {
+                // The receiver may be gone, which ends this thread too.
+                let _ = sender.blocking_send(Err(fault));
+                return;
+            }
+        }
+    }
+
+    fn step(&mut self, sender: &mpsc::Sender<Result<Vec<Found>, SinkFault>>) -> Result<(), SinkFault> {
+        let found = self.source.poll(&self.consumer, &mut |_| {})?;
+        if let Some(fault) = self.consumer.context().shared.take_fault() {
+            return Err(fault);
+        }
+        if !found.is_empty() {
+            self.watch.read(&found);
+            let begin = Instant::now();
+            // An error means that the receiver is gone, which `run` notices.
+            let _ = sender.blocking_send(Ok(found));
+            if begin.elapsed() >= self.watch.limits.check {
+                self.watch.paused();
+            }
+        }
+        if self.watch.is_due() {
+            let unavailable = self.watch.check(&self.source, &self.consumer)?;
+            *lock(&self.state.unavailable) = unavailable;
+            #[cfg(test)]
+            self.state
+                .checks
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Compares what was read with the ends of the partitions.
+struct Watch {
+    limits: Limits,
+    lanes: BTreeMap<u32, Lane>,
+    next_check: Instant,
+}
+
+/// A partition as it is read.
+#[derive(Default)]
+struct Lane {
+    /// The offset after the last record.
+    next: u64,
+    /// The offset up to which it was read at the last check, also where there is no record of an event.
+    position: u64,
+    waits: Waits,
+}
+
+/// The times since which a partition is not read further, by reason.
+#[derive(Default)]
+struct Waits {
+    /// Its leader does not answer.
+    unanswered: Option<Instant>,
+    /// Committed records are not received.
+    behind: Option<Instant>,
+    /// An open transaction hides what follows.
+    hidden: Option<Instant>,
+}
+
+impl Watch {
+    fn new(offsets: &Offsets, limits: Limits) -> Self {
+        let lane = |(lane, next): (&u32, &u64)| {
+            let (next, position) = (*next, *next);
+            let lane_state = Lane {
+                next,
+                position,
+                ..Lane::default()
+            };
+            (*lane, lane_state)
+        };
+        Self {
+            limits,
+            lanes: offsets.iter().map(lane).collect(),
+            next_check: Instant::now() + limits.check,
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        Instant::now() >= self.next_check
+    }
+
+    fn read(&mut self, found: &[Found]) {
+        for Found { place, .. } in found {
+            if let Some(lane) = self.lanes.get_mut(&place.lane) {
+                lane.next = lane.next.max(place.offset + 1);
+            }
+        }
+    }
+
+    /// Records that reading has waited for the receiver: time without progress is counted again.
+    fn paused(&mut self) {
+        for lane in self.lanes.values_mut() {
+            lane.waits = Waits::default();
+        }
+    }
+
+    /// Returns the reason for which nothing is received, if it has lasted for long enough.
+    ///
+    /// # Errors
+    /// The client is no longer of use: it has made no progress for too long, or does not read all partitions.
+    fn check(
+        &mut self,
+        source: &Source,
+        consumer: &BaseConsumer<ReaderContext>,
+    ) -> Result<Option<SinkFault>, SinkFault> {
+        let known = lock(&consumer.context().seen).clone();
+        if known.partitions > source.partitions {
+            let reason = format!(
+                "the topic \"{}\" has {} partitions, previously {}; all of them are read from now on",
+                source.topic, known.partitions, source.partitions
+            );
+            return Err(SinkFault::new(FaultKind::Other, reason));
+        }
+        let mut reason = None;
+        for (number, lane) in &mut self.lanes {
+            let seen = known.lanes.get(number).copied().unwrap_or_default();
+            let position = lane.next.max(seen.end_reached);
+            if position > lane.position {
+                lane.waits = Waits::default();
+                lane.position = position;
+                continue;
+            }
+            match source.watermarks(consumer, *number, self.limits.answer) {
+                Ok((_, end)) => {
+                    lane.waits.unanswered = None;
+                    reason = reason.or(lane.compare(
+                        source,
+                        *number,
+                        end.unsigned_abs(),
+                        seen.high,
+                        self.limits,
+                    )?);
+                }
+                Err(fault) => {
+                    let since = *lane.waits.unanswered.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= self.limits.replaced {
+                        return Err(fault);
+                    }
+                    reason = (since.elapsed() >= self.limits.stalled).then_some(fault);
+                    // The other partitions may be well, but each request without an answer delays reading.
+                    break;
+                }
+            }
+        }
+        self.next_check = Instant::now() + self.limits.check;
+        Ok(reason)
+    }
+}
+
+impl Lane {
+    /// `end`: of the committed records; `high`: of all records, as far as known.
+    fn compare(
+        &mut self,
+        source: &Source,
+        number: u32,
+        end: u64,
+        high: u64,
+        limits: Limits,
+    ) -> Result<Option<SinkFault>, SinkFault> {
+        let since = |is_so: bool, since: &mut Option<Instant>| {
+            if !is_so {
+                *since = None;
+                return Duration::ZERO;
+            }
+            since.get_or_insert_with(Instant::now).elapsed()
+        };
+        let behind = since(end > self.position, &mut self.waits.behind);
+        let hidden = since(end <= self.position && high > end, &mut self.waits.hidden);
+        if behind >= limits.stalled {
+            let reason = format!(
+                "no record of the topic \"{}\" was received for {} seconds although partition {number} ends at offset {end}, after \
+                 {}; check the brokers and the network",
+                source.topic,
+                behind.as_secs(),
+                self.position
+            );
+            let fault = SinkFault::new(FaultKind::Timeout, reason);
+            return if behind >= limits.replaced {
+                Err(fault)
+            } else {
+                Ok(Some(fault))
+            };
+        }
+        let is_long = hidden >= limits.open;
+        Ok(is_long.then(|| source.hidden("end it, or wait until Kafka aborts it")))
+    }
+}
+
+/// The context of a consumer: passes errors on like that of a producer, and remembers how far it has read.
+pub(crate) struct ReaderContext {
+    shared: Context,
+    topic: String,
+    seen: Mutex<statistics::Consumed>,
+}
+
+impl ReaderContext {
+    pub(super) fn new(shared: Context, topic: &str) -> Self {
+        Self {
+            shared,
+            topic: topic.to_owned(),
+            seen: Mutex::default(),
+        }
+    }
+}
+
+impl ClientContext for ReaderContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.shared.log(level, facility, message);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.shared.stats_raw(statistics);
+        if let Some(consumed) = statistics::Consumed::read(statistics, &self.topic) {
+            *lock(&self.seen) = consumed;
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.shared.error(error, reason);
+    }
+}
+
+impl ConsumerContext for ReaderContext {}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code under these locks can panic halfway through an update, so a poisoned lock is still consistent.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

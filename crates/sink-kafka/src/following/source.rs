@@ -1,0 +1,282 @@
+//! The topic that a member reads: where reading begins, and reading to the end.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use neurobridge_core::{
+    connect::{ConnectStep, ConnectSteps},
+    copies::{Identity, Place},
+    sink::{FaultKind, SinkFault},
+};
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers},
+    types::RDKafkaErrorCode as Code,
+};
+use tokio::sync::mpsc;
+
+use super::{lanes, reader::ReaderContext};
+use crate::{cursors::passes, encode::IDENTITY, error, health::Health, producer::reporting, properties};
+
+/// The number of records at the end of all partitions that a member without a stored position reads.
+const LOOK_BACK: i64 = 1 << 17;
+/// The bound on the records that the client has read in advance, in KiB.
+const READ_AHEAD: &str = "8192";
+/// The time limit of one poll.
+const POLL: Duration = Duration::from_millis(100);
+/// The interval for checking whether other producers have ended their transactions.
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
+/// The time limit for one answer of a broker, and for reading without any progress.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// The largest number of records that are passed on together.
+pub(super) const MOST_TOGETHER: usize = 2000;
+/// The number of batches of records that may wait.
+pub(crate) const BATCHES: usize = 4;
+
+/// The offsets from which the partitions of a topic are read.
+pub(crate) type Offsets = BTreeMap<u32, u64>;
+
+/// A record of the topic.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(super) place: Place,
+    /// `None` for a record of another program.
+    pub(super) identity: Option<Identity>,
+}
+
+/// A topic to read, with the properties of the client.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) client: ClientConfig,
+    pub(crate) topic: String,
+    pub(crate) partitions: usize,
+    pub(crate) health: Arc<Health>,
+}
+
+/// The replicas from which records are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replicas {
+    /// The leaders of the partitions: only they know the end.
+    Leaders,
+    /// Those next to this machine, where `client.rack` is set. They may lag behind the leaders.
+    Nearest,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The client properties are left out: they contain secrets.
+        f.debug_struct("Source")
+            .field("topic", &self.topic)
+            .field("partitions", &self.partitions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    pub(super) fn properties(&self, isolation: &str, replicas: Replicas) -> ClientConfig {
+        let mut properties = properties::consumer(&self.client, isolation);
+        properties
+            .set("auto.offset.reset", "earliest")
+            .set("queued.max.messages.kbytes", READ_AHEAD);
+        if replicas == Replicas::Leaders {
+            properties.remove("client.rack");
+        }
+        properties
+    }
+
+    pub(super) fn consumer(
+        &self,
+        properties: &ClientConfig,
+        steps: &ConnectSteps,
+    ) -> Result<BaseConsumer<ReaderContext>, SinkFault> {
+        let (context, _) = reporting(&self.health, steps.clone());
+        properties
+            .create_with_context(ReaderContext::new(context, &self.topic))
+            .map_err(|error| self.unreadable(&error))
+    }
+
+    /// Returns the offsets at which reading begins: the wanted ones, or some way before the end for partitions without one. Those
+    /// of a topic that ends earlier are replaced by the first ones. Blocks.
+    pub(crate) fn begin(&self, wanted: &Offsets, steps: &ConnectSteps) -> Result<Offsets, SinkFault> {
+        steps.begin(
+            ConnectStep::Cursor,
+            format_args!("the ends of the topic \"{}\"", self.topic),
+        );
+        steps.advise("check the topic and the leaders of its partitions");
+        // Uncommitted: an open transaction of another producer may begin before what was read in this process.
+        let properties = self.properties("read_uncommitted", Replicas::Leaders);
+        let consumer = self.consumer(&properties, steps)?;
+        let mut offsets = Offsets::new();
+        let look_back = LOOK_BACK / i64::try_from(self.partitions.max(1)).unwrap_or(i64::MAX);
+        for lane in lanes(self.partitions) {
+            let (first, end) = self.watermarks(&consumer, lane, ANSWER_LIMIT)?;
+            let next = match wanted.get(&lane) {
+                Some(&next) if next <= end.unsigned_abs() => next,
+                Some(_) => first.unsigned_abs(),
+                None if wanted.is_empty() => (end - look_back).max(first).unsigned_abs(),
+                // A partition that was added later.
+                None => first.unsigned_abs(),
+            };
+            offsets.insert(lane, next);
+            steps.progress();
+        }
+        Ok(offsets)
+    }
+
+    /// Asks the leader of a partition for its first offset and its end.
+    pub(super) fn watermarks(
+        &self,
+        consumer: &BaseConsumer<ReaderContext>,
+        lane: u32,
+        limit: Duration,
+    ) -> Result<(i64, i64), SinkFault> {
+        let lane = i32::try_from(lane).unwrap_or(i32::MAX);
+        consumer
+            .fetch_watermarks(&self.topic, lane, limit)
+            .map_err(|error| self.unreadable(&error))
+    }
+
+    pub(super) fn assign(
+        &self,
+        consumer: &BaseConsumer<ReaderContext>,
+        offsets: &Offsets,
+    ) -> Result<(), SinkFault> {
+        let mut assignment = TopicPartitionList::new();
+        for (&lane, &next) in offsets {
+            let lane = i32::try_from(lane).unwrap_or(i32::MAX);
+            let next = Offset::Offset(i64::try_from(next).unwrap_or(i64::MAX));
+            assignment
+                .add_partition_offset(&self.topic, lane, next)
+                .map_err(|error| self.unreadable(&error))?;
+        }
+        consumer
+            .assign(&assignment)
+            .map_err(|error| self.unreadable(&error))
+    }
+
+    /// Returns the records that arrive within a poll. `ended` is called for each partition whose end is reached.
+    pub(super) fn poll(
+        &self,
+        consumer: &BaseConsumer<ReaderContext>,
+        ended: &mut dyn FnMut(u32),
+    ) -> Result<Vec<Found>, SinkFault> {
+        let mut found = Vec::new();
+        let mut wait = POLL;
+        while found.len() < MOST_TOGETHER {
+            match consumer.poll(wait) {
+                Some(Ok(message)) => found.push(Found::of(&message)),
+                Some(Err(KafkaError::PartitionEOF(lane))) => ended(lane.unsigned_abs()),
+                Some(Err(error)) if !passes(&error) => return Err(self.unreadable(&error)),
+                Some(Err(_)) => {}
+                None => break,
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(found)
+    }
+
+    /// Reads all records from `offsets` to the present end of the topic, passes them on in batches, and returns the ends. Open
+    /// transactions of other producers hide later records, so this waits for their end for at most `limit`. Blocks.
+    pub(crate) fn read_to_end(
+        &self,
+        offsets: &Offsets,
+        limit: Duration,
+        steps: &ConnectSteps,
+        batches: &mpsc::Sender<Vec<Found>>,
+    ) -> Result<Offsets, SinkFault> {
+        let consumer = |isolation| self.consumer(&self.properties(isolation, Replicas::Leaders), steps);
+        let (all, committed) = (consumer("read_uncommitted")?, consumer("read_committed")?);
+        let mut ends = Offsets::new();
+        for &lane in offsets.keys() {
+            let (_, end) = self.watermarks(&all, lane, ANSWER_LIMIT)?;
+            self.wait_for(&committed, lane, end, limit, steps)?;
+            ends.insert(lane, end.unsigned_abs());
+        }
+        let mut open = offsets.clone();
+        open.retain(|lane, next| ends.get(lane).is_some_and(|end| *next < *end));
+        if open.is_empty() {
+            return Ok(ends);
+        }
+        // Assigned only now, so that the ends that the consumer reports are later than those above.
+        self.assign(&committed, &open)?;
+        let mut deadline = Instant::now() + ANSWER_LIMIT;
+        while !open.is_empty() {
+            let found = self.poll(&committed, &mut |lane| {
+                open.remove(&lane);
+            })?;
+            if !found.is_empty() {
+                if batches.blocking_send(found).is_err() {
+                    return Err(SinkFault::not_connected());
+                }
+                deadline = Instant::now() + ANSWER_LIMIT;
+                steps.progress();
+            } else if Instant::now() >= deadline {
+                return Err(self.unreadable(&KafkaError::MessageConsumption(Code::OperationTimedOut)));
+            }
+        }
+        Ok(ends)
+    }
+
+    fn wait_for(
+        &self,
+        consumer: &BaseConsumer<ReaderContext>,
+        lane: u32,
+        end: i64,
+        limit: Duration,
+        steps: &ConnectSteps,
+    ) -> Result<(), SinkFault> {
+        let deadline = Instant::now() + limit;
+        while self.watermarks(consumer, lane, ANSWER_LIMIT)?.1 < end {
+            if Instant::now() >= deadline {
+                return Err(self.hidden(&format!("expected its end within {limit:?}; waiting again")));
+            }
+            steps.progress();
+            // No event of the client announces the end of a transaction; the position has to be asked for again.
+            thread::sleep(OPEN_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Returns the fault of records after an open transaction, with the advice.
+    pub(super) fn hidden(&self, advice: &str) -> SinkFault {
+        let reason = format!(
+            "in the topic \"{}\" an open transaction of another producer hides records of this cluster; {advice}",
+            self.topic
+        );
+        SinkFault::new(FaultKind::Unavailable, reason)
+    }
+
+    fn unreadable(&self, error: &KafkaError) -> SinkFault {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+        let SinkFault { kind, reason, .. } =
+            error::fault(code, Some(&self.topic), "reading the records of other members");
+        let rights = match kind {
+            FaultKind::Unauthorised => "; a member of a cluster also needs Read on the topic",
+            _ => "",
+        };
+        SinkFault::new(kind, format!("{reason}{rights}"))
+    }
+}
+
+impl Found {
+    fn of(message: &BorrowedMessage<'_>) -> Self {
+        let identity = message.headers().and_then(|headers| {
+            let header = headers.iter().find(|header| header.key == IDENTITY)?;
+            std::str::from_utf8(header.value?).ok()
+        });
+        Self {
+            place: Place {
+                lane: message.partition().unsigned_abs(),
+                offset: message.offset().unsigned_abs(),
+            },
+            identity: identity.map(Identity::of),
+        }
+    }
+}

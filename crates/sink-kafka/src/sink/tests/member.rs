@@ -1,0 +1,105 @@
+//! A member of a cluster: what it publishes in each role.
+
+use tokio::sync::watch;
+
+use super::*;
+
+type Lease = watch::Sender<Option<Instant>>;
+
+const DEAD: &str = "dead";
+
+fn lasting() -> Option<Instant> {
+    Some(Instant::now() + LIMIT)
+}
+
+/// Returns a member that is connected as the leader or as a follower.
+async fn member(kafka: &Kafka, is_leader: bool) -> (Lease, KafkaSink) {
+    kafka.cluster.create_topic(DEAD, 1, 1).unwrap();
+    let mut config = kafka.config();
+    config.dead_letter = Some(crate::DeadLetterConfig {
+        topic: Some(DEAD.into()),
+        path: None,
+    });
+    let (lease, receiver) = watch::channel(is_leader.then(lasting).flatten());
+    let mut sink = KafkaSink::new("kafka", config).in_cluster(Lead::new(receiver));
+    connect(&mut sink).await.unwrap();
+    (lease, sink)
+}
+
+fn send(sink: &mut KafkaSink, number: u64) -> Result<(), PublishError> {
+    sink.publish(&event(number, &frame(number)), &Bytes::new())
+}
+
+fn send_letter(sink: &mut KafkaSink, number: u64) -> Result<(), PublishError> {
+    sink.publish_dead_letter(&DeadLetter {
+        sequence: Sequence::new(number).unwrap(),
+        json: "{}",
+    })
+}
+
+async fn next(sink: &mut KafkaSink, acks: &mut Vec<Ack>) -> Next {
+    timeout(LIMIT, sink.outcomes(acks))
+        .await
+        .expect("an answer within the limit")
+        .unwrap()
+}
+
+#[tokio::test]
+async fn follower_publishes_no_dead_letter_before_it_leads() {
+    let kafka = Kafka::start(1);
+    let (lease, mut sink) = member(&kafka, false).await;
+    assert!(matches!(send_letter(&mut sink, 1), Err(PublishError::Full)));
+    lease.send_replace(lasting());
+    assert!(matches!(send_letter(&mut sink, 1), Err(PublishError::Full)));
+    assert_eq!(next(&mut sink, &mut Vec::new()).await, Next::Reconnect);
+    connect(&mut sink).await.unwrap();
+    send_letter(&mut sink, 1).unwrap();
+    assert_eq!(
+        outcome_words(&outcomes(&mut sink, 1).await.unwrap()),
+        ["delivered"]
+    );
+    lease.send_replace(None);
+    assert!(matches!(send_letter(&mut sink, 2), Err(PublishError::Full)));
+    assert_eq!(kafka.records(DEAD, 1)[&0].len(), 1);
+}
+
+#[tokio::test]
+async fn former_leader_waits_for_its_records_and_then_follows() {
+    let kafka = Kafka::start(1);
+    let (lease, mut sink) = member(&kafka, true).await;
+    kafka.cluster.broker_down(-1).unwrap();
+    send(&mut sink, 1).unwrap();
+    lease.send_replace(None);
+    assert!(matches!(send(&mut sink, 2), Err(PublishError::Full)));
+    // One is in flight: a sink that waits for its broker is no follower, and its client may be replaced.
+    assert!(!sink.status().is_follower);
+    kafka.cluster.broker_up(-1).unwrap();
+    let mut acks = Vec::new();
+    while acks.is_empty() {
+        assert_eq!(next(&mut sink, &mut acks).await, Next::Continue);
+    }
+    assert_eq!(outcome_words(&acks), ["delivered"]);
+    assert!(sink.status().is_follower);
+    // Nothing is in flight, and it is still no event of a follower.
+    assert!(matches!(send(&mut sink, 2), Err(PublishError::Full)));
+    lease.send_replace(lasting());
+    assert!(matches!(send(&mut sink, 2), Err(PublishError::Full)));
+    assert_eq!(next(&mut sink, &mut acks).await, Next::Reconnect);
+    lease.send_replace(None);
+    connect(&mut sink).await.unwrap();
+    send(&mut sink, 2).unwrap();
+    assert_eq!(kafka.ids(1), [1]);
+}
+
+#[tokio::test]
+async fn follower_without_a_broker_is_unavailable() {
+    let kafka = Kafka::start(1);
+    let (_lease, sink) = member(&kafka, false).await;
+    assert_eq!(sink.status().unavailable, None);
+    kafka.cluster.broker_down(-1).unwrap();
+    wait_until("the reason", || sink.status().unavailable.is_some()).await;
+    let fault = sink.status().unavailable.unwrap();
+    assert_eq!(fault.kind, FaultKind::Unreachable, "{fault}");
+    kafka.cluster.broker_up(-1).unwrap();
+    wait_until("the end of the fault", || sink.status().unavailable.is_none()).await;
+}
