@@ -19,18 +19,22 @@ that a rate covers the first event. Labels have few values, which never contain 
 ";
 
 /// The parts of the reference: a title, and the prefixes of the metrics' names.
-const PARTS: [(&str, &[&str]); 4] = [
+const PARTS: [(&str, &[&str]); 5] = [
     (
         "Sources, by the label `source`",
         &["neurobridge_source_", "neurobridge_event_"],
     ),
     ("The spool", &["neurobridge_spool_"]),
     ("Sinks, by the label `sink`", &["neurobridge_sink_"]),
+    (
+        "A member of a cluster, by the label `cluster`",
+        &["neurobridge_cluster_"],
+    ),
     ("The program and its process", &[""]),
 ];
 
 /// Labels whose values depend on the configuration or on the version.
-const OPEN_LABELS: [&str; 6] = ["source", "sink", "version", "le", "part", "hash"];
+const OPEN_LABELS: [&str; 7] = ["source", "sink", "version", "le", "part", "hash", "cluster"];
 
 /// Returns the path of the reference.
 pub fn path() -> PathBuf {
@@ -46,7 +50,10 @@ pub fn make() -> Result<String> {
     // No server has to answer at this address: all series exist before the first connection.
     let bridge = Bridge::start(
         &dir,
-        "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n",
+        "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n\
+         [spool]\ntype = \"disk\"\n\
+         [cluster]\nname = \"main\"\n\
+         lease = { type = \"nats\", servers = [\"nats://127.0.0.1:1\"], bucket = \"leases\" }\n",
     )?;
     let mut families = parse(&bridge.get("/metrics")?)?;
     let mut text = HEAD.to_owned();

@@ -20,6 +20,40 @@ pub struct Status {
     pub spool: Spool,
     /// The sinks by name.
     pub sinks: BTreeMap<String, Sink>,
+    /// The membership in a cluster.
+    pub cluster: Option<Cluster>,
+}
+
+/// The membership in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The name of this member.
+    pub member: String,
+    /// `leader` or `follower`.
+    pub role: String,
+    /// The number of the own leadership.
+    pub term: Option<u64>,
+    /// The number of times since the start that this member became the leader.
+    pub takeovers: u64,
+    /// The relation to the cluster.
+    pub join_state: String,
+    /// Why the member cannot lead.
+    pub reason: Option<String>,
+    /// The members that this one knows.
+    pub members: Vec<ClusterMember>,
+}
+
+/// A member of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterMember {
+    /// The name.
+    pub name: String,
+    /// Whether it has shown a sign of life within the time of the lease.
+    pub alive: bool,
+    /// The number of the leadership that it claims.
+    pub term: Option<u64>,
+    /// The number of its events that are not known to be in all destinations.
+    pub lag_events: Option<u64>,
 }
 
 /// Whether events are being lost.
@@ -184,6 +218,13 @@ impl Status {
         self.sink(sink).ledger.delivered
     }
 
+    /// Returns whether this is the leader of its cluster.
+    pub fn leads(&self) -> bool {
+        self.cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.role == "leader")
+    }
+
     /// Checks that all ledgers balance, as they must in every response of `/status`.
     fn check_ledgers(&self) -> Result<()> {
         for (name, source) in &self.sources {
@@ -233,6 +274,7 @@ pub mod examples {
                 is_full: false,
                 has_failed: false,
             },
+            cluster: None,
             sinks: sinks
                 .map(|(name, delivered, pending)| (name.to_owned(), sink(delivered, pending)))
                 .into(),

@@ -7,6 +7,7 @@
 mod acknowledged_feeds;
 mod all_sinks;
 mod backfilled_gaps;
+mod clusters;
 mod disk_spool;
 mod documents;
 mod exactly_once;

@@ -23,7 +23,7 @@ use neurobridge_core::{
         Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, Outcome, PublishError, Sink,
         SinkFault, SinkStatus, Transactions,
     },
-    sink_type::{self, BuildContext, DeadLetterFile, DeadLetterPlace, SinkConfig, SinkType},
+    sink_type::{self, BuildContext, DeadLetterFile, DeadLetterPlace, InCluster, SinkConfig, SinkType},
     template::Template,
 };
 use schemars::JsonSchema;
@@ -91,6 +91,10 @@ impl SinkConfig for TcpConfig {
 
     fn dead_letter_place(&self) -> DeadLetterPlace<'_> {
         DeadLetterFile::place(self.dead_letter.as_ref())
+    }
+
+    fn in_cluster(&self) -> InCluster {
+        InCluster::Unsupported("another member could not see which events were sent")
     }
 
     fn is_only_writer(&self) -> bool {

@@ -29,6 +29,7 @@ use self::manual::Manual;
 use self::part::{Bound, Fetched, Marks};
 pub(crate) use self::settings::{FillerSettings, entries, protocol};
 use crate::{
+    cluster::Coverage,
     history::{Gap, PARTLY, RECOVERED, UNRECOVERED},
     intake::{Encoded, Encoder, IntakeSource},
     state::State,
@@ -41,6 +42,8 @@ const SETTLED_AFTER: Duration = Duration::from_secs(3);
 const JUST_ENDED: Duration = Duration::from_secs(1);
 /// The delays between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The interval at which the reports of the other members of a cluster are looked at.
+const COVERAGE_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval at which the fetched events are checked for being stored.
 const STORED_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -144,7 +147,8 @@ impl Filler {
                 Wake::Ended => return,
             };
             match filled {
-                Ok(()) => {}
+                Ok(false) => {}
+                Ok(true) => retry_at = Some(Instant::now() + COVERAGE_INTERVAL),
                 Err(Interrupted::GapEnded(ended)) => next = Some(ended),
                 Err(Interrupted::Stopped) => return,
             }
@@ -159,16 +163,28 @@ impl Filler {
     }
 
     /// Fills all gaps of the source. The newest is the first, because the events of the feed wait for those of it only. Sets
-    /// `error` if a gap is left for another attempt.
+    /// `error` if a gap is left for another attempt. Returns whether a gap is left until more is known of the other members.
     async fn fill_all(
         &mut self,
         mut hold: Option<GapEnded>,
         state: &State,
         error: &mut Option<String>,
-    ) -> Result<(), Interrupted> {
+    ) -> Result<bool, Interrupted> {
+        let mut is_waiting = false;
         // Derives the gap from the state of the source.
         drop(state.view());
         for gap in state.history.filling(&self.source.name).iter().rev() {
+            match self.coverage(gap, state) {
+                Coverage::Member(member) => {
+                    self.record_covered(gap, &member, state);
+                    continue;
+                }
+                Coverage::Unknown => {
+                    is_waiting = true;
+                    continue;
+                }
+                Coverage::Nobody => {}
+            }
             let before = self.backfilled();
             let result = match error {
                 // The next gap would fail in the same way.
@@ -194,10 +210,25 @@ impl Filler {
         }
         let left = state.history.filling(&self.source.name);
         self.fetched.retain(|id, _| left.iter().any(|gap| gap.id == *id));
-        if !left.is_empty() {
+        if !left.is_empty() && !is_waiting {
             error.get_or_insert_with(|| "a gap was extended meanwhile".to_owned());
         }
-        Ok(())
+        Ok(is_waiting)
+    }
+
+    /// Returns whether another member of the cluster has the events of a gap.
+    fn coverage(&self, gap: &Gap, state: &State) -> Coverage {
+        match (&state.cluster, gap.ended) {
+            (Some(cluster), Some(ended)) => cluster.coverage(&self.source.name, (gap.began, ended)),
+            _ => Coverage::Nobody,
+        }
+    }
+
+    fn record_covered(&mut self, gap: &Gap, member: &str, state: &State) {
+        let text = format!("no event is missed: the member \"{member}\" of the cluster has them");
+        info!(source = &*self.source.name, gap = gap.id, "{text}");
+        let fetched = self.fetched.remove(&gap.id).unwrap_or_default();
+        state.history.filled(gap, RECOVERED, fetched, &text);
     }
 
     /// Waits until there is something to fetch.

@@ -17,10 +17,11 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::{Instant as Deadline, interval, timeout, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use crate::{
+    cluster::{self, Cluster},
     config::Config,
     control::{Control, Greeting, Requested},
     data_dir::DataDir,
@@ -67,6 +68,7 @@ pub(crate) struct Bridge {
     reloader: Option<Reloader>,
     /// `None` once the end of the run is recorded.
     recorder: Option<Recorder>,
+    _reporting: AbortOnDropHandle<()>,
     /// Dropped last, so that the folder stays locked until all parts have ended.
     _data_dir: DataDir,
 }
@@ -108,7 +110,12 @@ impl Bridge {
         let history = open_history(config).await;
         let access = Access::open(&config.http).await.or_exit(Exit::Config)?;
         let parts = Arc::<Parts>::default();
-        let mut sinks = Deliveries::new(config, spool.clone(), Arc::clone(&parts), None).await?;
+        let cluster = match &config.cluster {
+            Some(cluster) => Some(Cluster::join(cluster, config).await?),
+            None => None,
+        };
+        let lead = cluster.as_ref().map(|cluster| cluster.lead().clone());
+        let mut sinks = Deliveries::new(config, spool.clone(), Arc::clone(&parts), lead).await?;
         for name in config.sinks.keys() {
             let prepared = PreparedSink::new(name, config, &sinks).await?;
             drop(sinks.run_sink(prepared));
@@ -148,7 +155,9 @@ impl Bridge {
             http: Arc::default(),
             history,
             configuration: Configuration::new(config),
+            cluster,
         });
+        let reporting = AbortOnDropHandle::new(tokio::spawn(cluster::report(Arc::clone(&state))));
         let feed = Feed::start(
             config,
             state.spool.clone(),
@@ -182,6 +191,7 @@ impl Bridge {
             requester,
             reloader: None,
             recorder,
+            _reporting: reporting,
             _data_dir: data_dir,
         })
     }
@@ -252,6 +262,10 @@ impl Bridge {
                 Err(_) => warn!(timeout = ?self.drain_timeout, "drain timeout exceeded; undelivered events remain"),
             }
         }
+        // After the last message of this member, so that the next leader continues at once.
+        if let Some(cluster) = &self.state.cluster {
+            cluster.leave().await;
+        }
         cause = cause.or(self.abort().await);
         // Saves the final cursors, so it comes last. A hanging disk must not delay the exit without limit.
         let finished = timeout(ABORT_LIMIT, self.state.spool.finish()).await;
@@ -289,10 +303,19 @@ impl Bridge {
     }
 
     /// Stops the sources and the intake, then lets the sinks deliver all stored events. Ends earlier if no sink has anything
-    /// to gain from waiting: the feed is closed, so each second until the restart is a gap. Returns the failure of a sink.
+    /// to gain from waiting: the feed is closed, so each second until the restart is a gap. A follower delivers nothing. Returns
+    /// the failure of a sink.
     async fn drain(&mut self) -> Option<Failure> {
         self.feed.drain().await;
         self.state.spool.close();
+        if self
+            .state
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| !cluster.lead().is_held())
+        {
+            return None;
+        }
         self.sinks.drain();
         let mut failure = None;
         let mut look = interval(DRAIN_LOOK);
@@ -397,7 +420,7 @@ async fn open_history(config: &Config) -> History {
     let sources: Vec<(String, bool)> = config
         .sources
         .iter()
-        .map(|(name, source)| (name.clone(), source.handles_gaps()))
+        .map(|(name, source)| (name.clone(), config.handles_gaps(source)))
         .collect();
     let open = move || {
         let sources: Vec<(&str, bool)> = sources

@@ -133,6 +133,7 @@ impl RunningSink {
             name: Arc::clone(&name),
             kind: entry.config.type_name(),
             destination: entry.config.destination(&context.data_dir),
+            in_cluster: entry.config.in_cluster(),
             required: entry.common.required,
             progress: Arc::clone(&progress),
         }));

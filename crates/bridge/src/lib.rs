@@ -3,6 +3,7 @@
 mod backfill;
 mod bridge;
 pub mod cli;
+mod cluster;
 mod commands;
 pub mod config;
 mod control;

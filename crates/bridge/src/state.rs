@@ -3,18 +3,21 @@
 
 use std::{sync::Arc, time::Instant};
 
+use jiff::Timestamp;
 use neurobridge_core::{
     clock,
     delivery::{Progress, ProgressSnapshot, SinkState},
     event::Sequence,
     histogram,
     ledger::{SinkCounts, SourceCounts},
+    sink_type::InCluster,
 };
 use neurobridge_listener::{SourceSnapshot, SourceState};
 use neurobridge_spool::{Spool, SpoolStatus};
 use tracing::info;
 
 use crate::{
+    cluster::{Cluster, ClusterView},
     feed::SourceHandle,
     history::{History, HistoryView, SourceGaps, UNRECOVERED},
     http::Connections,
@@ -33,6 +36,8 @@ pub(crate) struct State {
     pub(crate) http: Arc<Connections>,
     pub(crate) history: History,
     pub(crate) configuration: Configuration,
+    /// `None` for a bridge that is alone.
+    pub(crate) cluster: Option<Cluster>,
 }
 
 pub(crate) struct SinkHandle {
@@ -43,6 +48,8 @@ pub(crate) struct SinkHandle {
     pub(crate) kind: &'static str,
     /// Where its events go, without credentials.
     pub(crate) destination: String,
+    /// What it does in a cluster.
+    pub(crate) in_cluster: InCluster,
     /// Whether the bridge is ready only if this sink is up.
     pub(crate) required: bool,
     pub(crate) progress: Arc<Progress>,
@@ -64,6 +71,7 @@ pub(crate) struct View<'a> {
     pub(crate) http: &'a Connections,
     pub(crate) history: HistoryView,
     pub(crate) configuration: ConfigurationView,
+    pub(crate) cluster: Option<ClusterView>,
 }
 
 pub(crate) struct SourceView {
@@ -161,6 +169,7 @@ impl State {
             http: &self.http,
             history,
             configuration: self.configuration.view(),
+            cluster: self.cluster.as_ref().map(Cluster::view),
         }
     }
 }
@@ -185,6 +194,15 @@ impl SourceView {
             self.snapshot.state,
             SourceState::Authenticated | SourceState::Blocked
         )
+    }
+
+    /// Returns the time since which the source is connected without a gap; `None` without a connection.
+    pub(crate) fn connected_since(&self) -> Option<Timestamp> {
+        if !self.is_connected() || self.gaps.open_seconds.is_some() {
+            return None;
+        }
+        let newest = self.gaps.newest.first().and_then(|gap| gap.ended);
+        newest.max(self.snapshot.first_authenticated)
     }
 
     /// Returns the time without an authenticated connection, counted from the start of the bridge if there never was one.
@@ -233,6 +251,8 @@ impl View<'_> {
                     reason.unwrap_or_else(|| "connecting".to_owned()),
                 )
             });
-        sources.chain(sinks).collect()
+        let cluster = self.cluster.as_ref().and_then(ClusterView::unready);
+        let cluster = cluster.map(|reason| ("cluster".to_owned(), reason));
+        sources.chain(sinks).chain(cluster).collect()
     }
 }

@@ -41,7 +41,7 @@ pub enum Standby {
     #[default]
     Hot,
     /// It does not connect to the feeds, for a platform that allows one connection. A new leader connects and fetches the missed
-    /// events.
+    /// events. Not supported yet.
     Cold,
 }
 
@@ -55,6 +55,25 @@ pub enum LeaseConfig {
     /// A consumer group of Kafka.
     #[cfg(feature = "kafka")]
     Kafka(KafkaLease),
+}
+
+impl LeaseConfig {
+    /// Reads the table of a lease of a type, without its key `type`. `None` if this build does not have the type.
+    ///
+    /// # Errors
+    /// Returns the first error with its path.
+    pub fn read(
+        kind: &str,
+        table: &serde_json::Value,
+    ) -> Option<Result<Self, serde_path_to_error::Error<serde_json::Error>>> {
+        match kind {
+            #[cfg(feature = "nats")]
+            "nats" => Some(serde_path_to_error::deserialize(table).map(Self::Nats)),
+            #[cfg(feature = "kafka")]
+            "kafka" => Some(serde_path_to_error::deserialize(table).map(Self::Kafka)),
+            _ => None,
+        }
+    }
 }
 
 /// A lease as a consumer group of Kafka: the member to which the partition of a topic is assigned leads.

@@ -103,7 +103,7 @@ impl<E: Engine> Driver<E> {
                 }
             };
             let term = state.machine.leadership(now).map(|leadership| leadership.term);
-            let until = match state.presence.next(now, term, self.shared.lag()) {
+            let until = match state.presence.next(now, term, &self.shared) {
                 presence::Step::Wait(next) => until.min(next),
                 step => {
                     self.show_presence(&mut store, state, step).await?;

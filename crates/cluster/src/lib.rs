@@ -7,6 +7,11 @@
 //!
 //! The module `machine` has the rules of the lease, without I/O.
 
+#![cfg_attr(
+    not(any(feature = "kafka", feature = "nats")),
+    allow(unused, reason = "a build without engines has no member")
+)]
+
 mod config;
 #[cfg(feature = "nats")]
 mod driver;
@@ -35,5 +40,5 @@ pub use self::config::NatsLease;
 pub use self::{
     config::{ClusterConfig, LeaseConfig, Standby},
     membership::Membership,
-    role::{JoinState, Leadership, MemberState, Role},
+    role::{ConnectedFor, JoinState, Leadership, MemberReport, MemberState, Role},
 };

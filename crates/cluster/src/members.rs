@@ -53,7 +53,7 @@ impl Members {
             instance: seen.record.instance.clone(),
             config_hash: seen.record.config.clone(),
             term: seen.record.term,
-            lag: seen.record.lag,
+            report: seen.record.report.clone(),
             last_seen: seen.since,
             is_alive: now.duration_since(seen.since) < ttl,
             is_self: seen.record.instance == own_instance,

@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use neurobridge_core::lead::Lead;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -14,7 +15,7 @@ use crate::kafka::GroupDriver;
 use crate::{
     config::{ClusterConfig, LeaseConfig},
     record::Identity,
-    role::{JoinState, MemberState, Role},
+    role::{JoinState, MemberReport, MemberState, Role},
     shared::Shared,
 };
 #[cfg(feature = "nats")]
@@ -49,11 +50,11 @@ impl Membership {
             instance: Uuid::now_v7().to_string(),
             config: config_hash.to_owned(),
         };
-        match &config.lease {
+        match config.lease {
             #[cfg(feature = "kafka")]
-            LeaseConfig::Kafka(lease) => Self::start_group(lease.clone(), identity, &config.name, stop),
+            LeaseConfig::Kafka(ref lease) => Self::start_group(lease.clone(), identity, &config.name, stop),
             #[cfg(feature = "nats")]
-            LeaseConfig::Nats(lease) => {
+            LeaseConfig::Nats(ref lease) => {
                 let engine = NatsEngine::new(lease.clone(), config.name.clone(), member.to_owned());
                 let (membership, task) = Self::start(engine, identity, &config.name, lease.ttl, stop);
                 tokio::spawn(task);
@@ -151,9 +152,36 @@ impl Membership {
         self.shared.role()
     }
 
+    /// Returns the lead, for the sinks of this member: it is held while this member leads.
+    ///
+    /// # Panics
+    /// Panics outside of a tokio runtime.
+    pub fn lead(&self) -> Lead {
+        let mut role = self.role();
+        let lease = watch::Sender::new(valid_until(&role.borrow_and_update()));
+        let lead = Lead::new(lease.subscribe());
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = lease.closed() => return,
+                    changed = role.changed() => if changed.is_err() {
+                        return;
+                    },
+                }
+                lease.send_replace(valid_until(&role.borrow_and_update()));
+            }
+        });
+        lead
+    }
+
     /// Returns the members of the cluster, updated some times in the time of a lease.
     pub fn members(&self) -> watch::Receiver<Vec<MemberState>> {
         self.shared.members()
+    }
+
+    /// Returns the time of the lease. A change of a member's report is seen by the others within it.
+    pub const fn ttl(&self) -> Duration {
+        self.ttl
     }
 
     /// Returns the relation of this member to its cluster.
@@ -161,9 +189,9 @@ impl Membership {
         self.shared.join_state()
     }
 
-    /// Sets the number of events that are not known to be in all destinations, for the other members to see.
-    pub fn report_lag(&self, lag: Option<u64>) {
-        self.shared.set_lag(lag);
+    /// Sets what the other members are told about this one.
+    pub fn report(&self, report: MemberReport) {
+        self.shared.set_report(report);
     }
 
     /// Gives the leadership up, so that another member leads at once. This member does not take it again for two times of the lease, unless
@@ -184,4 +212,8 @@ impl Membership {
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }
+}
+
+fn valid_until(role: &Role) -> Option<Instant> {
+    role.leadership().map(|leadership| leadership.valid_until)
 }

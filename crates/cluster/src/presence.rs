@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     record::{Identity, MemberRecord},
+    shared::Shared,
     store::Value,
 };
 
@@ -115,7 +116,7 @@ impl Presence {
     }
 
     /// Returns what to do now. `term`: that of the own leadership.
-    pub(crate) fn next(&mut self, now: Instant, term: Option<u64>, lag: Option<u64>) -> Step {
+    pub(crate) fn next(&mut self, now: Instant, term: Option<u64>, shared: &Shared) -> Step {
         let interval = self.ttl / BEATS;
         match self.phase {
             _ if self.must_read => Step::Read,
@@ -127,7 +128,7 @@ impl Presence {
                     return Step::Wait(write_at);
                 }
                 self.term = term;
-                self.write(revision, lag)
+                self.write(revision, shared)
             }
             Phase::Inherited { revision, since } | Phase::Taken { revision, since } => {
                 let next_read = self.read_at.unwrap_or(since) + interval;
@@ -135,7 +136,7 @@ impl Presence {
                 if now >= next_read {
                     Step::Read
                 } else if now >= free_at {
-                    self.write(revision, lag)
+                    self.write(revision, shared)
                 } else {
                     Step::Wait(free_at.min(next_read))
                 }
@@ -155,9 +156,9 @@ impl Presence {
         };
     }
 
-    fn write(&mut self, expected: u64, lag: Option<u64>) -> Step {
+    fn write(&mut self, expected: u64, shared: &Shared) -> Step {
         self.beat += 1;
-        let record = MemberRecord::new(&self.me, self.term, lag, self.beat);
+        let record = MemberRecord::new(&self.me, self.term, shared.report(), self.beat);
         Step::Write { expected, record }
     }
 }
@@ -198,7 +199,7 @@ mod tests {
             advance(TTL / 5).await;
             presence.observe(&value(6), Some("old"), Instant::now());
         }
-        let step = presence.next(Instant::now(), None, None);
+        let step = presence.next(Instant::now(), None, &Shared::new(""));
         assert!(matches!(step, Step::Write { expected: 6, .. }), "{step:?}");
         presence.written(7, Instant::now());
         assert!(presence.is_joined());
@@ -210,13 +211,16 @@ mod tests {
         presence.observe(&value(5), Some("old"), Instant::now());
         for _ in 0..4 {
             advance(TTL / 5).await;
-            assert_eq!(presence.next(Instant::now(), None, None), Step::Read);
+            assert_eq!(presence.next(Instant::now(), None, &Shared::new("")), Step::Read);
             presence.observe(&value(5), Some("old"), Instant::now());
-            assert!(matches!(presence.next(Instant::now(), None, None), Step::Wait(_)));
+            assert!(matches!(
+                presence.next(Instant::now(), None, &Shared::new("")),
+                Step::Wait(_)
+            ));
         }
         advance(TTL / 5).await;
         presence.observe(&value(5), Some("old"), Instant::now());
-        let step = presence.next(Instant::now(), None, None);
+        let step = presence.next(Instant::now(), None, &Shared::new(""));
         assert!(matches!(step, Step::Write { expected: 5, .. }), "{step:?}");
     }
 

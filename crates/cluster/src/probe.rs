@@ -13,11 +13,11 @@ impl ClusterConfig {
     /// # Errors
     /// Returns a fault if the engine cannot be reached, or is unsuitable.
     pub async fn probe(&self, member: &str) -> Result<Vec<String>, SinkFault> {
-        match &self.lease {
+        match self.lease {
             #[cfg(feature = "kafka")]
-            LeaseConfig::Kafka(lease) => crate::kafka::probe(lease.clone(), member.to_owned()).await,
+            LeaseConfig::Kafka(ref lease) => crate::kafka::probe(lease.clone(), member.to_owned()).await,
             #[cfg(feature = "nats")]
-            LeaseConfig::Nats(lease) => {
+            LeaseConfig::Nats(ref lease) => {
                 let engine = NatsEngine::new(lease.clone(), self.name.clone(), member.to_owned());
                 let exists = engine.probe().await?;
                 let created = format!("the bucket \"{}\" does not exist; run creates it", lease.bucket);

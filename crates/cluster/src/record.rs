@@ -5,10 +5,13 @@ use std::time::Duration;
 use neurobridge_core::foreign_text;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+#[cfg(feature = "nats")]
+use crate::role::MemberReport;
+
 /// The version of the format.
 const VERSION: u64 = 1;
-/// The largest value that is read. A written value has some 300 bytes.
-pub(crate) const MAX_BYTES: usize = 4096;
+/// The largest value that is read. A written value has some 300 bytes, and some 30 more for each source.
+pub(crate) const MAX_BYTES: usize = 64 << 10;
 /// The longest name of a member, and the longest hash.
 pub(crate) const MAX_NAME: usize = 128;
 /// The longest time of a lease.
@@ -48,8 +51,8 @@ pub(crate) struct MemberRecord {
     pub(crate) config: String,
     /// The term of its leadership.
     pub(crate) term: Option<u64>,
-    /// The events that are not known to be in all destinations.
-    pub(crate) lag: Option<u64>,
+    /// What it tells about itself.
+    pub(crate) report: Option<MemberReport>,
     /// Counts the writes, so that no two values are equal.
     pub(crate) beat: u64,
 }
@@ -94,14 +97,14 @@ impl LeaseRecord {
 
 #[cfg(feature = "nats")]
 impl MemberRecord {
-    pub(crate) fn new(me: &Identity, term: Option<u64>, lag: Option<u64>, beat: u64) -> Self {
+    pub(crate) fn new(me: &Identity, term: Option<u64>, report: Option<MemberReport>, beat: u64) -> Self {
         Self {
             version: VERSION,
             name: me.member.clone(),
             instance: me.instance.clone(),
             config: me.config.clone(),
             term,
-            lag,
+            report,
             beat,
         }
     }
@@ -177,7 +180,7 @@ mod tests {
     fn foreign_values_are_described() {
         let shown = |value: &[u8]| lease(value).unwrap_err();
         assert_eq!(shown(b"hello\x1b[2J"), r#""hello\u{1b}[2J""#);
-        assert_eq!(shown(&vec![b'a'; MAX_BYTES + 1]), "a value of 4097 bytes");
+        assert_eq!(shown(&vec![b'a'; MAX_BYTES + 1]), "a value of 65537 bytes");
         let mut record = LeaseRecord::new(&me(), 7, Duration::from_secs(10), 3);
         record.version = 2;
         assert_eq!(

@@ -1,5 +1,8 @@
 //! The role of a member, and what the members know of each other.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// The role of a member in its cluster.
@@ -52,6 +55,43 @@ pub enum JoinState {
     Refused(String),
 }
 
+impl JoinState {
+    /// All names, in the order of the states.
+    pub const NAMES: [&'static str; 4] = ["joining", "joined", "unreachable", "refused"];
+
+    /// Returns the name of the state.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Joining => Self::NAMES[0],
+            Self::Joined => Self::NAMES[1],
+            Self::Unreachable(_) => Self::NAMES[2],
+            Self::Refused(_) => Self::NAMES[3],
+        }
+    }
+}
+
+/// What a member tells the others about itself, some times in the time of a lease. A lease of Kafka does not transport it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberReport {
+    /// The number of events in its log that are not known to be in all destinations.
+    pub lag_events: u64,
+    /// The age of the oldest of them, in milliseconds.
+    pub lag_ms: u64,
+    /// Whether all of its sinks are connected, so that it could publish.
+    pub is_able: bool,
+    /// Its connected sources, by name.
+    pub connected: BTreeMap<String, ConnectedFor>,
+}
+
+/// The time for which a source has been connected, before the report that contains it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectedFor {
+    /// The age of the connection in milliseconds; also of several connections without a gap between them.
+    pub since_ms: u64,
+    /// The age of the last proof that the connection works, in milliseconds.
+    pub proof_ms: u64,
+}
+
 /// A member of the cluster as seen by this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberState {
@@ -63,8 +103,8 @@ pub struct MemberState {
     pub config_hash: String,
     /// The term of the leadership that the member claims.
     pub term: Option<u64>,
-    /// The number of events in the member's log that are not known to be in all destinations.
-    pub lag: Option<u64>,
+    /// Its last report; `None` before the first one, or if the lease does not transport it.
+    pub report: Option<MemberReport>,
     /// The last time at which a change of the member's state was seen, by the local monotonic clock.
     pub last_seen: Instant,
     /// Whether the member has shown a sign of life within the time of the lease.

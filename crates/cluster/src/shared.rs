@@ -6,7 +6,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::role::{JoinState, MemberState, Role};
+use crate::role::{JoinState, MemberReport, MemberState, Role};
 
 /// The published state of a member.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct Shared {
     role: watch::Sender<Role>,
     join_state: watch::Sender<JoinState>,
     members: watch::Sender<Vec<MemberState>>,
-    lag: watch::Sender<Option<u64>>,
+    report: watch::Sender<Option<MemberReport>>,
 }
 
 impl Shared {
@@ -25,7 +25,7 @@ impl Shared {
             role: watch::Sender::new(Role::Follower),
             join_state: watch::Sender::new(JoinState::Joining),
             members: watch::Sender::default(),
-            lag: watch::Sender::default(),
+            report: watch::Sender::default(),
         }
     }
 
@@ -42,12 +42,12 @@ impl Shared {
     }
 
     #[cfg(feature = "nats")]
-    pub(crate) fn lag(&self) -> Option<u64> {
-        *self.lag.borrow()
+    pub(crate) fn report(&self) -> Option<MemberReport> {
+        self.report.borrow().clone()
     }
 
-    pub(crate) fn set_lag(&self, lag: Option<u64>) {
-        self.lag.send_replace(lag);
+    pub(crate) fn set_report(&self, report: MemberReport) {
+        self.report.send_replace(Some(report));
     }
 
     /// Publishes the role, and logs a change of the leadership.

@@ -46,6 +46,9 @@ pub trait SinkConfig: fmt::Debug + Send + Sync + 'static {
     /// Returns where dead letters of this sink are stored.
     fn dead_letter_place(&self) -> DeadLetterPlace<'_>;
 
+    /// Returns what the sink does on the members of a cluster.
+    fn in_cluster(&self) -> InCluster;
+
     /// Returns whether nobody else may write to the destination while the sink delivers, so that a replay needs the bridge to be
     /// stopped.
     fn is_only_writer(&self) -> bool;
@@ -134,6 +137,17 @@ pub fn replay_file(path: &Path, run: &str) -> PathBuf {
         name.push_str(&extension.to_string_lossy());
     }
     path.with_file_name(name)
+}
+
+/// What a sink does on the members of a cluster, of which one publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InCluster {
+    /// Every member delivers all events, to a destination of its own such as a file on its disk.
+    OwnDestination,
+    /// The leader publishes. A follower reads the destination and settles its own copies of the events.
+    Shared,
+    /// The sink cannot be part of a cluster. Contains the reason with what to do, for the end of a sentence.
+    Unsupported(&'static str),
 }
 
 /// Where the dead letters of a sink are stored.

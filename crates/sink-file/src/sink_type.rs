@@ -7,7 +7,7 @@ use neurobridge_core::{
     event::Event,
     identity::SpoolId,
     sink::{FaultKind, SinkFault},
-    sink_type::{BuildContext, DeadLetterFile, DeadLetterPlace, SinkConfig, SinkType},
+    sink_type::{BuildContext, DeadLetterFile, DeadLetterPlace, InCluster, SinkConfig, SinkType},
     template::Template,
 };
 use tokio::task::spawn_blocking;
@@ -52,6 +52,10 @@ impl SinkConfig for FileConfig {
 
     fn dead_letter_place(&self) -> DeadLetterPlace<'_> {
         DeadLetterFile::place(self.dead_letter.as_ref())
+    }
+
+    fn in_cluster(&self) -> InCluster {
+        InCluster::OwnDestination
     }
 
     fn is_only_writer(&self) -> bool {

@@ -150,7 +150,7 @@ pub enum Delivery {
 #[serde(default, deny_unknown_fields)]
 pub struct TransactionConfig {
     /// The `transactional.id`, also the key of the cursor's record; `neurobridge-` and the sink's name by default. Two sinks
-    /// with the same id fence each other, so each bridge of a cluster needs its own.
+    /// with the same id fence each other: the members of a cluster share the id, all other bridges need their own.
     pub id: Option<String>,
     /// The topic that stores the cursor: compacted; only its partition 0 is used, and several sinks may share it. Created
     /// with `replicas` if `create` is set.

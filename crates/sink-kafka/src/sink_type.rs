@@ -8,7 +8,7 @@ use neurobridge_core::{
     event::Event,
     identity::SpoolId,
     sink::SinkFault,
-    sink_type::{self, BuildContext, DeadLetterPlace, SinkConfig, SinkType},
+    sink_type::{self, BuildContext, DeadLetterPlace, InCluster, SinkConfig, SinkType},
     template::Template,
 };
 
@@ -68,6 +68,13 @@ impl SinkConfig for KafkaConfig {
         let place = self.dead_letter.as_ref();
         let topic = self.dead_letter_topic().map(|topic| format!("topic {topic}"));
         DeadLetterPlace::of(topic, place.and_then(|place| place.path.as_deref()))
+    }
+
+    fn in_cluster(&self) -> InCluster {
+        match self.topic.constant() {
+            Some(_) => InCluster::Shared,
+            None => InCluster::Unsupported("a follower reads one topic; set a topic without placeholders"),
+        }
     }
 
     fn is_only_writer(&self) -> bool {

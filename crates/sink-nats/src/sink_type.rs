@@ -8,7 +8,7 @@ use neurobridge_core::{
     event::Event,
     identity::SpoolId,
     sink::SinkFault,
-    sink_type::{self, BuildContext, DeadLetterPlace, SinkConfig, SinkType},
+    sink_type::{self, BuildContext, DeadLetterPlace, InCluster, SinkConfig, SinkType},
     template::Template,
     units,
 };
@@ -78,6 +78,15 @@ impl SinkConfig for NatsConfig {
             .dead_letter_subject()
             .map(|subject| format!("subject {subject}"));
         DeadLetterPlace::of(subject, place.and_then(|place| place.path.as_deref()))
+    }
+
+    fn in_cluster(&self) -> InCluster {
+        match self.mode {
+            Mode::Jetstream => InCluster::Shared,
+            Mode::Core => InCluster::Unsupported(
+                "core NATS stores no message in which a follower could see what was published; set mode = \"jetstream\"",
+            ),
+        }
     }
 
     fn is_only_writer(&self) -> bool {

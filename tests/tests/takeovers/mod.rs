@@ -2,6 +2,7 @@
 //! changes. The members have logs of their own, and receive the events at different times.
 
 mod kafka;
+mod lease;
 mod nats;
 
 use std::{ops::Range, time::Duration};

@@ -10,9 +10,9 @@ use neurobridge_tests::{
 use super::*;
 use crate::nats_sink::support::{assert_once_and_in_order, creating, stored};
 
-const STREAM: &str = "ENTRIES";
+pub(super) const STREAM: &str = "ENTRIES";
 
-fn strict(url: &str) -> NatsConfig {
+pub(super) fn strict(url: &str) -> NatsConfig {
     let mut config = creating(url, STREAM);
     config.stream.as_mut().unwrap().duplicate_window = Some(Duration::from_millis(100));
     config

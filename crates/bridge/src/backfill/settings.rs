@@ -41,7 +41,7 @@ impl FillerSettings {
     /// # Errors
     /// Returns an error if a file cannot be read.
     pub(crate) async fn new(source: &SourceConfig, config: &Config) -> anyhow::Result<Option<Self>> {
-        if !source.handles_gaps() {
+        if !config.handles_gaps(source) {
             return Ok(None);
         }
         Ok(Some(Self {

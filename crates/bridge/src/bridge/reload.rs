@@ -12,7 +12,8 @@ use tracing::{info, warn};
 use super::Bridge;
 use crate::{
     backfill::manual::Manual,
-    config::{self, Loaded},
+    cluster,
+    config::{self, Config, Loaded},
     control::{Answer, Greeting, Request, Requested},
     deliveries::PreparedSink,
     exit::{Exit, Failure},
@@ -152,7 +153,13 @@ impl Bridge {
                 return Err((Exit::Config, report.render(colours, width)));
             }
         };
-        let planned = plan(&reloader.loaded, &loaded, &reloader.located);
+        let mut planned = plan(&reloader.loaded, &loaded, &reloader.located);
+        if self.state.cluster.is_some() && planned.is_ok() && self.publishes_otherwise(&loaded.config).await {
+            // The members compare what they publish when they join.
+            planned = Err(vec![
+                "what the cluster publishes (sources, sinks, filters or redaction)".to_owned(),
+            ]);
+        }
         let result = match planned {
             Err(keys) => Err((Exit::Config, needs_restart(&keys))),
             Ok(plan) if plan.is_empty() => {
@@ -172,6 +179,19 @@ impl Bridge {
                 Err((exit, text))
             }
         }
+    }
+
+    /// Returns whether another configuration publishes other messages than the running one.
+    async fn publishes_otherwise(&self, config: &Config) -> bool {
+        let Some(reloader) = &self.reloader else {
+            return false;
+        };
+        let (before, after) = (
+            cluster::published_hash(&reloader.loaded.config).await,
+            cluster::published_hash(config).await,
+        );
+        // A key that cannot be read is reported by whatever reads it next.
+        matches!((before, after), (Ok(before), Ok(after)) if before != after)
     }
 
     fn refuse(&self, reason: &str) {

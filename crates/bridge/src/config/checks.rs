@@ -7,12 +7,14 @@ use std::{
     time::Duration,
 };
 
+use neurobridge_cluster::{ClusterConfig, Standby};
 use neurobridge_core::{
     private_folder,
     redact::{KeyFileError, Redaction},
-    sink_type::DeadLetterPlace,
+    sink_type::{DeadLetterPlace, InCluster},
     units,
 };
+use neurobridge_spool::SpoolConfig;
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -33,6 +35,9 @@ pub(super) fn check(config: &Config, errors: &mut Vec<ConfigError>) {
     check_files(config, errors);
     for (key, message) in config.dead_letters.check() {
         errors.push(ConfigError::new(path(&["dead_letters"], &key), message));
+    }
+    if let Some(cluster) = &config.cluster {
+        check_cluster(cluster, config, errors);
     }
     if config.data_dir.as_os_str().is_empty() {
         errors.push(ConfigError::new(
@@ -90,6 +95,34 @@ pub(super) fn check_keys(config: &Config, errors: &mut Vec<ConfigError>) {
                 let key = [&at[..], &["pseudonymise", "key_file"]].concat();
                 errors.push(ConfigError::new(key, chain(&error)));
             }
+        }
+    }
+}
+
+fn check_cluster(cluster: &ClusterConfig, config: &Config, errors: &mut Vec<ConfigError>) {
+    for (key, message) in cluster.check() {
+        errors.push(ConfigError::new(path(&["cluster"], &key), message));
+    }
+    if cluster.standby == Standby::Cold {
+        let message = "found \"cold\", which is not supported yet; expected \"hot\"";
+        errors.push(ConfigError::new(["cluster", "standby"], message));
+    }
+    if matches!(config.spool, SpoolConfig::Memory(_)) {
+        let message = "found a spool in memory, expected type = \"disk\" for a member of a cluster, which has to know after a restart what \
+                       it has not published";
+        errors.push(ConfigError::new(["spool", "type"], message));
+    }
+    for (name, source) in &config.sources {
+        if source.feed.as_ref().is_some_and(|feed| feed.event.id.is_none()) {
+            let message = "found a feed without event.id, expected one for a member of a cluster: the members recognise by it which events \
+                           another one has published";
+            errors.push(ConfigError::new(["sources", name, "feed"], message));
+        }
+    }
+    for (name, sink) in &config.sinks {
+        if let InCluster::Unsupported(reason) = sink.config.in_cluster() {
+            let message = format!("this sink cannot be part of a cluster: {reason}");
+            errors.push(ConfigError::new(["sinks", name], message));
         }
     }
 }

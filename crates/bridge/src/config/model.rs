@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use neurobridge_cluster::ClusterConfig;
 use neurobridge_core::{
     event::FieldPath,
     filter::Filter,
@@ -57,6 +58,9 @@ pub struct Config {
     #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9_]+$" }))]
     #[serde(deserialize_with = "no_sinks")]
     pub sinks: BTreeMap<String, SinkEntry>,
+    /// The cluster of which this bridge is a member: several bridges read the same feeds, and one of them publishes. None by default.
+    #[serde(deserialize_with = "no_cluster")]
+    pub cluster: Option<ClusterConfig>,
     /// The file for dead letters of sinks without their own.
     pub dead_letters: DeadLettersConfig,
     /// The HTTP server with the page, metrics and health.
@@ -99,6 +103,12 @@ impl Config {
         format!("{:032x}", identity::body_hash(&format!("{self:?}")))
     }
 
+    /// Returns whether the gaps of a source are examined after they have ended: to fetch the events, to report the gap, or because
+    /// another member of the cluster may have the events.
+    pub(crate) fn handles_gaps(&self, source: &SourceConfig) -> bool {
+        source.handles_gaps() || self.cluster.is_some()
+    }
+
     /// Returns the place of a sink's dead letters, for people: a topic or subject, or the path of a file.
     pub(crate) fn dead_letter_place(&self, sink: &SinkEntry) -> String {
         let path = match sink.config.dead_letter_place() {
@@ -127,6 +137,7 @@ impl Default for Config {
             deduplicate: DeduplicateConfig::default(),
             spool: SpoolConfig::default(),
             sinks: BTreeMap::new(),
+            cluster: None,
             dead_letters: DeadLettersConfig::default(),
             http: HttpConfig::default(),
             log: LogConfig::default(),
@@ -312,4 +323,9 @@ fn listen_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<S
 /// Sinks are deserialised apart: their type decides how.
 fn no_sinks<'de, D: serde::Deserializer<'de>>(_: D) -> Result<BTreeMap<String, SinkEntry>, D::Error> {
     Ok(BTreeMap::new())
+}
+
+/// The cluster is deserialised apart: the type of its lease decides how.
+fn no_cluster<'de, D: serde::Deserializer<'de>>(_: D) -> Result<Option<ClusterConfig>, D::Error> {
+    Ok(None)
 }

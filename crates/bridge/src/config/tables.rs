@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use neurobridge_cluster::{ClusterConfig, LeaseConfig, Standby};
 use neurobridge_spool::SpoolConfig;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
@@ -23,13 +25,14 @@ pub(super) fn read(mut table: Map<String, Value>, shape: &Shape<'_>) -> (Config,
     remove_left_out_sinks(&mut table, &mut errors);
     let mut value = Value::Object(table);
     validate::validate(&mut value, &mut Vec::new(), shape, &mut errors);
-    // Sinks and spool are tables of several types: only the type that was chosen knows the path of an error within.
+    // Sinks, spool and lease are tables of several types: only the type that was chosen knows the path of an error within.
     let mut take = |key| value.as_object_mut().and_then(|table| table.remove(key));
-    let (sinks, spool) = (take("sinks"), take("spool"));
+    let (sinks, spool, cluster) = (take("sinks"), take("spool"), take("cluster"));
     let mut config: Config = read_value(parse, value, &[], shape, &mut errors).unwrap_or_default();
     if let Some(spool) = spool.and_then(|spool| read_spool(spool, shape, &mut errors)) {
         config.spool = spool;
     }
+    config.cluster = cluster.and_then(|cluster| read_cluster(cluster, shape, &mut errors));
     if let Some(Value::Object(sinks)) = sinks {
         config.sinks = read_sinks(sinks, shape, &mut errors);
     }
@@ -70,6 +73,32 @@ fn read_spool(mut value: Value, shape: &Shape<'_>, errors: &mut Vec<ConfigError>
         "disk" => read_value(parse, value, &at, shape, errors).map(SpoolConfig::Disk),
         _ => None,
     }
+}
+
+fn read_cluster(mut value: Value, shape: &Shape<'_>, errors: &mut Vec<ConfigError>) -> Option<ClusterConfig> {
+    #[derive(Deserialize)]
+    struct Keys {
+        name: String,
+        #[serde(default)]
+        member: Option<String>,
+        #[serde(default)]
+        standby: Standby,
+    }
+    let mut lease = value.as_object_mut()?.remove("lease")?;
+    let kind = lease.as_object_mut()?.remove("type")?;
+    let kind = kind.as_str()?;
+    // The type is known: another one is an error of the table's shape.
+    let _known = LeaseConfig::read(kind, &lease)?;
+    let read = |table: &Value| LeaseConfig::read(kind, table).expect("a type that was read before");
+    let at = ["cluster".to_owned(), "lease".to_owned()];
+    let lease = read_value(read, lease, &at, shape, errors);
+    let keys: Keys = read_value(parse, value, &at[..1], shape, errors)?;
+    Some(ClusterConfig {
+        name: keys.name,
+        member: keys.member,
+        standby: keys.standby,
+        lease: lease?,
+    })
 }
 
 fn read_sinks(

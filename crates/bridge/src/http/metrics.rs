@@ -3,6 +3,7 @@
 use std::{slice, sync::atomic::Ordering::Relaxed};
 
 use jiff::Timestamp;
+use neurobridge_cluster::JoinState;
 use neurobridge_core::{
     histogram::{BOUNDS, Snapshot},
     labels::Label,
@@ -16,6 +17,7 @@ use prometheus::{
 
 use super::Refusal;
 use crate::{
+    cluster::ClusterView,
     history::{Kind, OUTCOMES, gap_reasons},
     state::{SinkView, SourceView, View},
     tokens::Tokens,
@@ -29,8 +31,11 @@ pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
     let mut families = ProcessCollector::for_self().collect();
     families.extend(of_bridge(slice::from_ref(view)));
     families.extend(of_sources(&view.sources));
+    families.extend(of_cluster(view.cluster.as_slice()));
     families.extend(of_spool(slice::from_ref(view)));
     families.extend(of_sinks(&view.sinks));
+    // Those of a cluster, for a bridge that is alone.
+    families.retain(|family| !family.get_metric().is_empty());
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
     String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
@@ -79,6 +84,23 @@ metrics! {
     COUNTER history_write_errors_total = view.history.write_errors;
     /// Dead letters that were not stored because dead_letters.max_size_per_day was exceeded.
     COUNTER dead_letters_not_kept_total = view.dead_letters_not_kept;
+}
+
+metrics! {
+    fn of_cluster(cluster: &ClusterView);
+
+    /// Whether this member publishes; 1 or 0.
+    GAUGE cluster_leader = cluster.term.is_some();
+    /// The number of the own leadership, which grows with each change of the leader; 0 for a follower.
+    GAUGE cluster_term = cluster.term.unwrap_or(0);
+    /// Whether the state of the membership is this one; 1 or 0. A member that is refused or cannot reach the lease does not lead.
+    GAUGE cluster_join_state = join_states(cluster);
+    /// Members that have shown a sign of life within the time of the lease, this one among them.
+    GAUGE cluster_members = cluster.members.iter().filter(|member| member.is_alive).count() as u64;
+    /// Times that this member became the leader.
+    COUNTER cluster_takeovers_total = cluster.takeovers;
+    /// Time of the last change of the role; 0 before the first one.
+    GAUGE cluster_role_timestamp_seconds = seconds(cluster.role_since);
 }
 
 metrics! {
@@ -235,6 +257,16 @@ fn measured(value: Option<f64>) -> f64 {
     value.unwrap_or(f64::NAN)
 }
 
+fn join_states(cluster: &ClusterView) -> Value {
+    let state = cluster.join_state.name();
+    let states = JoinState::NAMES.iter();
+    Value::Labelled(
+        states
+            .map(|name| (vec![pair("state", name)], f64::from(u8::from(*name == state))))
+            .collect(),
+    )
+}
+
 fn build_info(_: &View<'_>) -> Value {
     Value::Labelled(vec![(vec![pair("version", env!("CARGO_PKG_VERSION"))], 1.0)])
 }
@@ -330,6 +362,12 @@ trait Part {
 impl Part for View<'_> {
     fn label(&self) -> Option<LabelPair> {
         None
+    }
+}
+
+impl Part for ClusterView {
+    fn label(&self) -> Option<LabelPair> {
+        Some(pair("cluster", &self.name))
     }
 }
 

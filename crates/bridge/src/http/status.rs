@@ -13,6 +13,7 @@ use neurobridge_core::{
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::answer::Answer;
+use crate::cluster::ClusterView;
 use crate::history::{Entry, Gap};
 use crate::reload::ConfigurationView;
 use crate::state::{SinkLedger, SinkView, SourceView, View};
@@ -32,6 +33,39 @@ pub(crate) struct Status<'a> {
     /// The newest changes of state, the newest first, with those of earlier runs.
     history: Vec<Entry>,
     configuration: &'a ConfigurationView,
+    /// Null for a bridge that is alone.
+    cluster: Option<Cluster<'a>>,
+}
+
+/// The membership in a cluster of bridges.
+#[derive(Debug, Serialize)]
+struct Cluster<'a> {
+    name: &'a str,
+    member: &'a str,
+    role: &'static str,
+    /// The number of the own leadership; null for a follower.
+    term: Option<u64>,
+    /// The time of the last change of the role; null before the first one since the start.
+    role_since: Option<Timestamp>,
+    /// The number of times since the start that this member became the leader.
+    takeovers: u64,
+    /// `joining`, `joined`, `unreachable` or `refused`, and why it is one of the last two.
+    join_state: &'static str,
+    reason: Option<&'a str>,
+    members: Vec<Member<'a>>,
+}
+
+/// A member as seen by this one.
+#[derive(Debug, Serialize)]
+struct Member<'a> {
+    name: &'a str,
+    /// Whether it has shown a sign of life within the time of the lease.
+    alive: bool,
+    this: bool,
+    /// The number of the leadership that it claims.
+    term: Option<u64>,
+    /// The number of its events that are not known to be in all destinations; null if it is unknown.
+    lag_events: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -179,6 +213,7 @@ impl<'a> Status<'a> {
                 .collect(),
             history: view.history.entries.clone(),
             configuration: &view.configuration,
+            cluster: view.cluster.as_ref().map(Cluster::of),
         }
     }
 
@@ -221,6 +256,29 @@ impl<'a> Status<'a> {
             );
         }
         text
+    }
+}
+
+impl<'a> Cluster<'a> {
+    fn of(view: &'a ClusterView) -> Self {
+        let members = view.members.iter().map(|member| Member {
+            name: &member.name,
+            alive: member.is_alive,
+            this: member.is_self,
+            term: member.term,
+            lag_events: member.report.as_ref().map(|report| report.lag_events),
+        });
+        Self {
+            name: &view.name,
+            member: &view.member,
+            role: view.role(),
+            term: view.term,
+            role_since: view.role_since,
+            takeovers: view.takeovers,
+            join_state: view.join_state.name(),
+            reason: view.reason(),
+            members: members.collect(),
+        }
     }
 }
 

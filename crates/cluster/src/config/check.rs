@@ -28,11 +28,11 @@ impl ClusterConfig {
             error("member", message);
         }
         let mut lease_error = |key: &str, message| error(&format!("lease.{key}"), message);
-        match &self.lease {
+        match self.lease {
             #[cfg(feature = "nats")]
-            LeaseConfig::Nats(lease) => lease.check(&mut lease_error),
+            LeaseConfig::Nats(ref lease) => lease.check(&mut lease_error),
             #[cfg(feature = "kafka")]
-            LeaseConfig::Kafka(lease) => lease.check(&mut lease_error),
+            LeaseConfig::Kafka(ref lease) => lease.check(&mut lease_error),
         }
         errors
     }

@@ -131,7 +131,7 @@ impl GroupDriver {
             instance: neurobridge_core::foreign_text::clean(member.id()),
             config_hash: String::new(),
             term: None,
-            lag: None,
+            report: None,
             last_seen: now,
             is_alive: true,
             is_self: group.is_subscribed && member.client_id() == self.me.member,

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use neurobridge_cluster::ClusterConfig;
 use neurobridge_core::{
     connect::ConnectSteps, ledger::SourceLedger, secret::Secret, sink::FaultKind, sink_type::BuildContext,
 };
@@ -35,10 +36,10 @@ const SINK_TIMEOUT: Duration = Duration::from_secs(15);
 /// The interval of looking at a source's state.
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A source, a sink or the HTTP address that was tried.
+/// A source, a sink, the lease of the cluster or the HTTP address that was tried.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    /// `source`, `sink` or `http`.
+    /// `source`, `sink`, `lease` or `http`.
     pub(super) kind: &'static str,
     /// The name in the configuration, or the address.
     pub(super) name: String,
@@ -61,6 +62,10 @@ pub(super) async fn attempt_all(config: &Config) -> Vec<Attempt> {
             let answer = try_sink(&name, &sink, &data_dir).await;
             ("sink", name, answer)
         });
+    }
+    if let Some(cluster) = config.cluster.clone() {
+        let name = cluster.name.clone();
+        attempts.spawn(async move { ("lease", name, try_lease(&cluster).await) });
     }
     let listen = config.http.listen;
     attempts.spawn(async move { ("http", listen.to_string(), try_listening(listen).await) });
@@ -248,6 +253,24 @@ async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &Path) -> Answer {
         Ok(dangers) => Ok(Fine { time, dangers }),
         Err(fault) if fault.kind == FaultKind::Disk => Err((Exit::Disk, fault.reason)),
         Err(fault) => Err((Exit::Unavailable, fault.reason)),
+    }
+}
+
+/// Connects to the engine of a lease, and takes no lease.
+async fn try_lease(cluster: &ClusterConfig) -> Answer {
+    let begin = Instant::now();
+    let probed = timeout(SINK_TIMEOUT, cluster.probe("check")).await;
+    let time = begin.elapsed();
+    match probed {
+        Ok(Ok(dangers)) => Ok(Fine { time, dangers }),
+        Ok(Err(fault)) => Err((Exit::Unavailable, fault.reason)),
+        Err(_) => {
+            let reason = format!(
+                "no answer within {} s; check the servers of cluster.lease and the network",
+                SINK_TIMEOUT.as_secs()
+            );
+            Err((Exit::Unavailable, reason))
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use neurobridge_core::{
         Ack, ConnectContext, Connected, DeadLetterSink, Next, PublishError, Sink, SinkFault, SinkStatus,
         Transactions,
     },
-    sink_type::{BuildContext, DeadLetterPlace, SinkConfig, SinkType},
+    sink_type::{BuildContext, DeadLetterPlace, InCluster, SinkConfig, SinkType},
     template::Template,
 };
 use neurobridge_sink_file::{FileConfig, FileSink};
@@ -56,6 +56,10 @@ impl SinkConfig for SlowFile {
 
     fn dead_letter_place(&self) -> DeadLetterPlace<'_> {
         self.file.dead_letter_place()
+    }
+
+    fn in_cluster(&self) -> InCluster {
+        self.file.in_cluster()
     }
 
     fn is_only_writer(&self) -> bool {

@@ -228,6 +228,11 @@ fn examples_of_keys_are_valid() {
             "sinks.nats.auth.token",
             "sinks.nats.auth.nkey",
             "sinks.nats.auth",
+            "cluster.lease.auth.password",
+            "cluster.lease.auth.token",
+            "cluster.lease.auth.nkey",
+            "cluster.lease.auth",
+            "cluster.lease.replicas",
         ]
     );
 }

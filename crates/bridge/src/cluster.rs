@@ -1,0 +1,209 @@
+//! The bridge as a member of a cluster, of which one member publishes.
+
+mod coverage;
+mod published;
+mod report;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use neurobridge_cluster::{ClusterConfig, JoinState, MemberState, Membership, Role};
+use neurobridge_core::{clock, lead::Lead};
+use nix::unistd::gethostname;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::warn;
+
+use self::coverage::covers;
+pub(crate) use self::{coverage::Coverage, published::published_hash, report::report};
+use crate::{config::Config, exit::Failure};
+
+/// The time limit of leaving the cluster, after which the lease expires by itself.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
+/// The time after a gap within which a new leader fills it in place of the one that led then.
+const LEADER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The membership of this bridge.
+pub(crate) struct Cluster {
+    name: String,
+    member: String,
+    membership: Membership,
+    lead: Lead,
+    changes: Arc<Changes>,
+    /// Cancelled when the bridge leaves the cluster.
+    stop: CancellationToken,
+    _counting: AbortOnDropHandle<()>,
+}
+
+/// The changes of the role since the start.
+#[derive(Debug, Default)]
+struct Changes {
+    takeovers: AtomicU64,
+    /// The time of the last change; `None` before the first one.
+    last: watch::Sender<Option<Timestamp>>,
+}
+
+/// The membership at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterView {
+    pub(crate) name: String,
+    pub(crate) member: String,
+    /// The number of the own leadership; `None` for a follower.
+    pub(crate) term: Option<u64>,
+    pub(crate) join_state: JoinState,
+    /// The number of times since the start that this member became the leader.
+    pub(crate) takeovers: u64,
+    /// The time of the last change of the role.
+    pub(crate) role_since: Option<Timestamp>,
+    pub(crate) members: Vec<MemberState>,
+}
+
+impl Cluster {
+    /// Joins the configured cluster. The sinks follow until this member leads.
+    ///
+    /// # Errors
+    /// Returns an error if a key file cannot be read.
+    pub(crate) async fn join(config: &ClusterConfig, of_bridge: &Config) -> Result<Self, Failure> {
+        let host = || gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        let member = config.member.clone().unwrap_or_else(host);
+        let hash = published_hash(of_bridge).await?;
+        let stop = CancellationToken::new();
+        let membership = Membership::join(config, &member, &hash, stop.clone());
+        let changes = Arc::<Changes>::default();
+        let lead = membership.lead();
+        let counting = tokio::spawn(count(membership.role(), Arc::clone(&changes)));
+        Ok(Self {
+            name: config.name.clone(),
+            member,
+            membership,
+            lead,
+            changes,
+            stop,
+            _counting: AbortOnDropHandle::new(counting),
+        })
+    }
+
+    /// Returns the lead, for the sinks.
+    pub(crate) const fn lead(&self) -> &Lead {
+        &self.lead
+    }
+
+    /// Returns the membership at this moment.
+    pub(crate) fn view(&self) -> ClusterView {
+        let role = *self.membership.role().borrow();
+        ClusterView {
+            name: self.name.clone(),
+            member: self.member.clone(),
+            term: role.leadership().map(|leadership| leadership.term),
+            join_state: self.membership.join_state().borrow().clone(),
+            takeovers: self.changes.takeovers.load(Relaxed),
+            role_since: *self.changes.last.borrow(),
+            members: self.membership.members().borrow().clone(),
+        }
+    }
+
+    /// Returns whether other members have received, or fetch, the events of a gap that ended at `ended`.
+    pub(crate) fn coverage(&self, source: &str, (began, ended): (Timestamp, Timestamp)) -> Coverage {
+        let members = self.membership.members().borrow().clone();
+        let others = members.iter().filter(|member| member.is_alive && !member.is_self);
+        let now = (clock::now(), Instant::now());
+        let (mut leader, mut is_unknown) = (None, false);
+        for member in others {
+            leader = leader.or_else(|| member.term.map(|_| member.name.clone()));
+            let connected = member
+                .report
+                .as_ref()
+                .and_then(|report| report.connected.get(source));
+            match connected.map(|connected| {
+                covers(
+                    connected,
+                    member.last_seen,
+                    self.membership.ttl(),
+                    (began, ended),
+                    now,
+                )
+            }) {
+                Some(Some(true)) => return Coverage::Member(member.name.clone()),
+                Some(None) => is_unknown = true,
+                Some(Some(false)) | None => {}
+            }
+        }
+        if is_unknown {
+            return Coverage::Unknown;
+        }
+        if self.lead.is_held() {
+            return Coverage::Nobody;
+        }
+        // The leader was not connected either: the gap is its own too, and it fetches the events.
+        let age = Duration::try_from(now.0.duration_since(ended)).unwrap_or_default();
+        match leader {
+            Some(leader) if age >= LEADER_PATIENCE => Coverage::Member(leader),
+            _ => Coverage::Unknown,
+        }
+    }
+
+    /// Gives the lead up and leaves the cluster, so that another member leads at once.
+    pub(crate) async fn leave(&self) {
+        self.stop.cancel();
+        if timeout(LEAVE_LIMIT, self.membership.ended()).await.is_err() {
+            warn!(
+                cluster = self.name,
+                "the lease was not released in time; it expires by itself"
+            );
+        }
+    }
+}
+
+impl ClusterView {
+    /// Returns `leader` or `follower`.
+    pub(crate) const fn role(&self) -> &'static str {
+        match self.term {
+            Some(_) => "leader",
+            None => "follower",
+        }
+    }
+
+    /// Returns why the member must not or cannot lead.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        match &self.join_state {
+            JoinState::Unreachable(reason) | JoinState::Refused(reason) => Some(reason),
+            JoinState::Joining | JoinState::Joined => None,
+        }
+    }
+
+    /// Returns why the member cannot take over. A refused member counts as ready: it waits for the others to get its
+    /// configuration, which a rolling update does only after this one is ready.
+    pub(crate) fn unready(&self) -> Option<String> {
+        match &self.join_state {
+            JoinState::Joining => Some("joining the cluster".to_owned()),
+            JoinState::Unreachable(reason) => Some(format!("the lease cannot be reached: {reason}")),
+            JoinState::Joined | JoinState::Refused(_) => None,
+        }
+    }
+}
+
+/// Counts the changes of a role.
+async fn count(mut role: watch::Receiver<Role>, changes: Arc<Changes>) {
+    let mut led = None;
+    loop {
+        let leadership = role.borrow_and_update().leadership();
+        let term = leadership.map(|leadership| leadership.term);
+        if term != led {
+            changes.takeovers.fetch_add(u64::from(term.is_some()), Relaxed);
+            changes.last.send_replace(Some(clock::now()));
+            led = term;
+        }
+        if role.changed().await.is_err() {
+            return;
+        }
+    }
+}
