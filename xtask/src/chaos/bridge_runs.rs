@@ -127,13 +127,21 @@ impl<'a> BridgeRuns<'a> {
         })
     }
 
-    /// Waits until all gaps have a final outcome.
+    /// Waits until all gaps have a final outcome, and nothing is left to be read on the connections: a stop before that begins another
+    /// gap, which only the next run would record.
     pub(super) fn wait_until_filled(&mut self, limit: Duration) -> Result<()> {
-        let mut patience = Patience::new("the end of all gaps", limit);
+        let mut patience = Patience::new("the end of all gaps and events", limit);
+        let mut before = (self.history.answers(), None);
         loop {
             self.observe()?;
+            let (answers, received) = (self.history.answers(), self.history.received());
+            let has_read_all = received.is_some() && before.1 == received && before.0 < answers;
+            if before.0 < answers {
+                before = (answers, received);
+            }
             if let Some(gaps) = &mut self.gaps
                 && gaps.read()?
+                && has_read_all
             {
                 return Ok(());
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use neurobridge_tests::status::{Sink, Status};
+use neurobridge_tests::status::{Sink, Source, SourceState, Status};
 
 /// The values of the latest response, and counters of all responses.
 #[derive(Debug, Default)]
@@ -14,6 +14,8 @@ pub(super) struct StatusHistory {
     sinks: BTreeMap<String, Sink>,
     /// The number of responses with a full spool.
     full: u64,
+    /// The latest number of received events; `None` while a source does not read.
+    received: Option<u64>,
 }
 
 impl StatusHistory {
@@ -40,6 +42,11 @@ impl StatusHistory {
             let lost = ledger.filtered + ledger.dead_lettered + ledger.dropped + ledger.damaged;
             ensure!(lost == 0, "the sink {name} has lost events: {ledger:?}");
         }
+        let mut sources = status.sources.values();
+        let reads = |source: &Source| source.state == SourceState::Authenticated;
+        self.received = sources.try_fold(0, |sum, source| {
+            reads(source).then_some(sum + source.ledger.received)
+        });
         self.sinks = status.sinks;
         Ok(())
     }
@@ -58,6 +65,11 @@ impl StatusHistory {
     /// Returns the highest sequence that was reported as durable.
     pub(super) const fn durable(&self) -> u64 {
         self.durable
+    }
+
+    /// Returns the number of events that the present run has received; `None` while a source is not connected, or does not read.
+    pub(super) const fn received(&self) -> Option<u64> {
+        self.received
     }
 
     pub(super) const fn answers(&self) -> u64 {
