@@ -14,8 +14,12 @@ fn lasting() -> Option<Instant> {
 
 /// Returns a member that is connected as the leader or as a follower.
 async fn member(kafka: &Kafka, is_leader: bool) -> (Lease, KafkaSink) {
+    let config = kafka.config();
+    connected_member(kafka, config, is_leader).await
+}
+
+async fn connected_member(kafka: &Kafka, mut config: KafkaConfig, is_leader: bool) -> (Lease, KafkaSink) {
     kafka.cluster.create_topic(DEAD, 1, 1).unwrap();
-    let mut config = kafka.config();
     config.dead_letter = Some(crate::DeadLetterConfig {
         topic: Some(DEAD.into()),
         path: None,
@@ -102,4 +106,30 @@ async fn follower_without_a_broker_is_unavailable() {
     assert_eq!(fault.kind, FaultKind::Unreachable, "{fault}");
     kafka.cluster.broker_up(-1).unwrap();
     wait_until("the end of the fault", || sink.status().unavailable.is_none()).await;
+}
+
+#[tokio::test]
+async fn former_leader_completes_its_open_transaction() {
+    let kafka = Kafka::start(1);
+    kafka.cluster.create_topic("cursors", 1, 1).unwrap();
+    let mut config = kafka.config();
+    config.delivery = Delivery::ExactlyOnce;
+    config.transaction = Some(crate::TransactionConfig {
+        id: Some("id".into()),
+        cursor_topic: "cursors".into(),
+        interval: LIMIT,
+        ..crate::TransactionConfig::default()
+    });
+    let (lease, mut sink) = connected_member(&kafka, config, true).await;
+    send(&mut sink, 1).unwrap();
+    lease.send_replace(None);
+    assert!(matches!(send(&mut sink, 2), Err(PublishError::Full)));
+    assert_eq!(Transactions::state(&sink), TransactionState::Due);
+    // Of an event before: the transaction cannot be committed without it.
+    send_letter(&mut sink, 3).unwrap();
+    outcomes(&mut sink, 2).await.unwrap();
+    sink.commit(&session_cursor()).await.unwrap();
+    assert_eq!(Transactions::state(&sink), TransactionState::Closed);
+    assert!(matches!(send_letter(&mut sink, 4), Err(PublishError::Full)));
+    assert_eq!(next(&mut sink, &mut Vec::new()).await, Next::Reconnect);
 }
