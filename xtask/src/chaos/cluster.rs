@@ -24,7 +24,7 @@ use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::relay::Relay;
 
-use self::comparison::Compared;
+use self::comparison::{Compared, Spool};
 use self::drain::Drained;
 use self::faults::{Cluster, Journal};
 use self::feeds::Feeds;
@@ -34,6 +34,7 @@ use self::servers::{Recorded, Replicas};
 use self::takeovers::Injected;
 use super::clock::Clock;
 use super::recognised::read_record;
+use super::schedule::Link;
 use super::sent::Reading;
 use super::server::apply_faults;
 use super::{Args, STOP, STREAM, TOPIC, guarded, join};
@@ -74,27 +75,27 @@ pub(super) fn run_in(dir: &Scratch, args: &Args, members: usize, read_back: &Pat
     let ended = run_with_faults(&members, &lanes, duration, &mut kafka, &mut nats)?;
     platform.process().terminate(STOP)?;
     let mut violations = ended.drained.violations;
-    let mut spools = Vec::new();
-    for member in &members {
-        spools.push(member.spool()?);
-        violations.extend(member.end().err().map(|error| format!("{error:#}")));
-    }
+    let ends = members.iter().filter_map(|member| member.end().err());
+    violations.extend(ends.map(|error| format!("{error:#}")));
+    let answers: u64 = members.iter().map(Member::answers).sum();
+    let spools = members
+        .into_iter()
+        .map(|member| member.into_events().map(Spool::new));
     let compared = Compared {
         recognised: read_record(&record)?,
         sent: reading.end()?.contents,
-        spools,
+        spools: spools.collect::<Result<_>>()?,
         faults: ended.faults,
     };
     let found = [
-        compared.with("Kafka", read_back, &["kafka", &kafka.bootstrap(), TOPIC])?,
-        compared.with("JetStream", read_back, &["nats", &nats.urls(), STREAM])?,
+        compared.with(Link::Kafka, read_back, &["kafka", &kafka.bootstrap(), TOPIC])?,
+        compared.with(Link::Nats, read_back, &["nats", &nats.urls(), STREAM])?,
     ];
     print("\nresult")?;
     print(&faults::summary(&compared.faults))?;
     print(&format!(
-        "{} hand-overs after the faults; {} answers of /status, all balanced",
-        ended.drained.hand_overs,
-        members.iter().map(Member::answers).sum::<u64>()
+        "{} hand-overs after the faults; {answers} answers of /status, all balanced",
+        ended.drained.hand_overs
     ))?;
     let holds = compared.report(found)? && violations.is_empty();
     for violation in &violations {
@@ -160,8 +161,8 @@ fn run_with_faults(
         let mut injected: Vec<_> = of_members
             .map(|faults| scope.spawn(move || guarded(clock, || cluster.inject(faults))))
             .collect();
-        let mut kafka = Recorded::new(kafka, cluster.journal);
-        let mut nats = Recorded::new(nats, cluster.journal);
+        let mut kafka = Recorded::new(kafka, Link::Kafka, cluster.journal);
+        let mut nats = Recorded::new(nats, Link::Nats, cluster.journal);
         injected.push(
             scope.spawn(move || guarded(clock, || apply_faults(&mut kafka, &lanes.kafka, clock).map(drop))),
         );

@@ -1,22 +1,69 @@
 //! Compares the events in both brokers with those that the platform recognised, and measures the takeovers.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::Result;
 
+use neurobridge_tests::fingerprint::Copy;
+
 use super::super::read_broker;
 use super::super::recognised::{Comparison, Received, RecognisedEvent, Table};
-use super::takeovers::{Injected, Publishers, Statistics, Takeover};
+use super::super::schedule::Link;
+use super::super::spool_reader::EventHash;
+use super::takeovers::{Injected, Publishers, Statistics};
 use crate::shell::print;
+
+/// The spool of a member.
+#[derive(Debug)]
+pub(super) struct Spool {
+    id: String,
+    /// Hashes of the events.
+    contents: HashSet<u64>,
+    /// The number of events that were deleted before they were read.
+    unread: usize,
+}
+
+impl Spool {
+    pub(super) fn new((id, events): (String, Vec<Option<EventHash>>)) -> Self {
+        let contents: HashSet<u64> = events.iter().flatten().map(|event| event.content).collect();
+        Self {
+            id,
+            contents,
+            unread: events.iter().filter(|event| event.is_none()).count(),
+        }
+    }
+
+    /// Returns whether the member has certainly never stored the event.
+    fn lacks(&self, content: u64) -> bool {
+        self.unread == 0 && !self.contents.contains(&content)
+    }
+}
+
+/// The members that published the latest event of each person, for explanations of disorder.
+#[derive(Debug, Default)]
+struct LatestOfPersons(HashMap<u64, (u64, usize)>);
+
+impl LatestOfPersons {
+    /// Adds the next copy. Returns the member that has published a later event of the same person before.
+    fn add(&mut self, copy: &Copy, member: usize) -> Option<usize> {
+        let id = copy.id.parse().ok()?;
+        let latest = self.0.entry(copy.fingerprint.person).or_insert((id, member));
+        if id < latest.0 {
+            return Some(latest.1);
+        }
+        *latest = (id, member);
+        None
+    }
+}
 
 /// What the brokers are compared with.
 pub(super) struct Compared {
     pub(super) recognised: Vec<RecognisedEvent>,
     /// Hashes of the sent events.
     pub(super) sent: HashSet<u64>,
-    /// The id of each member's spool.
-    pub(super) spools: Vec<String>,
+    /// The spool of each member.
+    pub(super) spools: Vec<Spool>,
     pub(super) faults: Vec<Injected>,
 }
 
@@ -25,9 +72,12 @@ pub(super) struct Found {
     comparison: Comparison,
     /// The number of copies with a body that the platform did not send.
     changed: u64,
+    /// The number of events out of order that the member which published the later event has never received. They were
+    /// published late, when a member led that has them.
+    kept: u64,
     /// The number of events that each member has published.
     published: Vec<u64>,
-    takeovers: Vec<Takeover>,
+    takeovers: Statistics,
 }
 
 impl Found {
@@ -39,18 +89,30 @@ impl Found {
 
 impl Compared {
     /// Reads a broker and compares its events.
-    pub(super) fn with(&self, broker: &str, read_back: &Path, place: &[&str]) -> Result<Found> {
-        let spools: Vec<&str> = self.spools.iter().map(String::as_str).collect();
+    pub(super) fn with(&self, destination: Link, read_back: &Path, place: &[&str]) -> Result<Found> {
+        let broker = if destination == Link::Kafka {
+            "Kafka"
+        } else {
+            "JetStream"
+        };
+        let spools: Vec<&str> = self.spools.iter().map(|spool| spool.id.as_str()).collect();
         let mut received = Received::default();
         let mut published = vec![0; spools.len()];
         let mut publications = Vec::new();
-        let mut changed = 0;
+        let (mut changed, mut kept) = (0, 0);
+        let mut latest = LatestOfPersons::default();
         read_broker(read_back, place, &spools, |copy| {
+            let disordered = received.disordered();
             received.add(&copy);
+            let is_disordered = received.disordered() > disordered;
             changed += u64::from(!self.sent.contains(&copy.fingerprint.content));
             if let Some(member) = spools.iter().position(|spool| *spool == copy.spool) {
                 published[member] += 1;
                 publications.push((copy.stored, member));
+                let before = latest.add(&copy, member);
+                let is_kept =
+                    before.is_some_and(|before| self.spools[before].lacks(copy.fingerprint.content));
+                kept += u64::from(is_disordered && is_kept);
             }
         })?;
         // A topic is read partition by partition, and one member publishes at a time.
@@ -62,8 +124,9 @@ impl Compared {
         Ok(Found {
             comparison: received.compare(broker.to_owned(), &self.recognised, &[]),
             changed,
+            kept,
             published,
-            takeovers: publishers.takeovers(),
+            takeovers: Statistics::of(&publishers.takeovers(), destination, &self.faults),
         })
     }
 
@@ -73,17 +136,18 @@ impl Compared {
         for Found {
             comparison,
             changed,
+            kept,
             published,
             takeovers,
         } in &found
         {
             print(&format!(
-                "\n{}: published by the members {published:?}, {changed} with a changed body, {} takeovers; \
-                 time without a publishing member:",
+                "\n{}: published by the members {published:?}, {changed} with a changed body; of the events out of order {kept} were \
+                 never received by the leader before",
                 comparison.name,
-                takeovers.len()
             ))?;
-            print(&Statistics::of(takeovers, &self.faults).to_string())?;
+            print("time without a publishing member:")?;
+            print(&takeovers.to_string())?;
         }
         let comparisons: Vec<Comparison> = found.into_iter().map(|found| found.comparison).collect();
         print("\ncompared with the platform:")?;
@@ -109,9 +173,25 @@ mod tests {
         Found {
             comparison: received.compare("Kafka".to_owned(), &recognised, &[]),
             changed: 0,
+            kept: 0,
             published: Vec::new(),
-            takeovers: Vec::new(),
+            takeovers: Statistics::of(&[], Link::Kafka, &[]),
         }
+    }
+
+    #[test]
+    fn member_that_published_a_later_event_is_found() {
+        let copy = |id: u64| format!("0 0a {id} 1 7 live s {id}").parse().unwrap();
+        let mut latest = LatestOfPersons::default();
+        assert_eq!(latest.add(&copy(5), 0), None);
+        assert_eq!(latest.add(&copy(4), 1), Some(0));
+        assert_eq!(latest.add(&copy(6), 1), None);
+        assert_eq!(latest.add(&copy(3), 0), Some(1));
+        let event = |content| Some(EventHash { content, person: 7 });
+        let spool = Spool::new(("0a".to_owned(), vec![event(1)]));
+        assert!(spool.lacks(2) && !spool.lacks(1));
+        let spool = Spool::new(("0a".to_owned(), vec![None, event(1)]));
+        assert!(!spool.lacks(2), "unknown");
     }
 
     #[test]

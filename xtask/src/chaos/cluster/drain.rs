@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use neurobridge_tests::poll::Patience;
 
+use super::super::schedule::Kind;
 use super::STATUS_INTERVAL;
-use super::faults::Cluster;
+use super::faults::{Cluster, Journal};
 use super::member::{Latest, Member};
 use super::status::Role;
+use super::takeovers::Target;
 use crate::shell::log;
 
 /// The time limit without progress.
@@ -51,10 +53,14 @@ pub(super) fn drain(cluster: &Cluster<'_>) -> Result<Drained> {
                         "{} hands over, because a follower has events that no other member has",
                         cluster.members[leader].name
                     ));
+                    let began = Journal::now();
                     cluster.members[leader].disturb(|bridge| {
                         Member::terminate(bridge)?;
                         bridge.start_again()
                     })?;
+                    cluster
+                        .journal
+                        .add(Target::Member(leader), Kind::Terminate, began);
                     changed = Instant::now();
                 }
                 Next::HandOver(_) | Next::Wait => {}

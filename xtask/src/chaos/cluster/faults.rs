@@ -11,7 +11,7 @@ use super::super::schedule::{Fault, Kind, Link, Victim};
 use super::feeds::Feeds;
 use super::member::{Member, lock};
 use super::status::Role;
-use super::takeovers::Injected;
+use super::takeovers::{Injected, Target};
 
 /// The shortest pause between two faults of a lane.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
@@ -31,9 +31,9 @@ impl Journal {
     }
 
     /// Adds a fault that has just ended.
-    pub(super) fn add(&self, member: Option<usize>, kind: Kind, began: i64) {
+    pub(super) fn add(&self, target: Target, kind: Kind, began: i64) {
         lock(&self.0).push(Injected {
-            member,
+            target,
             kind,
             began,
             ended: Self::now(),
@@ -81,8 +81,13 @@ impl Cluster<'_> {
             if interrupts_feed(fault.kind) {
                 lock(self.feeds).give_back(member);
             }
-            self.journal.add(Some(member), fault.kind, began);
-            self.log(fault.victim, member, "available again")?;
+            self.journal.add(Target::Member(member), fault.kind, began);
+            match fault.kind {
+                Kind::CutFrom(link) => {
+                    self.log(fault.victim, member, &format!("connected to {link} again"))?
+                }
+                _ => self.log(fault.victim, member, "available again")?,
+            }
         }
         Ok(())
     }
@@ -127,10 +132,14 @@ impl Cluster<'_> {
             if latest.membership.role != role {
                 continue;
             }
-            if !interrupts_feed(fault.kind) {
-                return Ok(member);
-            }
-            match lock(self.feeds).take(member, self.clock.now(), latest.lag) {
+            let (mut feeds, now) = (lock(self.feeds), self.clock.now());
+            let begun = match fault.kind {
+                Kind::CutFrom(Link::Kafka) => Ok(()),
+                // The member keeps its connection to the feed, but may lose the lead.
+                Kind::CutFrom(Link::Nats) => feeds.check(member, now, latest.lag),
+                _ => feeds.take(member, now, latest.lag),
+            };
+            match begun {
                 Ok(()) => return Ok(member),
                 Err(refused) => reason = refused,
             }
@@ -187,10 +196,9 @@ pub(super) fn summary(faults: &[Injected]) -> String {
     let mut kinds: Vec<String> = faults
         .iter()
         .map(|fault| {
-            let of = if fault.member.is_some() {
-                "members"
-            } else {
-                "brokers"
+            let of = match fault.target {
+                Target::Member(_) => "members".to_owned(),
+                Target::Broker(link) => link.to_string(),
             };
             format!("{:?} of {of}", fault.kind)
         })

@@ -32,14 +32,13 @@ impl Feeds {
         }
     }
 
-    /// Begins a fault that interrupts the connection of a member, if another member stays connected and has received every event
-    /// that this one has not published yet. Otherwise these events could only be published late, when this member leads again.
-    /// `unpublished` is the age of the oldest of them.
+    /// Checks that another member stays connected and has received every event that this one has not published yet. Otherwise
+    /// these events could only be published late, when this member leads again. `unpublished` is the age of the oldest of them.
     ///
     /// # Errors
-    /// Returns the reason if the fault must not begin now.
-    pub(super) fn take(
-        &mut self,
+    /// Returns the reason if a fault by which the member may lose the lead must not begin now.
+    pub(super) fn check(
+        &self,
         member: usize,
         now: Duration,
         unpublished: Duration,
@@ -54,8 +53,22 @@ impl Feeds {
         };
         let mut others = self.0.iter().enumerate().filter(|(other, _)| *other != member);
         if !others.any(|(_, feed)| is_enough(feed)) {
-            return Err("no other member has been connected for long enough");
+            return Err("no other member has received everything that this one has not published");
         }
+        Ok(())
+    }
+
+    /// Begins a fault that interrupts the connection of a member, if [`Feeds::check`] permits it.
+    ///
+    /// # Errors
+    /// Returns the reason if the fault must not begin now.
+    pub(super) fn take(
+        &mut self,
+        member: usize,
+        now: Duration,
+        unpublished: Duration,
+    ) -> Result<(), &'static str> {
+        self.check(member, now, unpublished)?;
         self.0[member] = Feed {
             connected_since: None,
             is_taken: true,

@@ -1,8 +1,7 @@
 //! A member of the cluster: its process, its connections, and its latest status.
 
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use neurobridge_spool::inspect;
@@ -15,12 +14,16 @@ use neurobridge_tests::relay::Relay;
 use super::super::history::StatusHistory;
 use super::super::recognised::WORKS;
 use super::super::schedule::Link;
+use super::super::spool_reader::{EventHash, SpoolReader};
 use super::status::{Answer, Membership};
 
 /// The longest time without a response. A member may be slow on a machine that also runs four brokers.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(60);
 /// The time limit for a stop: the time for draining, for leaving the cluster, and for closing the connections.
 const STOP: Duration = Duration::from_secs(60);
+
+/// The interval at which the spool is read from outside, much shorter than the retention.
+const SPOOL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The relays of one member.
 #[derive(Debug)]
@@ -91,6 +94,9 @@ impl Latest {
 
 struct Seen {
     history: StatusHistory,
+    spool: SpoolReader,
+    /// The time at which the spool was read.
+    read: Instant,
     /// `None` during a fault of the process, and until the next response after it.
     latest: Option<Latest>,
     /// The number of faults of the process, and of their ends. A response from before a change is ignored.
@@ -125,6 +131,7 @@ impl Member {
     pub(super) fn start(name: &'static str, mut dir: Scratch, links: Links, config: &str) -> Result<Self> {
         dir.keep();
         let bridge = Bridge::start(&dir, config).with_context(|| format!("starting the member {name}"))?;
+        let spool = bridge.data_dir().join("spool");
         Ok(Self {
             name,
             links,
@@ -132,6 +139,8 @@ impl Member {
             bridge: Mutex::new(bridge),
             seen: Mutex::new(Seen {
                 history: StatusHistory::default(),
+                spool: SpoolReader::new(spool),
+                read: Instant::now(),
                 latest: None,
                 changes: 0,
                 is_disturbed: false,
@@ -165,6 +174,12 @@ impl Member {
         let latest = Latest::of(&answer);
         let entered = seen.history.enter(answer.status);
         entered.with_context(|| format!("the member {}", self.name))?;
+        if seen.read.elapsed() >= SPOOL_INTERVAL {
+            let durable = seen.history.durable();
+            let read = seen.spool.read_to(durable);
+            read.with_context(|| format!("the member {}", self.name))?;
+            seen.read = Instant::now();
+        }
         let is_known = |known: &Latest| known.membership == latest.membership;
         let change = (!seen.latest.as_ref().is_some_and(is_known)).then(|| latest.membership.clone());
         seen.latest = Some(latest);
@@ -201,7 +216,7 @@ impl Member {
     pub(super) fn end(&self) -> Result<()> {
         let ended = Self::terminate(&mut lock(&self.bridge));
         ended.with_context(|| format!("the member {}; {}", self.name, self.log_tail()))?;
-        let report = inspect::verify(&self.spool_folder())?;
+        let report = inspect::verify(&lock(&self.bridge).data_dir().join("spool"))?;
         ensure!(
             report.findings.is_empty(),
             "the spool of {} is damaged: {:?}",
@@ -211,14 +226,11 @@ impl Member {
         Ok(())
     }
 
-    /// Returns the id of the spool.
-    pub(super) fn spool(&self) -> Result<String> {
-        let id = inspect::list(&self.spool_folder())?.id;
-        Ok(id.context("the spool has no id")?.to_string())
-    }
-
-    fn spool_folder(&self) -> PathBuf {
-        lock(&self.bridge).data_dir().join("spool")
+    /// Reads the spool to its end, after the process has stopped. Returns the id of the spool and the events.
+    pub(super) fn into_events(self) -> Result<(String, Vec<Option<EventHash>>)> {
+        let Seen { mut spool, .. } = self.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+        spool.read_all()?;
+        spool.into_events()
     }
 
     pub(super) fn log_tail(&self) -> String {

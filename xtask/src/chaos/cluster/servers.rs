@@ -3,9 +3,10 @@
 use anyhow::{Context, Result, bail};
 use neurobridge_tests::nats::{Nats, NatsCluster};
 
-use super::super::schedule::Kind;
+use super::super::schedule::{Kind, Link};
 use super::super::server::Server;
 use super::faults::Journal;
+use super::takeovers::Target;
 
 /// A cluster of NATS, of which one server is killed at a time, or a majority is frozen.
 pub(super) struct Replicas {
@@ -62,14 +63,16 @@ impl Server for Replicas {
 /// A broker whose faults are entered in the journal.
 pub(super) struct Recorded<'a, S> {
     server: &'a mut S,
+    broker: Link,
     journal: &'a Journal,
     began: Option<(Kind, i64)>,
 }
 
 impl<'a, S: Server> Recorded<'a, S> {
-    pub(super) const fn new(server: &'a mut S, journal: &'a Journal) -> Self {
+    pub(super) const fn new(server: &'a mut S, broker: Link, journal: &'a Journal) -> Self {
         Self {
             server,
+            broker,
             journal,
             began: None,
         }
@@ -81,7 +84,7 @@ impl<'a, S: Server> Recorded<'a, S> {
 
     fn end(&mut self) -> Result<()> {
         let (kind, began) = self.began.take().context("no fault has begun")?;
-        self.journal.add(None, kind, began);
+        self.journal.add(Target::Broker(self.broker), kind, began);
         Ok(())
     }
 }

@@ -103,6 +103,7 @@ backoff = {{ min = "50ms", max = "1s" }}
 [spool]
 type = "disk"
 sync = "always"
+retain = "1m"
 segment_size = "16 MiB"
 
 [sinks.kafka]

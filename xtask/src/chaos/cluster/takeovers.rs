@@ -41,14 +41,30 @@ impl Publishers {
     }
 }
 
+/// What a fault was injected into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    Member(usize),
+    /// Kafka, or servers of NATS.
+    Broker(Link),
+}
+
 /// A fault that was injected. Times are in milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Injected {
-    /// The member, or `None` for a broker.
-    pub(super) member: Option<usize>,
+    pub(super) target: Target,
     pub(super) kind: Kind,
     pub(super) began: i64,
     pub(super) ended: i64,
+}
+
+impl Injected {
+    /// Returns whether the fault can delay a takeover at a destination. NATS also stores the lease.
+    fn concerns(&self, destination: Link) -> bool {
+        let is_of_kafka =
+            self.target == Target::Broker(Link::Kafka) || self.kind == Kind::CutFrom(Link::Kafka);
+        destination == Link::Kafka || !is_of_kafka
+    }
 }
 
 /// The cause of a takeover.
@@ -75,8 +91,8 @@ impl Cause {
         Self::Other,
     ];
 
-    /// Returns the cause of a takeover: the latest fault of the leader, unless another fault was active.
-    pub(super) fn of(takeover: &Takeover, faults: &[Injected]) -> Self {
+    /// Returns the cause of a takeover at a destination: the latest fault of the leader, unless another fault was active.
+    fn of(takeover: &Takeover, destination: Link, faults: &[Injected]) -> Self {
         let of_leader = |kind: Kind| match kind {
             Kind::Terminate => Some(Self::HandOver),
             Kind::Kill | Kind::Freeze => Some(Self::Crash),
@@ -86,10 +102,11 @@ impl Cause {
         let active: Vec<&Injected> = faults
             .iter()
             .filter(|fault| fault.began <= takeover.first && fault.ended >= takeover.last)
+            .filter(|fault| fault.concerns(destination))
             .collect();
         let causes = active
             .iter()
-            .filter(|fault| fault.member == Some(takeover.from) && of_leader(fault.kind).is_some());
+            .filter(|fault| fault.target == Target::Member(takeover.from) && of_leader(fault.kind).is_some());
         match causes.max_by_key(|fault| fault.began) {
             Some(cause) if active.iter().all(|fault| fault == cause) => {
                 of_leader(cause.kind).unwrap_or(Self::Other)
@@ -135,11 +152,11 @@ struct Row {
 }
 
 impl Statistics {
-    pub(super) fn of(takeovers: &[Takeover], faults: &[Injected]) -> Self {
+    pub(super) fn of(takeovers: &[Takeover], destination: Link, faults: &[Injected]) -> Self {
         let rows = Cause::ALL.into_iter().filter_map(|cause| {
             let alike = takeovers
                 .iter()
-                .filter(|takeover| Cause::of(takeover, faults) == cause);
+                .filter(|takeover| Cause::of(takeover, destination, faults) == cause);
             let mut times: Vec<i64> = alike.map(|takeover| takeover.first - takeover.last).collect();
             times.sort_unstable();
             Some(Row {
@@ -182,9 +199,9 @@ impl fmt::Display for Statistics {
 mod tests {
     use super::*;
 
-    const fn fault(member: Option<usize>, kind: Kind, began: i64, ended: i64) -> Injected {
+    const fn fault(target: Target, kind: Kind, began: i64, ended: i64) -> Injected {
         Injected {
-            member,
+            target,
             kind,
             began,
             ended,
@@ -207,30 +224,41 @@ mod tests {
 
     #[test]
     fn cause_is_the_fault_of_the_leader() {
-        let found = |faults: &[Injected]| Cause::of(&takeover(0, 100, 200), faults);
-        let kill = fault(Some(0), Kind::Kill, 105, 150);
+        let found = |faults: &[Injected]| Cause::of(&takeover(0, 100, 200), Link::Nats, faults);
+        let kill = fault(Target::Member(0), Kind::Kill, 105, 150);
         assert_eq!(found(&[kill]), Cause::Crash);
-        assert_eq!(found(&[fault(Some(0), Kind::Freeze, 90, 300)]), Cause::Crash);
         assert_eq!(
-            found(&[fault(Some(0), Kind::Terminate, 20, 150)]),
+            found(&[fault(Target::Member(0), Kind::Freeze, 90, 300)]),
+            Cause::Crash
+        );
+        assert_eq!(
+            found(&[fault(Target::Member(0), Kind::Terminate, 20, 150)]),
             Cause::HandOver
         );
-        let lease = fault(Some(0), Kind::CutFrom(Link::Nats), 20, 150);
+        let lease = fault(Target::Member(0), Kind::CutFrom(Link::Nats), 20, 150);
         assert_eq!(found(&[lease]), Cause::CutFromLease);
-        let broker = fault(None, Kind::Kill, 190, 400);
+        let broker = fault(Target::Broker(Link::Nats), Kind::Kill, 190, 400);
         assert_eq!(found(&[kill, broker]), Cause::DuringOtherFault);
         assert_eq!(found(&[broker]), Cause::DuringOtherFault);
+        let of_kafka = fault(Target::Broker(Link::Kafka), Kind::Kill, 190, 400);
         assert_eq!(
-            found(&[kill, fault(Some(1), Kind::Kill, 140, 150)]),
+            found(&[kill, of_kafka]),
+            Cause::Crash,
+            "Kafka is not the destination"
+        );
+        let cause = Cause::of(&takeover(0, 100, 200), Link::Kafka, &[kill, of_kafka]);
+        assert_eq!(cause, Cause::DuringOtherFault);
+        assert_eq!(
+            found(&[kill, fault(Target::Member(1), Kind::Kill, 140, 150)]),
             Cause::DuringOtherFault
         );
         assert_eq!(
-            found(&[fault(Some(0), Kind::Kill, 10, 99)]),
+            found(&[fault(Target::Member(0), Kind::Kill, 10, 99)]),
             Cause::Other,
             "ended before"
         );
         assert_eq!(
-            found(&[fault(Some(0), Kind::Kill, 201, 300)]),
+            found(&[fault(Target::Member(0), Kind::Kill, 201, 300)]),
             Cause::Other,
             "began after"
         );
@@ -239,10 +267,10 @@ mod tests {
     #[test]
     fn statistics_have_number_median_and_maximum() {
         let faults = [
-            fault(Some(0), Kind::Terminate, 95, 150),
-            fault(Some(1), Kind::Terminate, 1_000, 1_100),
-            fault(Some(0), Kind::Terminate, 3_000, 4_800),
-            fault(Some(1), Kind::Kill, 10_000, 10_100),
+            fault(Target::Member(0), Kind::Terminate, 95, 150),
+            fault(Target::Member(1), Kind::Terminate, 1_000, 1_100),
+            fault(Target::Member(0), Kind::Terminate, 3_000, 4_800),
+            fault(Target::Member(1), Kind::Kill, 10_000, 10_100),
         ];
         let takeovers = [
             takeover(0, 100, 150),
@@ -250,7 +278,7 @@ mod tests {
             takeover(0, 3_000, 4_500),
             takeover(1, 10_000, 21_000),
         ];
-        let found = Statistics::of(&takeovers, &faults);
+        let found = Statistics::of(&takeovers, Link::Kafka, &faults);
         let row = |cause, number, median, maximum| Row {
             cause,
             number,

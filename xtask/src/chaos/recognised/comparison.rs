@@ -102,6 +102,11 @@ impl Received {
         *last = id.max(*last);
     }
 
+    /// Returns the number of events so far that follow a later one of the same person without a mark.
+    pub(in super::super) const fn disordered(&self) -> u64 {
+        self.found.disordered
+    }
+
     /// Looks for each recognised event among the copies, and for each missing one among the gaps of the source.
     pub(in super::super) fn compare(
         self,
