@@ -86,6 +86,7 @@ pub(super) fn run_in(dir: &Scratch, args: &Args, members: usize, read_back: &Pat
         sent: reading.end()?.contents,
         spools: spools.collect::<Result<_>>()?,
         faults: ended.faults,
+        started: ended.started,
     };
     let found = [
         compared.with(Link::Kafka, read_back, &["kafka", &kafka.bootstrap(), TOPIC])?,
@@ -129,6 +130,8 @@ fn start_members(dir: &Scratch, feed: &str, kafka: Vec<Relay>, nats: &[String]) 
 }
 
 struct Ended {
+    /// The start of the faults, in milliseconds since 1970.
+    started: i64,
     drained: Drained,
     faults: Vec<Injected>,
 }
@@ -144,7 +147,7 @@ fn run_with_faults(
 ) -> Result<Ended> {
     print("\nthe run")?;
     let (feeds, journal) = (Mutex::new(Feeds::new(members.len())), Journal::default());
-    let clock = Clock::start(duration);
+    let (started, clock) = (Journal::now(), Clock::start(duration));
     let cluster = Cluster {
         members,
         feeds: &feeds,
@@ -177,6 +180,7 @@ fn run_with_faults(
     log("end of the faults; waiting until all members have settled all events");
     let drained = drain::drain(&cluster)?;
     Ok(Ended {
+        started,
         drained,
         faults: journal.into_faults(),
     })

@@ -11,7 +11,8 @@ use super::super::read_broker;
 use super::super::recognised::{Comparison, Received, RecognisedEvent, Table};
 use super::super::schedule::Link;
 use super::super::spool_reader::EventHash;
-use super::takeovers::{Injected, Publishers, Statistics};
+use super::NAMES;
+use super::takeovers::{Cause, Injected, Publishers, Statistics, Takeover};
 use crate::shell::print;
 
 /// The spool of a member.
@@ -65,6 +66,8 @@ pub(super) struct Compared {
     /// The spool of each member.
     pub(super) spools: Vec<Spool>,
     pub(super) faults: Vec<Injected>,
+    /// The start of the run, in milliseconds since 1970.
+    pub(super) started: i64,
 }
 
 /// The result for one broker.
@@ -77,7 +80,8 @@ pub(super) struct Found {
     kept: u64,
     /// The number of events that each member has published.
     published: Vec<u64>,
-    takeovers: Statistics,
+    destination: Link,
+    takeovers: Vec<Takeover>,
 }
 
 impl Found {
@@ -126,7 +130,8 @@ impl Compared {
             changed,
             kept,
             published,
-            takeovers: Statistics::of(&publishers.takeovers(), destination, &self.faults),
+            destination,
+            takeovers: publishers.takeovers(),
         })
     }
 
@@ -138,6 +143,7 @@ impl Compared {
             changed,
             kept,
             published,
+            destination,
             takeovers,
         } in &found
         {
@@ -147,12 +153,25 @@ impl Compared {
                 comparison.name,
             ))?;
             print("time without a publishing member:")?;
-            print(&takeovers.to_string())?;
+            for takeover in takeovers {
+                print(&self.describe(takeover, *destination))?;
+            }
+            print(&Statistics::of(takeovers, *destination, &self.faults).to_string())?;
         }
         let comparisons: Vec<Comparison> = found.into_iter().map(|found| found.comparison).collect();
         print("\ncompared with the platform:")?;
         print(&Table(&comparisons).to_string())?;
         Ok(holds)
+    }
+
+    /// Returns a line for a takeover, with the time of the run at which the member before published its last event.
+    fn describe(&self, takeover: &Takeover, destination: Link) -> String {
+        // A run is short enough for an exact conversion.
+        #[allow(clippy::cast_precision_loss, reason = "see above")]
+        let at = (takeover.last - self.started) as f64 / 1000.0;
+        let (from, to) = (NAMES[takeover.from], NAMES[takeover.to]);
+        let cause = Cause::of(takeover, destination, &self.faults);
+        format!("{at:7.1} s  {from} to {to}  {:>6} ms  {cause}", takeover.lasted())
     }
 }
 
@@ -175,7 +194,8 @@ mod tests {
             changed: 0,
             kept: 0,
             published: Vec::new(),
-            takeovers: Statistics::of(&[], Link::Kafka, &[]),
+            destination: Link::Kafka,
+            takeovers: Vec::new(),
         }
     }
 

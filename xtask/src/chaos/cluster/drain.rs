@@ -39,7 +39,11 @@ pub(super) fn drain(cluster: &Cluster<'_>) -> Result<Drained> {
         let latest: Vec<Option<Latest>> = cluster.members.iter().map(Member::latest).collect();
         let progress: Vec<_> = latest
             .iter()
-            .map(|latest| latest.as_ref().map(|latest| (latest.pending, latest.durable)))
+            .map(|latest| {
+                latest
+                    .as_ref()
+                    .map(|latest| (latest.pending, latest.durable, latest.received))
+            })
             .collect();
         patience.observe(&progress);
         if progress != before {
@@ -85,7 +89,11 @@ enum Next {
 }
 
 fn next(latest: &[Option<Latest>]) -> Next {
-    let has_settled = |latest: &Option<Latest>| latest.as_ref().is_some_and(|latest| latest.pending == 0);
+    let has_settled = |latest: &Option<Latest>| {
+        latest
+            .as_ref()
+            .is_some_and(|latest| latest.pending == 0 && latest.received.is_some())
+    };
     if latest.iter().all(has_settled) {
         return Next::Settled;
     }
@@ -139,6 +147,7 @@ mod tests {
                 pending,
                 lag: Duration::ZERO,
                 durable: 9,
+                received: Some(9),
                 troubles: Vec::new(),
             })
         };

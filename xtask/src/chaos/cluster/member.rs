@@ -71,6 +71,8 @@ pub(super) struct Latest {
     /// The age of the oldest event without an outcome.
     pub(super) lag: Duration,
     pub(super) durable: u64,
+    /// The number of events received since the start; `None` while the source does not read.
+    pub(super) received: Option<u64>,
     /// The state of each sink that is not up.
     pub(super) troubles: Vec<String>,
 }
@@ -87,6 +89,7 @@ impl Latest {
             pending: answer.pending(),
             lag: Duration::from_secs_f64(answer.lag().max(0.0)),
             durable: answer.status.spool.durable_sequence,
+            received: None,
             troubles: troubles.collect(),
         }
     }
@@ -171,7 +174,7 @@ impl Member {
         seen.silence = patience();
         let answer = Answer::read(&response).with_context(|| format!("the member {}", self.name))?;
         let is_connected = answer.is_authenticated() && self.links.feed.working(WORKS) > 0;
-        let latest = Latest::of(&answer);
+        let mut latest = Latest::of(&answer);
         let entered = seen.history.enter(answer.status);
         entered.with_context(|| format!("the member {}", self.name))?;
         if seen.read.elapsed() >= SPOOL_INTERVAL {
@@ -180,6 +183,7 @@ impl Member {
             read.with_context(|| format!("the member {}", self.name))?;
             seen.read = Instant::now();
         }
+        latest.received = seen.history.received();
         let is_known = |known: &Latest| known.membership == latest.membership;
         let change = (!seen.latest.as_ref().is_some_and(is_known)).then(|| latest.membership.clone());
         seen.latest = Some(latest);

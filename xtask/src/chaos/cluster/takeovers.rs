@@ -9,10 +9,18 @@ use super::setup::TTL;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Takeover {
     pub(super) from: usize,
+    pub(super) to: usize,
     /// The time of the last event that the member before has published.
     pub(super) last: i64,
     /// The time of the first event that the new member has published.
     pub(super) first: i64,
+}
+
+impl Takeover {
+    /// Returns the time without a publishing member in milliseconds.
+    pub(super) const fn lasted(&self) -> i64 {
+        self.first - self.last
+    }
 }
 
 /// Finds takeovers in the events of a destination.
@@ -30,6 +38,7 @@ impl Publishers {
         {
             self.takeovers.push(Takeover {
                 from,
+                to: member,
                 last,
                 first: stored,
             });
@@ -92,7 +101,7 @@ impl Cause {
     ];
 
     /// Returns the cause of a takeover at a destination: the latest fault of the leader, unless another fault was active.
-    fn of(takeover: &Takeover, destination: Link, faults: &[Injected]) -> Self {
+    pub(super) fn of(takeover: &Takeover, destination: Link, faults: &[Injected]) -> Self {
         let of_leader = |kind: Kind| match kind {
             Kind::Terminate => Some(Self::HandOver),
             Kind::Kill | Kind::Freeze => Some(Self::Crash),
@@ -157,7 +166,7 @@ impl Statistics {
             let alike = takeovers
                 .iter()
                 .filter(|takeover| Cause::of(takeover, destination, faults) == cause);
-            let mut times: Vec<i64> = alike.map(|takeover| takeover.first - takeover.last).collect();
+            let mut times: Vec<i64> = alike.map(Takeover::lasted).collect();
             times.sort_unstable();
             Some(Row {
                 cause,
@@ -209,7 +218,12 @@ mod tests {
     }
 
     const fn takeover(from: usize, last: i64, first: i64) -> Takeover {
-        Takeover { from, last, first }
+        Takeover {
+            from,
+            to: (from + 1) % 3,
+            last,
+            first,
+        }
     }
 
     #[test]
