@@ -14,10 +14,10 @@ pub(crate) struct Destination {
 
 /// The known properties of the stream. Stored with the cursor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
-    stream: String,
+struct Known<Text = String> {
+    stream: Text,
     /// The time of its creation. `None` if it was recreated while the sink was connected.
-    created: Option<String>,
+    created: Option<Text>,
     /// The place of its last message, as far as the sink knows.
     place: u64,
     /// In a cluster: the place from which the stream has to be read after a restart.
@@ -77,9 +77,13 @@ impl Destination {
 
     /// Returns the text to store with the cursor. `read`: the place from which a member of a cluster reads after a restart.
     pub(crate) fn note(&self, read: Option<u64>) -> Option<String> {
+        let known = self.known.as_ref()?;
+        // Borrowed, because a note is made for each movement of the cursor.
         let known = Known {
+            stream: known.stream.as_str(),
+            created: known.created.as_deref(),
+            place: known.place,
             read,
-            ..self.known.clone()?
         };
         serde_json::to_string(&known).ok()
     }
