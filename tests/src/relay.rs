@@ -1,9 +1,10 @@
-//! A TCP relay whose connections can be cut: between platform and bridge, or between a broker and its controller.
+//! A TCP relay whose connections can be cut and held: between platform and bridge, between a bridge and a broker, or between a
+//! broker and its controller.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -33,6 +34,15 @@ struct Connection {
     /// Whether the bytes of both directions are dropped.
     is_stalled: AtomicBool,
     has_ended: AtomicBool,
+    held: Mutex<Held>,
+    released: Condvar,
+}
+
+/// The bytes to the server that are held.
+#[derive(Debug, Default)]
+struct Held {
+    is_held: bool,
+    bytes: usize,
 }
 
 impl Connection {
@@ -41,6 +51,18 @@ impl Connection {
         // The connection may have ended already.
         let _ = self.near.shutdown(Shutdown::Both);
         let _ = self.far.shutdown(Shutdown::Both);
+    }
+
+    /// Waits until these bytes to the server may be relayed.
+    fn wait_for_release(&self, bytes: usize) {
+        let mut held = lock(&self.held);
+        if held.is_held {
+            held.bytes = bytes;
+        }
+        while held.is_held {
+            held = self.released.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        held.bytes = 0;
     }
 
     fn works(&self) -> bool {
@@ -93,6 +115,35 @@ impl Relay {
         }
     }
 
+    /// Holds the bytes that the present connections send to the server from now on, as a slow network would. They are relayed by
+    /// [`release`](Self::release), also if the client has closed its connection meanwhile.
+    pub fn hold(&self) {
+        let state = lock(&self.state);
+        state
+            .open
+            .iter()
+            .for_each(|connection| lock(&connection.held).is_held = true);
+    }
+
+    /// Returns the number of held bytes that the relay has received so far.
+    pub fn held(&self) -> usize {
+        let state = lock(&self.state);
+        state
+            .open
+            .iter()
+            .map(|connection| lock(&connection.held).bytes)
+            .sum()
+    }
+
+    /// Relays the held bytes, and all that follow.
+    pub fn release(&self) {
+        let state = lock(&self.state);
+        for connection in &state.open {
+            lock(&connection.held).is_held = false;
+            connection.released.notify_all();
+        }
+    }
+
     /// Returns the number of connections that work and have received at least this many bytes from the server.
     pub fn working(&self, bytes: u64) -> usize {
         let state = lock(&self.state);
@@ -125,6 +176,8 @@ fn connect(near: TcpStream, server: &str, shared: &Mutex<State>) -> io::Result<(
         received: AtomicU64::new(0),
         is_stalled: AtomicBool::new(false),
         has_ended: AtomicBool::new(false),
+        held: Mutex::default(),
+        released: Condvar::new(),
     });
     state
         .open
@@ -155,6 +208,9 @@ fn carry(connection: &Connection, is_from_server: bool) -> io::Result<()> {
         if read == 0 {
             return Ok(());
         }
+        if !is_from_server {
+            connection.wait_for_release(read);
+        }
         if !connection.is_stalled.load(Ordering::Relaxed) {
             to.write_all(&bytes[..read])?;
             if is_from_server {
@@ -164,8 +220,8 @@ fn carry(connection: &Connection, is_from_server: bool) -> io::Result<()> {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -196,6 +252,30 @@ mod tests {
         far.write_all(b"pong").unwrap();
         near.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"pong");
+    }
+
+    #[test]
+    fn held_bytes_arrive_after_their_client_has_ended() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let relay = Relay::to(server.local_addr().unwrap().to_string()).unwrap();
+        let mut near = TcpStream::connect(&relay.address).unwrap();
+        let (mut far, _) = server.accept().unwrap();
+        let mut bytes = [0; 4];
+        far.write_all(b"pong").unwrap();
+        near.read_exact(&mut bytes).unwrap();
+        relay.hold();
+        near.write_all(b"late").unwrap();
+        let is_held = || Ok((relay.held() == 4).then_some(()));
+        crate::poll::wait_for("the bytes", std::time::Duration::from_secs(60), is_held).unwrap();
+        // The other direction is not held.
+        far.write_all(b"soon").unwrap();
+        near.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"soon");
+        drop(near);
+        relay.release();
+        far.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"late");
+        assert_eq!(relay.held(), 0);
     }
 
     #[test]
