@@ -160,12 +160,9 @@ impl Connection {
         let expected = self.following.as_ref().map_or(0, Following::expected);
         let used = self.in_flight.len() + self.known.len() + expected;
         // Full until a quarter is free: otherwise each acknowledgement would cause a wake-up and a write for one message.
-        self.is_full =
-            used >= self.max_in_flight || self.is_full && used > self.max_in_flight - self.max_in_flight / 4;
-        let recovery = self.backend.recovery();
-        let goes_alone = self.backend.chain().is_some_and(Chain::goes_alone)
-            || recovery.is_some_and(Recovery::is_contended);
-        let must_wait = goes_alone && self.in_flight.len() > 0;
+        let limit = self.most_in_flight();
+        self.is_full = used >= limit || self.is_full && used > limit - limit / 4;
+        let must_wait = self.goes_alone() && self.in_flight.len() > 0;
         if self.is_full || must_wait {
             return Err(PublishError::Full);
         }

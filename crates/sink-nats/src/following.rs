@@ -3,8 +3,12 @@
 //! A follower reads the stream and settles its own copies of the events that others have published. A takeover reads the end of
 //! the stream, settles what precedes it, and begins a chain there. A message that another member stores in between breaks that
 //! chain, and the takeover begins again: so no event is published twice however many members believe to lead.
+//!
+//! Messages of an earlier leader may reach the stream after the takeover. Each of them expects one of the places that follow the end
+//! of the stream, so until the stream has passed these places (it is [contested](Following::is_contested)), the new leader sends each
+//! message alone. With several messages in flight, one of them could be stored after a refused one.
 
-use std::{pin::Pin, sync::Arc};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use async_nats::Client;
 use neurobridge_core::{
@@ -25,6 +29,10 @@ use crate::{
 
 /// The number of messages at the end of the stream that a member without a stored position reads.
 const LOOK_BACK: u64 = 1 << 17;
+
+/// The largest number of messages in flight with strict order. As many messages of an earlier leader may arrive late, and until the
+/// stream has passed their places, the new leader sends each message alone, which should not take long.
+pub(crate) const MOST_CHAINED: usize = 256;
 
 /// The pending answer about a place of the stream: `None` if there is no message.
 type PlaceAnswer = Pin<Box<dyn Future<Output = Result<Option<u64>, SinkFault>> + Send>>;
@@ -74,6 +82,15 @@ enum Takeover {
     ReadTo(u64),
 }
 
+/// How many messages without an own event may be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// Those that are remembered. Any further one would make an older one be forgotten.
+    Limited,
+    /// All up to the end of the stream. The oldest ones are forgotten and counted.
+    Unlimited,
+}
+
 /// A member over one connection.
 pub(crate) struct Following {
     membership: Membership,
@@ -82,9 +99,12 @@ pub(crate) struct Following {
     stream: Arc<str>,
     reader: StreamReader,
     is_leading: bool,
+    /// The last place at which the stream may accept a message of an earlier leader.
+    contested_to: u64,
     takeover: Takeover,
     answer: Option<PlaceAnswer>,
-    found: Vec<Found>,
+    /// The messages that were read and not matched yet.
+    found: VecDeque<Found>,
 }
 
 impl Following {
@@ -106,9 +126,10 @@ impl Following {
             stream: stream.config.name.as_str().into(),
             reader,
             is_leading: false,
+            contested_to: 0,
             takeover: Takeover::Asked,
             answer: None,
-            found: Vec::new(),
+            found: VecDeque::new(),
         }
     }
 
@@ -123,6 +144,12 @@ impl Following {
     /// Returns whether this member publishes over this connection.
     pub(crate) const fn is_leading(&self) -> bool {
         self.is_leading
+    }
+
+    /// Returns whether the stream may still accept messages of an earlier leader. With strict order each of them expects a place that
+    /// is at most [`MOST_CHAINED`] after the end of the stream at the takeover.
+    pub(crate) fn is_contested(&self) -> bool {
+        self.membership.copies.next(0).unwrap_or(1) <= self.contested_to
     }
 
     /// Returns whether the lease is held.
@@ -162,30 +189,42 @@ impl Following {
     /// Stops publishing over this connection. To be called only when nothing is in flight.
     pub(crate) fn step_down(&mut self) {
         self.is_leading = false;
-        self.takeover = Takeover::Asked;
-        self.answer = None;
+        self.forget_takeover();
         self.membership.copies.restart();
+        self.found.clear();
         self.reader.restart(self.membership.copies.next(0).unwrap_or(1));
     }
 
+    /// Forgets the end of the stream that a takeover has read: others may publish after it before the lease is held again.
+    fn forget_takeover(&mut self) {
+        self.takeover = Takeover::Asked;
+        self.answer = None;
+    }
+
     /// Settles events by what others publish, until the lease is held. Returns with outcomes, or without them when the takeover
-    /// may begin.
+    /// may begin. While the copies are [full](Copies::is_full), it reads nothing: a takeover reads all.
     pub(crate) async fn follow(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        if !self.may_publish() {
+            self.forget_takeover();
+        }
         if acks.is_empty() {
             // Only now: outcomes are lost if the connection ends before the delivery has taken them.
             let copies = &mut self.membership.copies;
             copies.settled(copies.first_open());
         }
-        while acks.is_empty() {
+        loop {
+            self.settle(acks, Room::Limited);
+            if !acks.is_empty() {
+                return Ok(());
+            }
+            let is_full = self.membership.copies.is_full();
             tokio::select! {
                 biased;
                 fault = self.events.faulted() => return Err(fault),
                 () = self.membership.lead.held() => return Ok(()),
-                read = self.reader.read(&mut self.found) => read?,
+                read = self.reader.read(&mut self.found), if !is_full => read?,
             }
-            self.settle(acks);
         }
-        Ok(())
     }
 
     /// Reads the stream to its end and settles. Returns the place of the end, after which this member leads; `None` if the lease
@@ -200,6 +239,7 @@ impl Following {
                 // Another member has published after this one took over.
                 self.step_down();
             }
+            self.settle(acks, Room::Unlimited);
             let Takeover::ReadTo(end) = self.takeover else {
                 let end = self.ask(None).await?.unwrap_or_default();
                 self.takeover = Takeover::ReadTo(end);
@@ -209,6 +249,7 @@ impl Following {
             if next > end {
                 self.takeover = Takeover::Asked;
                 self.is_leading = true;
+                self.contested_to = end + MOST_CHAINED as u64;
                 self.membership.copies.restart();
                 return Ok(Some(end));
             }
@@ -225,13 +266,16 @@ impl Following {
                 fault = self.events.faulted() => return Err(fault),
                 read = self.reader.read(&mut self.found) => read?,
             }
-            self.settle(acks);
         }
     }
 
-    fn settle(&mut self, acks: &mut Vec<Ack>) {
+    /// Matches the messages that were read with the own events.
+    fn settle(&mut self, acks: &mut Vec<Ack>, room: Room) {
         let copies = &mut self.membership.copies;
-        for Found { place, id } in self.found.drain(..) {
+        while room == Room::Unlimited || !copies.is_full() {
+            let Some(Found { place, id }) = self.found.pop_front() else {
+                return;
+            };
             let Some(id) = id else {
                 copies.read_to(0, place + 1);
                 continue;
@@ -291,3 +335,6 @@ async fn first_from(api: &Api<'_>, stream: &str, from: u64) -> Result<Option<u64
         Err(error) => Err(error::fault(&error, stream)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,8 @@ mod echo;
 mod encode;
 mod error;
 mod events;
+#[cfg(test)]
+mod fake_server;
 mod following;
 mod headers;
 mod in_flight;

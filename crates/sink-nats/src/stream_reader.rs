@@ -2,9 +2,11 @@
 //! acknowledgements.
 //!
 //! A consumer lives on one server and ends with it, or after some time without a request. Then another one begins at the first
-//! message that was not read.
+//! message that was not read. A message that is lost between the server and the reader is not delivered again by its consumer, so
+//! a gap in the numbers of the deliveries also ends the consumer.
 
 use std::{
+    collections::VecDeque,
     fmt::Write,
     pin::{Pin, pin},
     sync::Arc,
@@ -37,6 +39,8 @@ const PULL_LIMIT: Duration = Duration::from_secs(4);
 const INACTIVE_LIMIT: Duration = Duration::from_secs(30);
 /// The time after the loss of a consumer before another one is created.
 const RETRY_TIME: Duration = Duration::from_millis(200);
+/// The header of an answer to a request that has expired: the number of messages that the request did not receive.
+const UNUSED: &str = "Nats-Pending-Messages";
 /// The largest number of messages in one request. Below the capacity of the client's channel, which drops what does not fit.
 const MOST_PULLED: usize = 1000;
 
@@ -67,6 +71,8 @@ pub(crate) struct StreamReader {
     /// The place of the next message.
     next: u64,
     consumer: Option<String>,
+    /// The number of messages that the consumer has delivered.
+    delivered: u64,
     creating: Option<Created>,
     /// The number of the last request.
     request: u64,
@@ -103,6 +109,7 @@ impl StreamReader {
             inbox,
             next: 1,
             consumer: None,
+            delivered: 0,
             creating: None,
             request: 0,
             wanted: 0,
@@ -131,7 +138,7 @@ impl StreamReader {
     ///
     /// # Errors
     /// The connection is broken, or no consumer can be created.
-    pub(crate) async fn read(&mut self, found: &mut Vec<Found>) -> Result<(), SinkFault> {
+    pub(crate) async fn read(&mut self, found: &mut VecDeque<Found>) -> Result<(), SinkFault> {
         loop {
             if self.consumer.is_none() {
                 self.create().await?;
@@ -178,6 +185,7 @@ impl StreamReader {
         self.creating = None;
         let consumer = created?.map_err(|error| error::of_consumer(&error, &self.stream))?;
         self.consumer = Some(consumer.name);
+        self.delivered = 0;
         self.wanted = 0;
         Ok(())
     }
@@ -204,7 +212,7 @@ impl StreamReader {
         Ok(())
     }
 
-    fn take(&mut self, message: Option<&Message>, found: &mut Vec<Found>) -> Result<(), SinkFault> {
+    fn take(&mut self, message: Option<&Message>, found: &mut VecDeque<Found>) -> Result<(), SinkFault> {
         let Some(message) = message else {
             return Err(self.events.fault().unwrap_or_else(error::broken));
         };
@@ -216,6 +224,11 @@ impl StreamReader {
             // Of a consumer that was given up.
             return Ok(());
         }
+        if delivered.number != self.delivered + 1 {
+            self.lose_consumer();
+            return Ok(());
+        }
+        self.delivered = delivered.number;
         self.wanted = self.wanted.saturating_sub(1);
         self.requested_at = Instant::now();
         self.is_at_end = delivered.waiting == 0;
@@ -224,7 +237,7 @@ impl StreamReader {
             .headers
             .as_ref()
             .and_then(|headers| headers.get(MESSAGE_ID));
-        found.push(Found {
+        found.push_back(Found {
             place: delivered.place,
             id: id.map(|id| id.as_str().to_owned()),
         });
@@ -240,17 +253,21 @@ impl StreamReader {
         if number != Some(self.request) {
             return;
         }
+        let unused = message.headers.as_ref().and_then(|headers| headers.get(UNUSED));
+        let unused = unused.and_then(|unused| unused.as_str().parse().ok());
+        let has_lost = unused.is_some_and(|unused: usize| unused != self.wanted);
         self.wanted = 0;
         match message.status.map(|status| status.as_u16()) {
             // No message until the request expired.
-            Some(404 | 408) => self.is_at_end = true,
-            // Anything else ends the consumer: it was removed, or its server is down.
+            Some(404 | 408) if !has_lost => self.is_at_end = true,
+            // The last messages were lost, the consumer was removed, or its server is down.
             _ => self.lose_consumer(),
         }
     }
 
     fn lose_consumer(&mut self) {
         self.consumer = None;
+        self.is_at_end = false;
         self.retry_at = Instant::now() + RETRY_TIME;
     }
 }
@@ -260,6 +277,8 @@ impl StreamReader {
 struct Delivered<'a> {
     consumer: &'a str,
     place: u64,
+    /// The number of messages that the consumer has delivered with this one.
+    number: u64,
     /// The number of messages after this one that the consumer has not delivered.
     waiting: u64,
 }
@@ -277,6 +296,7 @@ impl<'a> Delivered<'a> {
         Some(Self {
             consumer: rest.get(1)?,
             place: rest.get(3)?.parse().ok()?,
+            number: rest.get(4)?.parse().ok()?,
             waiting: rest.get(6)?.parse().ok()?,
         })
     }
@@ -304,25 +324,4 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn position_is_read_from_both_forms_of_the_subject() {
-        let expected = Some(Delivered {
-            consumer: "c-1",
-            place: 42,
-            waiting: 7,
-        });
-        for subject in [
-            "$JS.ACK.EVENTS.c-1.1.42.9.1700000000000000000.7",
-            "$JS.ACK.hub.AbCdEf.EVENTS.c-1.1.42.9.1700000000000000000.7",
-            "$JS.ACK._.AbCdEf.EVENTS.c-1.1.42.9.1700000000000000000.7.token",
-        ] {
-            assert_eq!(Delivered::read(subject), expected, "{subject}");
-        }
-        for subject in ["_INBOX.a.1", "$JS.ACK.EVENTS.c-1", "$JS.ACK.E.c.1.x.9.1.7"] {
-            assert_eq!(Delivered::read(subject), None, "{subject}");
-        }
-    }
-}
+mod tests;

@@ -4,11 +4,12 @@
 use neurobridge_sink_nats::{NatsConfig, NatsSink};
 use neurobridge_tests::{
     nats::{NatsCluster, NatsOptions},
+    relay::Relay,
     shared::{own_nats, with_own_nats},
 };
 
 use super::*;
-use crate::nats_sink::support::{assert_once_and_in_order, creating, stored};
+use crate::nats_sink::support::{assert_once_and_in_order, creating, eventually, stored};
 
 pub(super) const STREAM: &str = "ENTRIES";
 
@@ -52,6 +53,77 @@ async fn two_leaders_publish_each_event_once_and_in_order() {
     assert_once_and_in_order(&stored(&url, STREAM).await, events);
 }
 
+/// Holds the messages of a leader in the network until another member has led for longer than the duplicate window. Then they are
+/// refused, up to the number of messages that this member has published; those after them are accepted at their places.
+async fn late_messages(config: NatsConfig) -> u64 {
+    const HELD: u64 = 20;
+    let relay = Relay::to(config.servers[0].trim_start_matches("nats://").to_owned()).unwrap();
+    let mut relayed = config.clone();
+    relayed.servers = vec![relay.address().to_owned()];
+    let mut members = [Member::new(), Member::new()];
+    members[0].start(&member(relayed));
+    members[1].start(&member(config));
+    // The number of held messages whose events the next leader has not received.
+    for missing in [0, 12, 0] {
+        members[1].lease.send_replace(None);
+        members[0].lease.send_replace(lasting());
+        // Enough that the leader sends messages without waiting for each acknowledgement.
+        append(&mut members, 0..6).await;
+        for member in &members {
+            member.delivery().until_settled(member.feed.appended()).await;
+        }
+        relay.hold();
+        members[0].feed.append_many(HELD).await;
+        members[1].feed.append_many(HELD - missing).await;
+        eventually("the messages of the leader", async || {
+            (relay.held() > 0).then_some(())
+        })
+        .await;
+        members[0].lease.send_replace(None);
+        members[1].lease.send_replace(lasting());
+        members[1]
+            .delivery()
+            .until_settled(members[1].feed.appended())
+            .await;
+        if missing == 0 {
+            append(&mut members, 0..6).await;
+        }
+        relay.release();
+        members[0]
+            .delivery()
+            .until_settled(members[0].feed.appended())
+            .await;
+        members[1].feed.append_many(missing).await;
+        append(&mut members, 0..1).await;
+    }
+    finish(members).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_messages_of_an_earlier_leader_leave_each_event_once() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let events = late_messages(strict(&url)).await;
+    assert_once_and_in_order(&stored(&url, STREAM).await, events);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_messages_to_replicas_leave_each_event_once() {
+    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
+        return;
+    };
+    let cluster = cluster.unwrap();
+    let urls = cluster.urls();
+    let mut config = strict(&urls[0]);
+    config.stream.as_mut().unwrap().replicas = Some(3);
+    let events = late_messages(config).await;
+    for url in &urls {
+        assert_once_and_in_order(&stored(url, STREAM).await, events);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_leaders_of_replicas_leave_each_event_once_and_in_order() {
     let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
@@ -63,6 +135,22 @@ async fn killed_leaders_of_replicas_leave_each_event_once_and_in_order() {
     config.servers.clone_from(&urls);
     config.stream.as_mut().unwrap().replicas = Some(3);
     let events = killed_leaders(member(config)).await;
+    for url in &urls {
+        assert_once_and_in_order(&stored(url, STREAM).await, events);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_leaders_of_replicas_publish_each_event_once_and_in_order() {
+    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
+        return;
+    };
+    let cluster = cluster.unwrap();
+    let urls = cluster.urls();
+    let mut config = strict(&urls[0]);
+    config.servers.clone_from(&urls);
+    config.stream.as_mut().unwrap().replicas = Some(3);
+    let events = stale_leader(member(config)).await;
     for url in &urls {
         assert_once_and_in_order(&stored(url, STREAM).await, events);
     }

@@ -9,7 +9,7 @@ use super::Connection;
 use crate::{
     backend::Backend,
     chain::{Chain, End},
-    following::{Following, Membership},
+    following::{Following, MOST_CHAINED, Membership},
     recovery::Recovery,
 };
 
@@ -25,6 +25,28 @@ impl Connection {
         self.following
             .as_ref()
             .is_some_and(|following| !following.is_leading() || !following.may_publish())
+    }
+
+    /// Returns the largest number of messages in flight, and of events that a follower expects to be published.
+    pub(super) fn most_in_flight(&self) -> usize {
+        let is_chained = self.following.is_some() && self.backend.chain().is_some();
+        if is_chained {
+            self.max_in_flight.min(MOST_CHAINED)
+        } else {
+            self.max_in_flight
+        }
+    }
+
+    /// Returns whether the next message has to wait until nothing is in flight.
+    pub(super) fn goes_alone(&self) -> bool {
+        self.backend.chain().is_some_and(Chain::goes_alone)
+            || self.backend.recovery().is_some_and(Recovery::is_contended)
+            || self.is_contested()
+    }
+
+    /// Returns whether the stream may still accept messages that an earlier leader has sent.
+    fn is_contested(&self) -> bool {
+        self.backend.chain().is_some() && self.following.as_ref().is_some_and(Following::is_contested)
     }
 
     /// Returns the place from which the stream has to be read after a restart; `None` outside of a cluster.
