@@ -81,8 +81,11 @@ pub(super) fn run_in(dir: &Scratch, args: &Args, members: usize, read_back: &Pat
     let spools = members
         .into_iter()
         .map(|member| member.into_events().map(Spool::new));
+    let mut recognised = read_record(&record)?;
+    // Before, single members received events.
+    recognised.retain(|event| event.at.as_millisecond() >= ended.started);
     let compared = Compared {
-        recognised: read_record(&record)?,
+        recognised,
         sent: reading.end()?.contents,
         spools: spools.collect::<Result<_>>()?,
         faults: ended.faults,
@@ -145,6 +148,9 @@ fn run_with_faults(
     kafka: &mut Kafka,
     nats: &mut Replicas,
 ) -> Result<Ended> {
+    for member in members {
+        member.await_connection()?;
+    }
     print("\nthe run")?;
     let (feeds, journal) = (Mutex::new(Feeds::new(members.len())), Journal::default());
     let (started, clock) = (Journal::now(), Clock::start(duration));

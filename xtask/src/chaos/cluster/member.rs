@@ -8,7 +8,7 @@ use neurobridge_spool::inspect;
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::http::get;
 use neurobridge_tests::paths::Scratch;
-use neurobridge_tests::poll::Patience;
+use neurobridge_tests::poll::{Patience, wait_for};
 use neurobridge_tests::relay::Relay;
 
 use super::super::history::StatusHistory;
@@ -188,6 +188,17 @@ impl Member {
         let change = (!seen.latest.as_ref().is_some_and(is_known)).then(|| latest.membership.clone());
         seen.latest = Some(latest);
         Ok(Some(Observation { is_connected, change }))
+    }
+
+    /// Waits until the member receives events.
+    pub(super) fn await_connection(&self) -> Result<()> {
+        let what = format!("the first connection of the member {}", self.name);
+        wait_for(&what, RESPONSE_LIMIT, || {
+            let observation = self.observe()?;
+            Ok(observation
+                .filter(|observation| observation.is_connected)
+                .map(drop))
+        })
     }
 
     /// Returns the latest values, or `None` during a fault of the process and until the next response after it.

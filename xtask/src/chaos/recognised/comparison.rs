@@ -23,8 +23,8 @@ const MAX_DESCRIBED: usize = 8;
 /// An event that the platform recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub(in super::super) struct RecognisedEvent {
-    pub(super) id: u64,
-    pub(super) at: Timestamp,
+    pub(in super::super) id: u64,
+    pub(in super::super) at: Timestamp,
 }
 
 /// The events of one source in one broker, compared with everything that the platform recognised.
