@@ -66,7 +66,7 @@ pub(crate) struct Machine {
     ttl: Duration,
     seen: Option<Seen>,
     held: Option<Held>,
-    /// The member does not take the lease before this instant.
+    /// The member does not take the lease before this instant, unless another member has held it since.
     rests_until: Option<Instant>,
     is_resigning: bool,
     may_lead: bool,
@@ -121,6 +121,10 @@ impl Machine {
     pub(crate) fn observe(&mut self, entry: Entry, now: Instant) {
         if let Stored::Lease(record) = &entry.stored {
             self.highest_term = self.highest_term.max(record.term);
+            // Another member has taken the lease that was given up. When it releases the lease too, this one must not wait.
+            if !record.released && record.instance != self.me.instance {
+                self.rests_until = None;
+            }
         }
         if self.held.is_some() && !self.is_held_by(&entry) {
             self.held = None;
