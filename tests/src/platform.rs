@@ -46,11 +46,18 @@ impl Platform {
     /// Returns an error if the simulator does not listen within a minute.
     pub fn start(dir: &Scratch, args: &[&str]) -> Result<Self> {
         let [port] = free_ports()?;
-        let address = format!("127.0.0.1:{port}");
+        Self::start_at(dir, &format!("127.0.0.1:{port}"), args)
+    }
+
+    /// Like [`Platform::start`], at a known address.
+    ///
+    /// # Errors
+    /// Returns an error in the same cases.
+    pub fn start_at(dir: &Scratch, address: &str, args: &[&str]) -> Result<Self> {
         let record = dir.join("sent.jsonl");
         let mut command = Command::new(neurobridge());
         command
-            .args(["simulate", "--listen", &address, "--record"])
+            .args(["simulate", "--listen", address, "--record"])
             .arg(&record)
             .args(args);
         let mut process = Process::spawn("simulator", &mut command, &dir.join("simulator.log"))?;
@@ -58,11 +65,11 @@ impl Platform {
             if let Some(status) = process.exit_status()? {
                 anyhow::bail!("the simulator exited with {status}:\n{}", process.log_tail());
             }
-            Ok(std::net::TcpStream::connect(&address).ok())
+            Ok(std::net::TcpStream::connect(address).ok())
         })?;
         Ok(Self {
             process,
-            address,
+            address: address.to_owned(),
             record,
         })
     }

@@ -1,6 +1,7 @@
 //! Clusters of bridges: processes with a lease in NATS, of which one publishes.
 
 use std::collections::HashSet;
+use std::process::Command;
 use std::time::Duration;
 
 use neurobridge_tests::bridge::Bridge;
@@ -9,9 +10,11 @@ use neurobridge_tests::nats::{Nats, NatsOptions, client::read_stream};
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::{wait_for, wait_until};
+use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::shared::{kafka_bootstrap, own_nats};
 use neurobridge_tests::status::{SourceState, Status};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(120);
 const EVENTS: u64 = 12_000;
@@ -63,12 +66,12 @@ ttl = "{TTL}"
         self.bridge.as_ref()?.status().ok()
     }
 
-    /// Waits until it receives events and has joined.
+    /// Waits until it has received some events and has joined.
     fn wait_until_ready(&self) {
         let is_ready = |status: &Status| {
             let source = status.source("main");
             source.state == SourceState::Authenticated
-                && source.ledger.stored > 0
+                && source.ledger.stored > 200
                 && status
                     .cluster
                     .as_ref()
@@ -96,10 +99,12 @@ fn leader(members: &[Member]) -> usize {
     .unwrap()
 }
 
-/// Waits until the member publishes.
+/// Waits until the member publishes events as they arrive: what it has not published is then at the other members too, so that a fault
+/// puts no event out of order.
 fn wait_until_publishing(member: &Member) {
     let before = member.status().map_or(0, |status| status.delivered("stream"));
-    let publishes = |status: &Status| status.delivered("stream") > before + 50;
+    let publishes =
+        |status: &Status| status.delivered("stream") > before + 50 && status.sink("stream").lag_events < 50;
     member
         .bridge()
         .wait("a leader that publishes", SOON, publishes)
@@ -108,6 +113,131 @@ fn wait_until_publishing(member: &Member) {
 
 fn ids<'a>(ids: impl Iterator<Item = Option<&'a str>>) -> Vec<u64> {
     ids.map(|id| id.unwrap().parse().unwrap()).collect()
+}
+
+/// Runs `neurobridge cluster` for a member. Returns the exit code and what it printed.
+fn cluster_command(member: &Member, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(neurobridge());
+    command.arg("cluster").args(args).arg("-c");
+    let output = command.arg(member.dir.join("neurobridge.toml")).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+/// A cluster whose members deliver to a file each, for which no broker is needed but that of the lease.
+fn members_with_files(cluster: &str, platform: &Platform, nats: &Nats) -> Vec<Member> {
+    let members = ["a", "b"].iter();
+    let members: Vec<Member> = members
+        .map(|name| {
+            Member::new(
+                cluster,
+                name,
+                (platform, nats),
+                "[sinks.stream]\ntype = \"file\"\n",
+            )
+        })
+        .collect();
+    members.iter().for_each(Member::wait_until_ready);
+    members
+}
+
+#[test]
+fn command_shows_the_members_and_hands_the_lead_over() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let dir = Scratch::new("cluster-command").unwrap();
+    let platform = Platform::start(&dir, &["--rate", RATE]).unwrap();
+    let members = members_with_files("commands", &platform, &nats);
+    let leading = leader(&members);
+    let (leader, follower) = (&members[leading], &members[1 - leading]);
+    let sees_both = |status: &Status| {
+        let members = &status.cluster.as_ref().unwrap().members;
+        members.iter().filter(|member| member.alive).count() == 2
+    };
+    leader.bridge().wait("both members", SOON, sees_both).unwrap();
+    let sees_leader = |status: &Status| {
+        let mut members = status.cluster.iter().flat_map(|cluster| &cluster.members);
+        members.any(|member| member.term.is_some())
+    };
+    follower.bridge().wait("the leader", SOON, sees_leader).unwrap();
+
+    let (code, text) = cluster_command(leader, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("leader, joined") && text.contains("EVENTS BEHIND"),
+        "{text}"
+    );
+    let (code, text) = cluster_command(follower, &["--hand-over"]);
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("run this command at the leader"), "{text}");
+    let (code, text) = cluster_command(leader, &["--hand-over"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.ends_with("leads\n"), "{text}");
+    follower
+        .bridge()
+        .wait("the other leader", SOON, Status::leads)
+        .unwrap();
+    leader
+        .bridge()
+        .wait("a follower", SOON, |status| !status.leads())
+        .unwrap();
+}
+
+/// Returns the reasons and outcomes of the gaps on record.
+fn outcomes(member: &Member) -> Vec<(String, String)> {
+    let output = Command::new(neurobridge())
+        .args(["gaps", "ls", "--json", "-c"])
+        .arg(member.dir.join("neurobridge.toml"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let gap = |line: &str| -> Value { serde_json::from_str(line).unwrap() };
+    let text_of = |gap: &Value, key: &str| gap[key].as_str().unwrap().to_owned();
+    text.lines()
+        .map(gap)
+        .map(|gap| (text_of(&gap, "reason"), text_of(&gap, "outcome")))
+        .collect()
+}
+
+#[test]
+fn gap_of_one_member_is_none_and_that_of_all_is_one() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let dir = Scratch::new("cluster-gaps").unwrap();
+    let platform = Platform::start(&dir, &["--rate", RATE]).unwrap();
+    let mut members = members_with_files("gaps", &platform, &nats);
+    let leading = leader(&members);
+    members[leading].update();
+    let has_outcome = |member: &Member| outcomes(member).iter().any(|(_, outcome)| outcome == "recovered");
+    wait_until("the gap of one member", SOON, || has_outcome(&members[leading])).unwrap();
+    assert_eq!(
+        outcomes(&members[leading]),
+        [("restart".into(), "recovered".into())]
+    );
+    assert_eq!(outcomes(&members[1 - leading]), []);
+
+    let address = platform.address().to_owned();
+    drop(platform);
+    let are_down = || {
+        let is_down = |member: &Member| {
+            let status = member.status();
+            status.is_some_and(|status| status.source("main").state != SourceState::Authenticated)
+        };
+        members.iter().all(is_down)
+    };
+    wait_until("members without a feed", SOON, are_down).unwrap();
+    let _platform = Platform::start_at(&dir, &address, &["--rate", RATE]).unwrap();
+    let is_reported = || {
+        let is_lost = |member: &Member| {
+            outcomes(member)
+                .iter()
+                .any(|(_, outcome)| outcome == "unrecovered")
+        };
+        members.iter().any(is_lost)
+    };
+    wait_until("the gap of all members", SOON, is_reported).unwrap();
 }
 
 #[test]

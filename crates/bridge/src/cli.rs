@@ -18,9 +18,9 @@ pub use self::simulate::{FeedFlags, SimulateFlags};
 pub use self::values::HttpAddress;
 use self::{
     texts::{
-        AFTER_HELP, CHECK_EXAMPLES, COMPLETIONS_EXAMPLES, DEAD_LETTERS_EXAMPLES, HEALTHCHECK_EXAMPLES,
-        RELOAD_EXAMPLES, REPLAY_EXAMPLES, RUN_EXAMPLES, SIMULATE_SHORT_HELP, TAIL_EXAMPLES,
-        simulate_long_help,
+        AFTER_HELP, CHECK_EXAMPLES, CLUSTER_EXAMPLES, COMPLETIONS_EXAMPLES, DEAD_LETTERS_EXAMPLES,
+        HEALTHCHECK_EXAMPLES, RELOAD_EXAMPLES, REPLAY_EXAMPLES, RUN_EXAMPLES, SIMULATE_SHORT_HELP,
+        TAIL_EXAMPLES, simulate_long_help,
     },
     values::{condition, http_address, log_level, rate, run_name},
 };
@@ -96,6 +96,9 @@ pub enum Command {
     History(HistoryFlags),
     /// Lists the times in which events were missed.
     Gaps(GapsCommandFlags),
+    /// Shows the members of the cluster of the running bridge, or hands the lead over.
+    #[command(after_help = CLUSTER_EXAMPLES)]
+    Cluster(ClusterFlags),
     /// Fetches the events of a period from the platform's REST interface: the running bridge stores and publishes them.
     ///
     /// A bridge does so by itself after each gap. By hand, events that the deduplication window no longer contains are stored
@@ -125,6 +128,17 @@ pub struct ConfigFlag {
     /// The configuration file [default: $NEUROBRIDGE_CONFIG, ./neurobridge.toml, /etc/neurobridge/neurobridge.toml, or none].
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Flags of `cluster`.
+#[derive(Clone, Debug, Args)]
+pub struct ClusterFlags {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigFlag,
+    /// Lets another member lead, which continues at once. Only at the leader.
+    #[arg(long)]
+    pub hand_over: bool,
 }
 
 /// Flags of `run`.

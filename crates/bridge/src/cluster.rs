@@ -5,6 +5,7 @@ mod published;
 mod report;
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,18 +15,23 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_cluster::{ClusterConfig, JoinState, MemberState, Membership, Role};
-use neurobridge_core::{clock, lead::Lead};
+use neurobridge_core::{clock, foreign_text, lead::Lead};
 use nix::unistd::gethostname;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::coverage::covers;
 pub(crate) use self::{coverage::Coverage, published::published_hash, report::report};
-use crate::{config::Config, exit::Failure};
+use crate::{
+    config::Config,
+    control::Answer,
+    exit::{Exit, Failure},
+    table::Table,
+};
 
 /// The time limit of leaving the cluster, after which the lease expires by itself.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
@@ -151,6 +157,61 @@ impl Cluster {
         }
     }
 
+    /// Gives the lead up, so that another member leads at once, and waits until one does.
+    pub(crate) async fn hand_over(&self) -> Answer {
+        let view = self.view();
+        if view.term.is_none() {
+            let leader = view
+                .members
+                .iter()
+                .find(|member| member.is_alive && member.term.is_some());
+            let leader = leader.map_or_else(
+                || "no member leads".to_owned(),
+                |leader| format!("run this command at the leader, \"{}\"", leader.name),
+            );
+            return Answer::failed(
+                Exit::Usage,
+                format!("\"{}\" does not lead; {leader}", self.member),
+            );
+        }
+        if !view
+            .members
+            .iter()
+            .any(|member| member.is_alive && !member.is_self)
+        {
+            return Answer::failed(
+                Exit::TryLater,
+                "no other member is alive; this one continues to lead",
+            );
+        }
+        info!(cluster = self.name, "handing the lead over: requested");
+        self.membership.resign().await;
+        let mut members = self.membership.members();
+        let led_by = |members: &Vec<MemberState>| {
+            let leads = |member: &&MemberState| member.is_alive && member.term.is_some() && !member.is_self;
+            members.iter().find(leads).map(|leader| leader.name.clone())
+        };
+        let found = timeout(
+            self.membership.ttl(),
+            members.wait_for(|members| led_by(members).is_some()),
+        )
+        .await;
+        match found
+            .ok()
+            .and_then(Result::ok)
+            .and_then(|members| led_by(&members))
+        {
+            Some(leader) => Answer {
+                exit: Exit::Ok.code(),
+                text: format!("\"{leader}\" leads\n"),
+            },
+            None => Answer::failed(
+                Exit::TryLater,
+                "the lead was given up, and no other member leads yet",
+            ),
+        }
+    }
+
     /// Gives the lead up and leaves the cluster, so that another member leads at once.
     pub(crate) async fn leave(&self) {
         self.stop.cancel();
@@ -160,6 +221,39 @@ impl Cluster {
                 "the lease was not released in time; it expires by itself"
             );
         }
+    }
+}
+
+/// For people: the own state in a line, then the members in a table.
+impl fmt::Display for ClusterView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "cluster \"{}\", this member \"{}\": {}",
+            self.name,
+            self.member,
+            self.role()
+        )?;
+        match self.reason() {
+            Some(reason) => writeln!(f, ", {}: {reason}", self.join_state.name())?,
+            None => writeln!(f, ", {}", self.join_state.name())?,
+        }
+        let mut table = Table::new(["member", "role", "alive", "events behind"]);
+        for member in &self.members {
+            let behind = member.report.as_ref().map(|report| report.lag_events.to_string());
+            table.row([
+                foreign_text::clean(&member.name),
+                if member.term.is_some() {
+                    "leader"
+                } else {
+                    "follower"
+                }
+                .to_owned(),
+                if member.is_alive { "yes" } else { "no" }.to_owned(),
+                behind.unwrap_or_else(|| "unknown".to_owned()),
+            ]);
+        }
+        write!(f, "{table}")
     }
 }
 

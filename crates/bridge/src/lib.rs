@@ -28,6 +28,7 @@ mod sinks;
 mod spool;
 mod state;
 mod systemd;
+mod table;
 mod terminal;
 mod tokens;
 

@@ -46,8 +46,8 @@ pub struct Place {
 /// Matches own events with the messages of the destination.
 #[derive(Debug)]
 pub struct Copies {
-    /// The own events that were read from the spool and have no message yet.
-    expected: BTreeMap<Sequence, Identity>,
+    /// The own events that were read from the spool and have no message yet, each with `read` at that time.
+    expected: BTreeMap<Sequence, (Identity, u64)>,
     expected_by: HashMap<Identity, Sequence>,
     /// The places of the messages of own events that may be read from the spool again.
     matched: BTreeMap<Sequence, Place>,
@@ -59,6 +59,8 @@ pub struct Copies {
     /// The first own event that was not read from the spool since the last restart.
     next_own: Sequence,
     max_unmatched: usize,
+    /// The number of messages that were read before their event.
+    read: u64,
     forgotten: u64,
 }
 
@@ -80,6 +82,7 @@ impl Copies {
             next: BTreeMap::new(),
             next_own: Sequence::FIRST,
             max_unmatched,
+            read: 0,
             forgotten: 0,
         }
     }
@@ -109,7 +112,7 @@ impl Copies {
             Some(&first) => first != sequence,
             None => {
                 self.expected_by.insert(identity, sequence);
-                self.expected.insert(sequence, identity);
+                self.expected.insert(sequence, (identity, self.read));
                 false
             }
         }
@@ -126,6 +129,7 @@ impl Copies {
         // The first message of an identity is kept: a later one would be read again anyway.
         if let std::collections::hash_map::Entry::Vacant(entry) = self.unmatched_by.entry(identity) {
             entry.insert(place);
+            self.read += 1;
             self.unmatched.insert(place, identity);
             if self.unmatched.len() > self.max_unmatched {
                 self.forget_oldest(place.lane);
@@ -196,11 +200,14 @@ impl Copies {
         Some(next.min(matched).min(unmatched))
     }
 
-    /// Returns whether the next message without an own event would make an older one be forgotten while own events are still expected.
-    /// A follower stops reading the destination then: the own events after the expected ones, which it has not read from the
-    /// spool yet, may be those of the messages.
+    /// Returns whether a follower has to stop reading the destination: an own event has waited for its message while as many others were
+    /// read as the limit allows. The own events after it, which may not be read from the spool meanwhile, may be those of the
+    /// messages. Messages that preceded it are forgotten instead: their events were not received.
     pub fn is_full(&self) -> bool {
-        self.unmatched.len() >= self.max_unmatched && !self.expected.is_empty()
+        let waits_since = self.expected.first_key_value().map(|(_, (_, read))| *read);
+        let limit = self.max_unmatched as u64;
+        self.unmatched.len() >= self.max_unmatched
+            && waits_since.is_some_and(|since| self.read - since >= limit)
     }
 
     /// Returns the number of messages that were forgotten before their event was received. If it is received later, it may be

@@ -24,6 +24,9 @@ use crate::{
 /// The time for which an answer waits until the changed parts work: longer than a sink takes to stop, and a source to authenticate.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// The answer of a bridge without a cluster.
+const ALONE: &str = "this bridge is not a member of a cluster: its configuration has no table [cluster]";
+
 /// The parts that a reload starts.
 struct Prepared {
     sources: Vec<PreparedSource>,
@@ -82,6 +85,29 @@ impl Bridge {
         let _ = request.answer.send(Answer::failed(exit, text));
     }
 
+    /// Returns the members of the cluster, for people.
+    fn members(&self) -> Answer {
+        match &self.state.cluster {
+            Some(cluster) => Answer {
+                exit: Exit::Ok.code(),
+                text: cluster.view().to_string(),
+            },
+            None => Answer::failed(Exit::Config, ALONE),
+        }
+    }
+
+    /// Gives the lead up in the background, and answers.
+    fn hand_over(&self, answer: oneshot::Sender<Answer>) {
+        let state = Arc::clone(&self.state);
+        tokio::spawn(async move {
+            let result = match &state.cluster {
+                Some(cluster) => cluster.hand_over().await,
+                None => Answer::failed(Exit::Config, ALONE),
+            };
+            let _ = answer.send(result);
+        });
+    }
+
     /// Performs a request of the control socket or of `run --watch`. Cancel-safe: nothing is changed, or everything.
     pub(super) async fn perform(&mut self, requested: Requested) {
         let Requested { request, answer } = requested;
@@ -100,6 +126,14 @@ impl Bridge {
                     answer,
                 };
                 self.backfill(&source, manual);
+                return;
+            }
+            Request::Cluster => {
+                let _ = answer.send(self.members());
+                return;
+            }
+            Request::HandOver => {
+                self.hand_over(answer);
                 return;
             }
             Request::Tail => return,

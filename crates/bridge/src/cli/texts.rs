@@ -20,6 +20,11 @@ Examples:
 SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
 one stops at once. SIGHUP does not reload the configuration: neurobridge reload does.";
 
+pub(super) const CLUSTER_EXAMPLES: &str = "\
+Examples:
+  neurobridge cluster
+  neurobridge cluster --hand-over";
+
 pub(super) const RELOAD_EXAMPLES: &str = "\
 Examples:
   neurobridge check && neurobridge reload

@@ -17,14 +17,15 @@ use neurobridge_protocol::{Action, Protocol};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{print, print_json, table::Table};
+use super::{ask, print, print_json};
 use crate::{
     backfill,
     cli::{BackfillFlags, Since},
     config::Config,
-    control::{Answer, Client, Request},
+    control::Request,
     exit::{Exit, Failure, OrExit},
     redaction::read_redaction,
+    table::Table,
 };
 
 /// The field with the person of an event.
@@ -51,24 +52,14 @@ async fn store(config: &Config, flags: &BackfillFlags) -> Result<(), Failure> {
         to,
         after: flags.after.clone(),
     };
-    let answer = Client::request(&config.data_dir, request)
-        .await
-        .or_exit(Exit::Unavailable)?;
-    let Some(Answer { exit, text }) = answer else {
-        let message = format!(
-            "no bridge runs with the data_dir {}; start it, or show the events with --dry-run",
-            config.data_dir.display()
-        );
-        return Err(Failure::message(Exit::Unavailable, message));
-    };
-    if exit == Exit::Ok.code() {
-        return print(text);
-    }
-    let exit = Exit::ALL.into_iter().find(|known| known.code() == exit);
-    Err(Failure::message(
-        exit.unwrap_or(Exit::Unavailable),
-        text.trim_end().to_owned(),
-    ))
+    print(
+        ask(
+            &config.data_dir,
+            request,
+            "start it, or show the events with --dry-run",
+        )
+        .await?,
+    )
 }
 
 /// Returns the start and the end of the period.

@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use neurobridge_core::{foreign_text, units::format_duration};
 use serde::Serialize;
 
-use super::{print, table::Table};
+use super::print;
 use crate::{
     cli::{GapsFlags, HistoryFlags},
     config::{self, Config},
     exit::{Exit, Failure, OrExit},
     history::{self, Book, Entry, FileState, Gap},
+    table::Table,
 };
 
 /// Prints the entries, the oldest first. Changes nothing.

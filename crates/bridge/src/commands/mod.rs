@@ -2,6 +2,7 @@
 
 mod backfill;
 mod check;
+mod cluster;
 mod dead_letters;
 mod demo;
 mod generate;
@@ -13,7 +14,6 @@ mod replay;
 mod run;
 mod simulate;
 mod spool;
-mod table;
 mod tail;
 
 use std::{
@@ -32,6 +32,7 @@ use tokio::{
 use crate::{
     cli::{self, Cli, Command, ConfigFlag, DeadLettersCommand, GapsCommand, LogFlags, SpoolCommand},
     config::{self, Loaded, LogFormat},
+    control::{Answer, Client, Request},
     exit::{Exit, Failure, OrExit},
     feed::joined,
     logging::{self, Guard},
@@ -109,6 +110,10 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
             let (loaded, _guard) = load_and_log(&flags.config, &log)?;
             block_on(backfill::run(&loaded.config, &flags)).map(|()| Exit::Ok)
         }
+        Command::Cluster(flags) => {
+            let (loaded, _guard) = load_and_log(&flags.config, &log)?;
+            block_on(cluster::run(&loaded.config, &flags)).map(|()| Exit::Ok)
+        }
         Command::DeadLetters(flags) => match flags.command {
             DeadLettersCommand::Ls { sink, json } => {
                 dead_letters::ls(flags.config.as_deref(), sink.as_deref(), json)
@@ -129,6 +134,25 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Completions(flags) => generate::completions(&flags),
         Command::Man => manual::run(),
     }
+}
+
+/// Sends a request to the running bridge, and returns the text of its answer. `hint`: what to do if none runs.
+async fn ask(data_dir: &Path, request: Request, hint: &str) -> Result<String, Failure> {
+    let answer = Client::request(data_dir, request)
+        .await
+        .or_exit(Exit::Unavailable)?;
+    let Some(Answer { exit, text }) = answer else {
+        let message = format!("no bridge runs with the data_dir {}; {hint}", data_dir.display());
+        return Err(Failure::message(Exit::Unavailable, message));
+    };
+    if exit == Exit::Ok.code() {
+        return Ok(text);
+    }
+    let exit = Exit::ALL.into_iter().find(|known| known.code() == exit);
+    Err(Failure::message(
+        exit.unwrap_or(Exit::Unavailable),
+        text.trim_end().to_owned(),
+    ))
 }
 
 fn load_and_log(flag: &ConfigFlag, flags: &LogFlags) -> Result<(Loaded, Guard), Failure> {

@@ -17,10 +17,11 @@ use neurobridge_spool::{
 
 use serde::Serialize;
 
-use super::{print, print_json, table::Table};
+use super::{print, print_json};
 use crate::{
     config::{self, Config},
     exit::{Exit, Failure, OrExit},
+    table::Table,
 };
 
 /// Lists the spool of a configuration, also while a bridge runs. Changes nothing.

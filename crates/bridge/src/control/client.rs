@@ -120,7 +120,7 @@ impl Client {
     async fn send(&mut self, request: Request) -> Result<Answer, ControlError> {
         let limit = match request {
             Request::Backfill { .. } => BACKFILL_LIMIT,
-            Request::Tail | Request::Reload { .. } => ANSWER_LIMIT,
+            Request::Tail | Request::Reload { .. } | Request::Cluster | Request::HandOver => ANSWER_LIMIT,
         };
         let exchange = async {
             write_line(&mut self.stream, &request).await?;
@@ -133,7 +133,7 @@ impl Client {
         if line.is_empty() {
             return Err(match request {
                 Request::Tail => ControlError::TooMany,
-                Request::Reload { .. } | Request::Backfill { .. } => {
+                Request::Reload { .. } | Request::Backfill { .. } | Request::Cluster | Request::HandOver => {
                     ControlError::Gone(io::ErrorKind::UnexpectedEof.into())
                 }
             });

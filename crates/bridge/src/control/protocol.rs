@@ -41,6 +41,10 @@ pub(crate) enum Request {
         to: Timestamp,
         after: Option<String>,
     },
+    /// Shows the members of the cluster.
+    Cluster,
+    /// Gives the lead of the cluster up.
+    HandOver,
 }
 
 /// The line that the bridge sends after a request.

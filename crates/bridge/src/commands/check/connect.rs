@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::super::table::Table;
+use crate::table::Table;
 use crate::{
     config::{Config, SinkEntry},
     exit::{Exit, chain},

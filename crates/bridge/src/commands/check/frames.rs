@@ -11,12 +11,12 @@ use neurobridge_protocol::{Action, Declaration, FeedEvent, Paths};
 
 use super::event::source_named;
 use crate::{
-    commands::table::Table,
     config::Config,
     exit::{Exit, Failure, OrExit, chain},
     frames::FrameReader,
     preview::Preview,
     redaction::redaction,
+    table::Table,
 };
 
 /// The length of an id, key or text in the table, in characters.

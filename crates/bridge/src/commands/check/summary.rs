@@ -6,8 +6,8 @@ use neurobridge_core::{address, filter::Filter, redact::Pattern, units};
 use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, WhenFull};
 
-use super::super::table::Table;
 use crate::config::{Config, HttpConfig, Loaded, MetricsAccess, Origin, SinkEntry, UnreadableFile, Warning};
+use crate::table::Table;
 
 /// Returns the origin of the configuration, its effect, and the warnings.
 pub(super) fn of(loaded: &Loaded) -> String {

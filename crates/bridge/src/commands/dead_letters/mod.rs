@@ -15,10 +15,11 @@ use serde::Serialize;
 
 pub(super) use self::replay::replay;
 use self::{record::Replayed, stored::StoredDeadLetter};
-use super::{print, print_json, table::Table};
+use super::{print, print_json};
 use crate::{
     config,
     exit::{Exit, Failure, OrExit},
+    table::Table,
 };
 
 /// Lists the dead letters of a configuration. Changes nothing.

@@ -4,13 +4,13 @@ use std::fmt;
 
 /// Rows of cells with aligned columns.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// Creates a table with these headings; with empty ones the heading line is left out.
-    pub(super) fn new<H: AsRef<str>>(headings: impl IntoIterator<Item = H>) -> Self {
+    pub(crate) fn new<H: AsRef<str>>(headings: impl IntoIterator<Item = H>) -> Self {
         let headings = headings
             .into_iter()
             .map(|heading| heading.as_ref().to_uppercase());
@@ -24,7 +24,7 @@ impl Table {
     }
 
     /// Adds a row.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 }
