@@ -1,6 +1,8 @@
 //! Members with real tasks and a simulated engine under a paused clock: requests and answers are lost and late, the engine is away, and
 //! processes are stopped for longer than the lease.
 
+mod hand_overs;
+
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -371,50 +373,6 @@ async fn follower_leads_after_the_ttl_of_a_stopped_leader() {
     .await;
     assert!(took <= TTL + Duration::from_secs(1), "{took:?}");
     assert!(processes[follower].leadership().unwrap().term > term);
-}
-
-#[tokio::test(start_paused = true)]
-async fn hand_over_takes_no_ttl_and_is_not_taken_back() {
-    let world = Arc::new(World::default());
-    let processes = [
-        Process::start(&world, "a", "same", 1),
-        Process::start(&world, "b", "same", 2),
-    ];
-    until(TTL * 2, "a leader", || leaders(&processes).len() == 1).await;
-    let (leader, _) = leaders(&processes)[0];
-    let follower = 1 - leader;
-    until(TTL, "both members are known", || {
-        processes[leader].membership.members().borrow().len() == 2
-    })
-    .await;
-    processes[leader].membership.resign().await;
-    assert_eq!(processes[leader].leadership(), None);
-    let took = until(TTL, "the follower leads", || {
-        processes[follower].leadership().is_some()
-    })
-    .await;
-    assert!(took < Duration::from_secs(1), "{took:?}");
-
-    processes[follower].stop.cancel();
-    processes[follower].membership.ended().await;
-    assert_eq!(processes[follower].leadership(), None);
-    let took = until(
-        TTL,
-        "the first member leads after the stop of the second one",
-        || processes[leader].leadership().is_some(),
-    )
-    .await;
-    assert!(took < Duration::from_secs(1), "{took:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn lone_member_leads_again_after_a_hand_over() {
-    let world = Arc::new(World::default());
-    let alone = Process::start(&world, "a", "same", 1);
-    until(TTL * 2, "a leader", || alone.leadership().is_some()).await;
-    alone.membership.resign().await;
-    assert_eq!(alone.leadership(), None);
-    until(TTL, "it leads again", || alone.leadership().is_some()).await;
 }
 
 #[tokio::test(start_paused = true)]
