@@ -140,21 +140,40 @@ impl<'a> Reference<'a> {
                 for (key, value) in properties(table)? {
                     self.push_rows("", key, value, table, &mut rows);
                 }
-                let kind = table["properties"]["type"]["const"].as_str();
-                let title = match kind {
-                    Some(kind) => format!("`{title}` with `type = \"{kind}\"`"),
-                    None => format!("`{title}`"),
+                let description = match type_of(table) {
+                    Some(_) => describe(table),
+                    None => first(&[describe(&top[key]), describe(table)]),
                 };
-                let description = first(&[describe(&top[key]), describe(table)]);
-                let description = if kind.is_some() {
-                    describe(table)
-                } else {
-                    description
-                };
-                write_section(text, &title, &description, &prefix, &rows);
+                write_section(text, &heading(&title, table), &description, &prefix, &rows);
+            }
+            for table in tables {
+                self.write_inner(&title, &prefix, table, text)?;
             }
         }
         Ok(())
+    }
+
+    /// Writes a section for each type of a table that is a key of another table.
+    fn write_inner(&self, title: &str, prefix: &str, table: &'a Value, text: &mut String) -> Result<()> {
+        for (key, value) in properties(table)? {
+            let title = format!("{}.{key}]", title.trim_end_matches(']'));
+            let prefix = format!("{prefix}{}__", key.to_uppercase());
+            for inner in self.typed_tables(value) {
+                let mut rows = Vec::new();
+                for (key, value) in properties(inner)? {
+                    self.push_rows("", key, value, inner, &mut rows);
+                }
+                write_section(text, &heading(&title, inner), &describe(inner), &prefix, &rows);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the tables that a value may be, if its key `type` selects one of them.
+    fn typed_tables(&self, value: &'a Value) -> Vec<&'a Value> {
+        let tables: Vec<_> = self.tables(value).collect();
+        let is_selected = tables.len() > 1 && tables.iter().all(|table| type_of(table).is_some());
+        if is_selected { tables } else { Vec::new() }
     }
 
     /// Returns the tables that a value may be: the value itself, a referenced definition, or its alternatives.
@@ -202,7 +221,14 @@ impl<'a> Reference<'a> {
             }
             return;
         }
-        let (kind, description) = self.kind(value);
+        let (kind, description) = if self.typed_tables(value).is_empty() {
+            self.kind(value)
+        } else {
+            (
+                "table".to_owned(),
+                "The key `type` selects its other keys.".to_owned(),
+            )
+        };
         let default = match &value["default"] {
             Value::Null if is_needed => "*needed*".to_owned(),
             Value::Null => String::new(),
@@ -293,6 +319,19 @@ impl<'a> Reference<'a> {
 fn is_time(text: &str) -> bool {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
     unit.len() < text.len() && ["ms", "s", "m", "h", "d"].contains(&unit)
+}
+
+/// Returns the value of the key `type` that selects this table.
+fn type_of(table: &Value) -> Option<&str> {
+    table["properties"]["type"]["const"].as_str()
+}
+
+/// Returns the heading of a table.
+fn heading(title: &str, table: &Value) -> String {
+    match type_of(table) {
+        Some(kind) => format!("`{title}` with `type = \"{kind}\"`"),
+        None => format!("`{title}`"),
+    }
 }
 
 fn properties(table: &Value) -> Result<&Map<String, Value>> {

@@ -241,6 +241,7 @@ fn page_loads_nothing_from_other_hosts() {
         "parts.js",
         "plots.js",
         "words.js",
+        "cluster.js",
         "history.js",
         "timeline.js",
         "icon.svg",

@@ -11,8 +11,9 @@ use neurobridge_tests::reference;
 
 use super::support::{Dashboard, read, rules, selectors, shipped};
 
-/// The configuration of a bridge whose source never connects.
-const SOURCE: &str = "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n";
+/// The configuration of a bridge whose source never connects, as a member of a cluster without a lease.
+const SOURCE: &str = "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n[spool]\ntype = \"disk\"\n\
+    [cluster]\nname = \"main\"\nlease = { type = \"nats\", servers = [\"nats://127.0.0.1:1\"], bucket = \"leases\" }\n";
 
 #[test]
 fn promtool_accepts_rules_and_passes_their_tests() {

@@ -18,6 +18,9 @@ use super::support::{check, read, shipped, version, yaml};
 
 const FILE: &str = "docker-compose.yml";
 
+/// The services that run a bridge.
+const BRIDGES: [&str; 3] = ["bridge", "member-1", "member-2"];
+
 fn services() -> Map<String, Value> {
     yaml(FILE)["services"].as_object().unwrap().clone()
 }
@@ -56,7 +59,9 @@ fn images_are_pinned_to_the_tested_versions() {
     assert_eq!(image("kafka"), format!("apache/kafka:{}", kafka::VERSION));
     assert_eq!(image("nats"), format!("nats:{}-alpine", nats::VERSION));
     assert_eq!(image("bridge"), format!("neurobridge:{}", version()));
-    assert_eq!(image("simulator"), image("bridge"));
+    for name in ["simulator", "member-1", "member-2"] {
+        assert_eq!(image(name), image("bridge"), "{name}");
+    }
 }
 
 #[test]
@@ -70,7 +75,10 @@ fn services_are_local_and_have_health_checks() {
         }
         // The bridge's health check is defined in its image.
         let has_check = service["healthcheck"]["test"].is_array();
-        assert!(has_check || name == "bridge", "{name} has no health check");
+        assert!(
+            has_check || BRIDGES.contains(&&**name),
+            "{name} has no health check"
+        );
         assert!(service["privileged"].is_null() && service["network_mode"].is_null());
         if let Some(needed) = service["depends_on"].as_object() {
             for (other, how) in needed {
@@ -80,18 +88,32 @@ fn services_are_local_and_have_health_checks() {
         }
     }
     assert!(read("Dockerfile").contains("\nHEALTHCHECK "));
-    assert!(all["bridge"]["depends_on"]["kafka"].is_object());
+    for name in BRIDGES {
+        assert!(all[name]["depends_on"]["kafka"].is_object(), "{name}");
+    }
     assert!(all["grafana"]["depends_on"]["prometheus"].is_object());
 }
 
 #[test]
-fn profile_has_only_the_simulator_with_its_cuts() {
+fn profiles_start_one_bridge_or_the_members_of_a_cluster() {
     for (name, service) in services() {
         let profiles = &service["profiles"];
-        if name == "simulator" {
-            assert_eq!(texts(profiles), ["demo"]);
-        } else {
-            assert!(profiles.is_null(), "{name} has profiles");
+        match name.as_str() {
+            "simulator" => assert_eq!(texts(profiles), ["demo", "cluster"]),
+            "bridge" => assert_eq!(texts(profiles), ["demo", "bridge"]),
+            "member-1" | "member-2" => assert_eq!(texts(profiles), ["cluster"]),
+            _ => assert!(profiles.is_null(), "{name} has profiles"),
+        }
+        // A service without profiles must not need one of a profile.
+        if let Some(needed) = service["depends_on"].as_object().filter(|_| profiles.is_null()) {
+            for (other, how) in needed {
+                let is_optional = how["required"] == false;
+                assert_eq!(
+                    is_optional,
+                    BRIDGES.contains(&&**other),
+                    "{name} waits for {other}"
+                );
+            }
         }
     }
     let all = services();
@@ -173,6 +195,37 @@ fn configuration_of_the_bridge_fits_the_other_services() {
     // The secret is mounted at the path in the configuration.
     assert_eq!(texts(&services["bridge"]["secrets"]), ["neuroio_token"]);
     assert!(printed.contains("/run/secrets/neuroio_token"), "{printed}");
+}
+
+#[test]
+fn members_have_one_configuration_and_separate_names_and_volumes() {
+    let services = services();
+    let url = ("NEUROBRIDGE__SOURCES__MAIN__URL", "ws://simulator:8080/");
+    let file = shipped("config/compose/cluster.toml");
+    let output = check(file.to_str().unwrap(), &[url]);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(printed.contains("neuroio.entries at kafka:19092"), "{printed}");
+    let own = |name: &str| {
+        let service = &services[name];
+        assert_eq!(service["hostname"], name);
+        let volumes: Vec<String> = texts(&service["volumes"])
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        let [config, data] = volumes.try_into().unwrap();
+        assert!(config.starts_with("./config/compose/cluster.toml:"), "{config}");
+        (data, texts(&service["ports"]).join(" "))
+    };
+    let (first, second) = (own("member-1"), own("member-2"));
+    assert!(first.0 != second.0 && first.1 != second.1, "{first:?} {second:?}");
+    // Prometheus scrapes both members.
+    assert_eq!(
+        texts(&services["member-1"]["networks"]["default"]["aliases"]),
+        ["bridge"]
+    );
+    let jobs = yaml("config/prometheus/prometheus.yml")["scrape_configs"].take();
+    assert_eq!(texts(&jobs[0]["dns_sd_configs"][0]["names"]), ["member-2"]);
 }
 
 /// Runs the server's command line without the container.

@@ -172,20 +172,48 @@ fn members() -> Vec<String> {
     serde_json::from_str(list.unwrap()).unwrap()
 }
 
-fn manifest() -> Vec<Value> {
-    serde_saphyr::from_multiple(&read("config/kubernetes/neurobridge.yaml")).unwrap()
+const ALONE: &str = "config/kubernetes/neurobridge.yaml";
+const CLUSTER: &str = "config/kubernetes-cluster/neurobridge.yaml";
+
+fn manifest(file: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(&read(file)).unwrap()
 }
 
-fn object(kind: &str) -> Value {
-    let found = manifest().into_iter().find(|object| object["kind"] == kind);
-    found.unwrap_or_else(|| panic!("no {kind}"))
+fn object(file: &str, kind: &str) -> Value {
+    let found = manifest(file).into_iter().find(|object| object["kind"] == kind);
+    found.unwrap_or_else(|| panic!("no {kind} in {file}"))
 }
 
 #[test]
 fn manifest_runs_one_unprivileged_bridge() {
-    let deployment = object("Deployment");
+    let deployment = object(ALONE, "Deployment");
     assert_eq!(deployment["spec"]["replicas"], 1);
     assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate");
+    assert_pods_are_unprivileged(ALONE, &deployment);
+}
+
+#[test]
+fn manifest_of_a_cluster_keeps_one_member_running() {
+    let set = object(CLUSTER, "StatefulSet");
+    let spec = &set["spec"];
+    assert_eq!(spec["replicas"], 2);
+    assert_eq!(spec["updateStrategy"]["type"], "RollingUpdate");
+    assert_pods_are_unprivileged(CLUSTER, &set);
+    let labels = &spec["template"]["metadata"]["labels"];
+    let budget = object(CLUSTER, "PodDisruptionBudget");
+    assert_eq!(budget["spec"]["minAvailable"], 1);
+    assert_eq!(&budget["spec"]["selector"]["matchLabels"], labels);
+    let service = object(CLUSTER, "Service");
+    assert_eq!(service["spec"]["clusterIP"], "None");
+    assert_eq!(spec["serviceName"], service["metadata"]["name"]);
+    let apart = &spec["template"]["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        [0];
+    assert_eq!(apart["topologyKey"], "kubernetes.io/hostname");
+    assert_eq!(&apart["labelSelector"]["matchLabels"], labels);
+}
+
+/// Checks the pods of a deployment or of a set.
+fn assert_pods_are_unprivileged(file: &str, deployment: &Value) {
     let pod = &deployment["spec"]["template"]["spec"];
     assert_eq!(pod["enableServiceLinks"], false);
     assert_eq!(pod["automountServiceAccountToken"], false);
@@ -202,21 +230,30 @@ fn manifest_runs_one_unprivileged_bridge() {
     assert!(container["resources"]["limits"]["memory"].is_string());
     // The service and the deployment select the same pods.
     let labels = &deployment["spec"]["template"]["metadata"]["labels"];
-    assert_eq!(&object("Service")["spec"]["selector"], labels);
+    assert_eq!(&object(file, "Service")["spec"]["selector"], labels);
     assert_eq!(&deployment["spec"]["selector"]["matchLabels"], labels);
     // Each mount has a volume.
     for mount in container["volumeMounts"].as_array().unwrap() {
-        let volumes = pod["volumes"].as_array().unwrap();
-        assert!(
-            volumes.iter().any(|volume| volume["name"] == mount["name"]),
-            "{mount}"
-        );
+        let volumes = pod["volumes"].as_array().unwrap().iter();
+        let claims = deployment["spec"]["volumeClaimTemplates"].as_array();
+        let claims = claims
+            .into_iter()
+            .flatten()
+            .map(|claim| &claim["metadata"]["name"]);
+        let mut names = volumes.map(|volume| &volume["name"]).chain(claims);
+        assert!(names.any(|name| *name == mount["name"]), "{mount}");
     }
 }
 
 #[test]
-fn configuration_in_the_manifest_is_valid() {
-    let config = object("ConfigMap")["data"]["neurobridge.toml"].take();
+fn configuration_in_the_manifests_is_valid() {
+    for (file, kind) in [(ALONE, "Deployment"), (CLUSTER, "StatefulSet")] {
+        assert_configuration_is_valid(file, kind);
+    }
+}
+
+fn assert_configuration_is_valid(manifest: &str, kind: &str) {
+    let config = object(manifest, "ConfigMap")["data"]["neurobridge.toml"].take();
     let dir = Scratch::new("kubernetes").unwrap();
     let file = dir.join("neurobridge.toml");
     fs::write(&file, config.as_str().unwrap()).unwrap();
@@ -224,7 +261,7 @@ fn configuration_in_the_manifest_is_valid() {
     assert!(output.status.success(), "{output:?}");
     let token = "/run/secrets/neurobridge/neuroio_token";
     assert!(String::from_utf8_lossy(&output.stdout).contains(token));
-    let mounts = object("Deployment")["spec"]["template"]["spec"]["containers"][0]["volumeMounts"].take();
+    let mounts = object(manifest, kind)["spec"]["template"]["spec"]["containers"][0]["volumeMounts"].take();
     let secret = mounts
         .as_array()
         .unwrap()
@@ -235,14 +272,19 @@ fn configuration_in_the_manifest_is_valid() {
 }
 
 #[test]
-fn manifest_has_only_expected_objects() {
-    let kinds: Vec<String> = manifest()
-        .iter()
-        .map(|object| object["kind"].as_str().unwrap().to_owned())
-        .collect();
+fn manifests_have_only_expected_objects() {
+    let kinds = |file: &str| -> Vec<String> {
+        let objects = manifest(file);
+        let kinds = objects.iter().map(|object| object["kind"].as_str().unwrap());
+        kinds.map(str::to_owned).collect()
+    };
     assert_eq!(
-        kinds,
+        kinds(ALONE),
         ["ConfigMap", "PersistentVolumeClaim", "Deployment", "Service"]
+    );
+    assert_eq!(
+        kinds(CLUSTER),
+        ["ConfigMap", "PodDisruptionBudget", "StatefulSet", "Service"]
     );
     // The alert rules select the bridge by the name of its job.
     let jobs = yaml("config/prometheus/prometheus.yml")["scrape_configs"].take();

@@ -80,8 +80,12 @@ fn every_fault_fires_its_alert() {
     let blocking = faulty_config(&fast.url()).replace("drop_oldest", "block");
     let blocked = Bridge::start(&blocked_dir, &blocking).unwrap();
 
+    let member_dir = Scratch::new("stack-member").unwrap();
+    let member = Bridge::start(&member_dir, &member_config(&fast.url())).unwrap();
+
     let dir = Scratch::new("stack-prometheus").unwrap();
-    let bridges = [&calm, &refused, &troubled, &skewed, &blocked].map(|bridge| bridge.address().to_owned());
+    let bridges =
+        [&calm, &refused, &troubled, &skewed, &blocked, &member].map(|bridge| bridge.address().to_owned());
     write_config(&dir, &bridges);
     let prometheus = Prometheus::start(&installation, &dir.join("prometheus.yml"), &dir).unwrap();
     let [
@@ -90,6 +94,7 @@ fn every_fault_fires_its_alert() {
         troubled_address,
         skewed_address,
         blocked_address,
+        member_address,
     ] = bridges;
 
     let mut seen = Seen::default();
@@ -106,6 +111,9 @@ fn every_fault_fires_its_alert() {
         ("NeurobridgeClockOff", &skewed_address),
         ("NeurobridgeReloadFailed", &skewed_address),
         ("NeurobridgeSpoolFull", &blocked_address),
+        ("NeurobridgeNoLeader", &member_address),
+        ("NeurobridgeMemberCannotLead", &member_address),
+        ("NeurobridgeFollowerBehind", &member_address),
     ] {
         seen.wait(&prometheus, alert, instance);
     }
@@ -128,14 +136,15 @@ fn every_fault_fires_its_alert() {
         has_data(&prometheus, annotation);
     }
 
-    // Only the rules' unit tests cover five alerts: a gap that is not filled takes 15 minutes, a process without free file descriptors could not answer Prometheus
-    // either, three replacements of a client take four minutes, and only a broker can reject events, fence a sink or
-    // lose a topic.
+    // Only the rules' unit tests cover six alerts: a gap that is not filled takes 15 minutes, a process without free file
+    // descriptors could not answer Prometheus either, three replacements of a client take four minutes, and only a broker can
+    // reject events, fence a sink, lose a topic or keep the leases of two leaders.
     seen.0.push("NeurobridgeGapNotFilled".to_owned());
     seen.0.push("NeurobridgeSpoolRetrying".to_owned());
     seen.0.push("NeurobridgeClientReplaced".to_owned());
     seen.0.push("NeurobridgeSinkStopped".to_owned());
     seen.0.push("NeurobridgeDestinationRecreated".to_owned());
+    seen.0.push("NeurobridgeSeveralLeaders".to_owned());
     let all = rules().into_iter().map(|rule| rule.alert).collect::<Vec<_>>();
     for alert in &all {
         assert!(seen.0.contains(alert), "no fault fires the alert {alert}");
@@ -160,6 +169,17 @@ fn faulty_config(url: &str) -> String {
     let [port] = free_ports().unwrap();
     format!(
         "{}[sources.main.backoff]\nmax = \"1s\"\n[spool]\nmax_size = \"2 MiB\"\nwhen_full = \"drop_oldest\"\n\
+         [sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"127.0.0.1:{port}\"\n",
+        source(url)
+    )
+}
+
+/// Returns a member of a cluster that reaches neither the engine of the lease nor the server of its sink.
+fn member_config(url: &str) -> String {
+    let [lease, port] = free_ports().unwrap();
+    format!(
+        "{}[spool]\ntype = \"disk\"\n[cluster]\nname = \"faces\"\n\
+         lease = {{ type = \"nats\", servers = [\"nats://127.0.0.1:{lease}\"], bucket = \"leases\" }}\n\
          [sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"127.0.0.1:{port}\"\n",
         source(url)
     )

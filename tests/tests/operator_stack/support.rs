@@ -148,5 +148,6 @@ pub(crate) fn write_config(dir: &Scratch, bridges: &[String]) {
     let rules = replaced(rules, "> 3600\n", "> 3\n");
     let rules = replaced(rules, "> 300\n", "> 3\n");
     let rules = replaced(rules, "> 2\n", "> 0\n");
+    let rules = replaced(rules, "> 60\n", "> 3\n");
     fs::write(dir.join("rules.yml"), rules).unwrap();
 }

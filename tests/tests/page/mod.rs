@@ -1,5 +1,6 @@
 //! The page of a bridge in a real browser: display of faults, accessibility, and the absence of personal data.
 
+mod cluster;
 mod faults;
 mod many;
 mod outages;

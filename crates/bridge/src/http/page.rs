@@ -20,6 +20,7 @@ pub(super) fn routes() -> Router<App> {
             "/page.css",
             get(|| file("text/css", include_str!("page/page.css"))),
         )
+        .route("/cluster.js", get(|| script(include_str!("page/cluster.js"))))
         .route("/history.js", get(|| script(include_str!("page/history.js"))))
         .route("/page.js", get(|| script(include_str!("page/page.js"))))
         .route("/parts.js", get(|| script(include_str!("page/parts.js"))))

@@ -1,5 +1,6 @@
 // The script of the page: shows the status that the bridge streams, and whether the bridge responds.
 
+import { cluster } from "./cluster.js";
 import { gaps, history } from "./history.js";
 import { pill } from "./parts.js";
 import { deadLetters, ledger, tint } from "./tables.js";
@@ -56,6 +57,7 @@ function take(status) {
   let isNews = back || before?.losing_events.answer !== status.losing_events.answer;
   for (const kind of ["sources", "sinks"])
     for (const [name, part] of Object.entries(status[kind])) isNews = changed(name, part) || isNews;
+  if (status.cluster) isNews = changed(`cluster ${status.cluster.name}`, stateInCluster(status.cluster)) || isNews;
   before = last = status;
   const parts = Object.keys(status.sources).length + Object.keys(status.sinks).length;
   if (back || !paused && !document.hidden && (isNews || parts <= MANY || heard - shown >= RARELY)) show();
@@ -66,10 +68,13 @@ function changed(name, part) {
   const was = states.get(name);
   states.set(name, part.state);
   if (was === undefined || was === part.state) return false;
-  const tones = { authenticated: "good", up: "good", waiting: "bad", refused: "bad", down: "bad", blocked: "warn" };
+  const tones = { leader: "good", unreachable: "bad", authenticated: "good", up: "good", waiting: "bad", refused: "bad", down: "bad", blocked: "warn" };
   note(`${name}: ${plain(part.state)}${part.reason ? `. ${part.reason}` : ""}`, tones[part.state] ?? "idle");
   return true;
 }
+
+/** Returns the membership in a cluster as the state of a part: the role of a member that has joined. */
+const stateInCluster = ({ join_state, role, reason }) => ({ state: join_state === "joined" ? role : join_state, reason });
 
 /** Adds a line at the top of the list of changes. */
 function note(sentence, tone) {
@@ -116,6 +121,7 @@ function show() {
   const spool = way.show(status, now);
   const { sources, sinks } = way.sides;
   text($("strip"), `${$("word").shown} · ${rate(sources.flow)} → ${spool.percent} → ${rate(sinks.flow)}`);
+  cluster($("cluster"), status);
   ledgers(status);
   deadLetters($("dead-letters"), status);
   gaps($("gaps"), status);
