@@ -171,6 +171,13 @@ fn command_shows_the_members_and_hands_the_lead_over() {
     let (code, text) = cluster_command(follower, &["--hand-over"]);
     assert_eq!(code, Some(64), "{text}");
     assert!(text.contains("run this command at the leader"), "{text}");
+    let file = follower.dir.join("neurobridge.toml");
+    let backfill = Command::new(neurobridge())
+        .args(["backfill", "--source", "main", "--from", "1h", "-c"])
+        .arg(file)
+        .output()
+        .unwrap();
+    assert_eq!(backfill.status.code(), Some(64), "{backfill:?}");
     let (code, text) = cluster_command(leader, &["--hand-over"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.ends_with("leads\n"), "{text}");

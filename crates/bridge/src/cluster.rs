@@ -161,18 +161,7 @@ impl Cluster {
     pub(crate) async fn hand_over(&self) -> Answer {
         let view = self.view();
         if view.term.is_none() {
-            let leader = view
-                .members
-                .iter()
-                .find(|member| member.is_alive && member.term.is_some());
-            let leader = leader.map_or_else(
-                || "no member leads".to_owned(),
-                |leader| format!("run this command at the leader, \"{}\"", leader.name),
-            );
-            return Answer::failed(
-                Exit::Usage,
-                format!("\"{}\" does not lead; {leader}", self.member),
-            );
+            return Answer::failed(Exit::Usage, view.refusal_of_follower());
         }
         if !view
             .members
@@ -264,6 +253,17 @@ impl ClusterView {
             Some(_) => "leader",
             None => "follower",
         }
+    }
+
+    /// Returns why a command that only the leader performs is refused, and where to run it.
+    pub(crate) fn refusal_of_follower(&self) -> String {
+        let mut members = self.members.iter();
+        let leader = members.find(|member| member.is_alive && member.term.is_some());
+        let leader = leader.map_or_else(
+            || "no member leads".to_owned(),
+            |leader| format!("run this command at the leader, \"{}\"", leader.name),
+        );
+        format!("\"{}\" does not lead; {leader}", self.member)
     }
 
     /// Returns why the member must not or cannot lead.

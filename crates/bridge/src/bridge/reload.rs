@@ -60,6 +60,16 @@ impl Completion {
 impl Bridge {
     /// Passes a request to a source. The source answers it.
     fn backfill(&self, source: &str, request: Manual) {
+        if let Some(cluster) = self
+            .state
+            .cluster
+            .as_ref()
+            .filter(|cluster| !cluster.lead().is_held())
+        {
+            let text = cluster.view().refusal_of_follower();
+            let _ = request.answer.send(Answer::failed(Exit::Usage, text));
+            return;
+        }
         let handle = self.state.parts.source(source);
         let requests = handle.as_ref().map(|handle| handle.backfill.as_ref());
         let (exit, text, request) = match requests {
