@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use xxhash_rust::xxh3;
 
-use crate::event::Sequence;
+use crate::event::{Event, Sequence};
 
 /// The largest number of messages without an own event. Reached by a member that did not receive what the others received;
 /// a million of them take some 80 MB.
@@ -56,6 +56,8 @@ pub struct Copies {
     unmatched_by: HashMap<Identity, Place>,
     /// The first place of each lane that was not read.
     next: BTreeMap<u32, u64>,
+    /// The last own event that has a message.
+    newest_matched: Option<Sequence>,
     /// The first own event that was not read from the spool since the last restart.
     next_own: Sequence,
     max_unmatched: usize,
@@ -80,6 +82,7 @@ impl Copies {
             unmatched: BTreeMap::new(),
             unmatched_by: HashMap::new(),
             next: BTreeMap::new(),
+            newest_matched: None,
             next_own: Sequence::FIRST,
             max_unmatched,
             read: 0,
@@ -98,8 +101,25 @@ impl Copies {
             return false;
         };
         self.unmatched.remove(&place);
-        self.matched.insert(sequence, place);
+        self.matched(sequence, place);
         true
+    }
+
+    fn matched(&mut self, sequence: Sequence, place: Place) {
+        self.matched.insert(sequence, place);
+        self.newest_matched = self.newest_matched.max(Some(sequence));
+    }
+
+    /// Returns an event as it is to be published: marked as late if a later own event has a message already, because the member that
+    /// has published that one did not receive this one.
+    #[must_use]
+    pub fn marked<'a>(&self, event: &Event<'a>) -> Event<'a> {
+        let is_late = self.newest_matched > Some(event.sequence);
+        let origin = event.origin;
+        Event {
+            origin: if is_late { origin.late() } else { origin },
+            ..*event
+        }
     }
 
     /// As [`has`](Self::has), for a member that does not publish: an event without a message is expected to have one later.
@@ -123,7 +143,7 @@ impl Copies {
         self.read_to(place.lane, place.offset + 1);
         if let Some(sequence) = self.expected_by.remove(&identity) {
             self.expected.remove(&sequence);
-            self.matched.insert(sequence, place);
+            self.matched(sequence, place);
             return Some(sequence);
         }
         // The first message of an identity is kept: a later one would be read again anyway.

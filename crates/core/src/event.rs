@@ -73,7 +73,8 @@ pub enum Origin {
     LateBackfill,
     /// Made by the bridge: the report about a gap. It passes all filters.
     GapReport,
-    /// Received from the feed, over another connection than later events that precede it.
+    /// Received from the feed, over another connection than later events that precede it, or by another member of a cluster than the one
+    /// that has published those.
     LateFeed,
 }
 

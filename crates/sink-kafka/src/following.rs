@@ -11,7 +11,7 @@ mod tests;
 
 use neurobridge_core::{
     copies::{Copies, Identity},
-    event::Sequence,
+    event::{Event, Sequence},
     lead::Lead,
     sink::{Ack, Outcome, PublishError, SinkFault},
 };
@@ -95,6 +95,11 @@ impl Membership {
             Role::Follower(reader) => reader.unavailable(),
             Role::Disconnected | Role::Leader | Role::FormerLeader => None,
         }
+    }
+
+    /// Returns an event as this member publishes it.
+    pub(crate) fn marked<'a>(&self, event: &Event<'a>) -> Event<'a> {
+        self.copies.marked(event)
     }
 
     /// Returns the buffer for the text of an identity.

@@ -162,6 +162,11 @@ impl KafkaSink {
         }
         let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         connection.ready()?;
+        let marked = self
+            .membership
+            .as_ref()
+            .map(|membership| membership.marked(event));
+        let event = marked.as_ref().unwrap_or(event);
         self.config.oversize.publish(event, |event, stripped| {
             let record = self.encoder.encode(event, &self.spool, stripped);
             if self.config.topic.constant().is_none()

@@ -257,6 +257,8 @@ impl Sink for NatsSink {
     fn publish(&mut self, event: &Event<'_>, buffer: &Bytes) -> Result<(), PublishError> {
         let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         connection.ready()?;
+        let marked = connection.marked(event);
+        let event = marked.as_ref().unwrap_or(event);
         self.config.oversize.publish(event, |event, stripped| {
             let message = self
                 .encoder

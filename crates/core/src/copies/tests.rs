@@ -311,6 +311,22 @@ fn missing_event_does_not_hold_the_place_for_ever() {
 }
 
 #[test]
+fn event_before_a_published_one_is_marked_as_late() {
+    let mut copies = Copies::default();
+    let [a, b] = ["main/1", "main/2"].map(Identity::of);
+    copies.read(place(0), b);
+    assert!(!copies.has(sequence(0), a));
+    let of = |index| Event {
+        sequence: sequence(index),
+        ..crate::testing::event(r#"{"id":1,"data":{}}"#)
+    };
+    let is_late = |copies: &Copies, index| copies.marked(&of(index)).origin.is_late();
+    assert!(!is_late(&copies, 0), "no later own event was published");
+    assert!(copies.has(sequence(1), b));
+    assert!(is_late(&copies, 0) && !is_late(&copies, 1) && !is_late(&copies, 2));
+}
+
+#[test]
 fn expected_event_stops_reading_before_a_message_is_forgotten() {
     let mut copies = Copies::with_limit(2);
     let read = |copies: &mut Copies, number: usize| {

@@ -1,7 +1,7 @@
 //! The connection of a member of a cluster: follows, takes over, steps down.
 
 use neurobridge_core::{
-    event::Sequence,
+    event::{Event, Sequence},
     sink::{Ack, Next, Outcome, PublishError, SinkFault},
 };
 
@@ -73,6 +73,12 @@ impl Connection {
         following.step_down();
         self.end_chain();
         Ok(())
+    }
+
+    /// Returns an event as a member of a cluster publishes it; `None` outside of a cluster.
+    pub(crate) fn marked<'a>(&self, event: &Event<'a>) -> Option<Event<'a>> {
+        let following = self.following.as_ref()?;
+        Some(following.membership().copies.marked(event))
     }
 
     /// Returns whether this member does not send an event: because it is stored, or because another member publishes.
