@@ -30,7 +30,7 @@ use self::part::{Bound, Fetched, Marks};
 pub(crate) use self::settings::{FillerSettings, entries, protocol};
 use crate::{
     cluster::Coverage,
-    history::{Gap, PARTLY, RECOVERED, UNRECOVERED},
+    history::{Gap, LEFT_TO_LEADER, PARTLY, RECOVERED, UNRECOVERED},
     intake::{Encoded, Encoder, IntakeSource},
     state::State,
 };
@@ -176,7 +176,15 @@ impl Filler {
         for gap in state.history.filling(&self.source.name).iter().rev() {
             match self.coverage(gap, state) {
                 Coverage::Member(member) => {
-                    self.record_covered(gap, &member, state);
+                    let text =
+                        format!("no event missed: the member \"{member}\" received the events of the gap");
+                    self.record_covered(gap, RECOVERED, &text, state);
+                    continue;
+                }
+                Coverage::LeftToLeader(leader) => {
+                    let text =
+                        format!("left to the leader \"{leader}\": no member is known to have been connected");
+                    self.record_covered(gap, LEFT_TO_LEADER, &text, state);
                     continue;
                 }
                 Coverage::Unknown => {
@@ -216,7 +224,7 @@ impl Filler {
         Ok(is_waiting)
     }
 
-    /// Returns whether another member of the cluster has the events of a gap.
+    /// Returns whether another member of the cluster received the events of a gap.
     fn coverage(&self, gap: &Gap, state: &State) -> Coverage {
         match (&state.cluster, gap.ended) {
             (Some(cluster), Some(ended)) => cluster.coverage(&self.source.name, (gap.began, ended)),
@@ -224,11 +232,10 @@ impl Filler {
         }
     }
 
-    fn record_covered(&mut self, gap: &Gap, member: &str, state: &State) {
-        let text = format!("no event is missed: the member \"{member}\" of the cluster has them");
+    fn record_covered(&mut self, gap: &Gap, outcome: &'static str, text: &str, state: &State) {
         info!(source = &*self.source.name, gap = gap.id, "{text}");
         let fetched = self.fetched.remove(&gap.id).unwrap_or_default();
-        state.history.filled(gap, RECOVERED, fetched, &text);
+        state.history.filled(gap, outcome, fetched, text);
     }
 
     /// Waits until there is something to fetch.

@@ -21,11 +21,15 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
 use tracing::{info, warn};
 
-use self::coverage::covers;
-pub(crate) use self::{coverage::Coverage, published::published_hash, report::report};
+use self::coverage::{covers, is_proven_after};
+use self::published::published_hash;
+pub(crate) use self::{coverage::Coverage, report::report};
 use crate::{
     config::Config,
     control::Answer,
@@ -35,18 +39,22 @@ use crate::{
 
 /// The time limit of leaving the cluster, after which the lease expires by itself.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
-/// The time after a gap within which a new leader fills it in place of the one that led then.
-const LEADER_PATIENCE: Duration = Duration::from_secs(60);
+/// The time after the end of a gap for which a member waits for the proof that another one was connected. A follower leaves the gap to
+/// the leader from then on.
+const COVERAGE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The membership of this bridge.
 pub(crate) struct Cluster {
     name: String,
     member: String,
+    /// What this member publishes.
+    config_hash: String,
     membership: Membership,
     lead: Lead,
     changes: Arc<Changes>,
     /// Cancelled when the bridge leaves the cluster.
     stop: CancellationToken,
+    _leaves: DropGuard,
     _counting: AbortOnDropHandle<()>,
 }
 
@@ -78,24 +86,34 @@ impl Cluster {
     ///
     /// # Errors
     /// Returns an error if a key file cannot be read.
-    pub(crate) async fn join(config: &ClusterConfig, of_bridge: &Config) -> Result<Self, Failure> {
+    pub(crate) async fn join(config: &ClusterConfig, bridge: &Config) -> Result<Self, Failure> {
         let host = || gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let member = config.member.clone().unwrap_or_else(host);
-        let hash = published_hash(of_bridge).await?;
+        let config_hash = published_hash(bridge).await?;
         let stop = CancellationToken::new();
-        let membership = Membership::join(config, &member, &hash, stop.clone());
+        let membership = Membership::join(config, &member, &config_hash, stop.clone());
         let changes = Arc::<Changes>::default();
         let lead = membership.lead();
         let counting = tokio::spawn(count(membership.role(), Arc::clone(&changes)));
         Ok(Self {
             name: config.name.clone(),
             member,
+            config_hash,
             membership,
             lead,
             changes,
+            _leaves: stop.clone().drop_guard(),
             stop,
             _counting: AbortOnDropHandle::new(counting),
         })
+    }
+
+    /// Returns whether another configuration publishes the same messages as the one with which this member has joined.
+    ///
+    /// # Errors
+    /// Returns an error if a key file cannot be read.
+    pub(crate) async fn publishes_the_same(&self, config: &Config) -> Result<bool, Failure> {
+        Ok(published_hash(config).await? == self.config_hash)
     }
 
     /// Returns the lead, for the sinks.
@@ -117,42 +135,35 @@ impl Cluster {
         }
     }
 
-    /// Returns whether other members have received, or fetch, the events of a gap that ended at `ended`.
-    pub(crate) fn coverage(&self, source: &str, (began, ended): (Timestamp, Timestamp)) -> Coverage {
+    /// Returns whether another member received the events of a gap.
+    pub(crate) fn coverage(&self, source: &str, gap: (Timestamp, Timestamp)) -> Coverage {
         let members = self.membership.members().borrow().clone();
-        let others = members.iter().filter(|member| member.is_alive && !member.is_self);
         let now = (clock::now(), Instant::now());
+        let age = Duration::try_from(now.0.duration_since(gap.1)).unwrap_or_default();
         let (mut leader, mut is_unknown) = (None, false);
-        for member in others {
-            leader = leader.or_else(|| member.term.map(|_| member.name.clone()));
-            let connected = member
-                .report
-                .as_ref()
-                .and_then(|report| report.connected.get(source));
-            match connected.map(|connected| {
-                covers(
-                    connected,
-                    member.last_seen,
-                    self.membership.ttl(),
-                    (began, ended),
-                    now,
-                )
-            }) {
-                Some(Some(true)) => return Coverage::Member(member.name.clone()),
-                Some(None) => is_unknown = true,
-                Some(Some(false)) | None => {}
+        for member in members
+            .iter()
+            .filter(|member| member.may_replace(&self.config_hash))
+        {
+            let report = member.report.as_ref();
+            let Some(connected) = report.and_then(|report| report.connected.get(source)) else {
+                continue;
+            };
+            let written = (member.written_after, member.last_seen);
+            match covers(connected, written, gap, now) {
+                Some(true) => return Coverage::Member(member.name.clone()),
+                Some(false) => {}
+                None => is_unknown = true,
+            }
+            // Its own gap has ended, so it is on its record.
+            if member.term.is_some() && is_proven_after(connected, written, gap.1, now) {
+                leader = Some(member.name.clone());
             }
         }
-        if is_unknown {
-            return Coverage::Unknown;
-        }
-        if self.lead.is_held() {
-            return Coverage::Nobody;
-        }
-        // The leader was not connected either: the gap is its own too, and it fetches the events.
-        let age = Duration::try_from(now.0.duration_since(ended)).unwrap_or_default();
+        let is_old = age >= COVERAGE_LIMIT;
         match leader {
-            Some(leader) if age >= LEADER_PATIENCE => Coverage::Member(leader),
+            _ if self.lead.is_held() && (is_old || !is_unknown) => Coverage::Nobody,
+            Some(leader) if is_old => Coverage::LeftToLeader(leader),
             _ => Coverage::Unknown,
         }
     }
@@ -170,10 +181,14 @@ impl Cluster {
         {
             return Answer::failed(
                 Exit::TryLater,
-                "no other member is alive; this one continues to lead",
+                "no other member is alive, and this one continues to lead; start another member first",
             );
         }
-        info!(cluster = self.name, "handing the lead over: requested");
+        info!(
+            cluster = self.name,
+            reason = "requested",
+            "handing the leadership over"
+        );
         self.membership.resign().await;
         let mut members = self.membership.members();
         let led_by = |members: &Vec<MemberState>| {
@@ -196,7 +211,7 @@ impl Cluster {
             },
             None => Answer::failed(
                 Exit::TryLater,
-                "the lead was given up, and no other member leads yet",
+                "the leadership was given up, and no other member leads yet; look again with neurobridge cluster",
             ),
         }
     }
@@ -205,10 +220,7 @@ impl Cluster {
     pub(crate) async fn leave(&self) {
         self.stop.cancel();
         if timeout(LEAVE_LIMIT, self.membership.ended()).await.is_err() {
-            warn!(
-                cluster = self.name,
-                "the lease was not released in time; it expires by itself"
-            );
+            warn!(cluster = self.name, "lease not released; it expires by itself");
         }
     }
 }

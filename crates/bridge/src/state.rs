@@ -48,7 +48,7 @@ pub(crate) struct SinkHandle {
     pub(crate) kind: &'static str,
     /// Where its events go, without credentials.
     pub(crate) destination: String,
-    /// What it does in a cluster.
+    /// What the sink does on the members of a cluster.
     pub(crate) in_cluster: InCluster,
     /// Whether the bridge is ready only if this sink is up.
     pub(crate) required: bool,

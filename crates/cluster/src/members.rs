@@ -15,13 +15,19 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 /// The states of the members by name.
 #[derive(Debug, Default)]
-pub(crate) struct Members(BTreeMap<String, Seen>);
+pub(crate) struct Members {
+    seen: BTreeMap<String, Seen>,
+    /// The time of the last read.
+    read_at: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct Seen {
     record: MemberRecord,
     revision: u64,
     since: Instant,
+    /// The time of the last read that did not have this value; `None` if the first read had it.
+    written_after: Option<Instant>,
 }
 
 impl Members {
@@ -32,29 +38,32 @@ impl Members {
             Some((record.name.clone(), (record, value.revision)))
         });
         let read: BTreeMap<_, _> = read.collect();
-        self.0.retain(|name, _| read.contains_key(name));
+        self.seen.retain(|name, _| read.contains_key(name));
         for (name, (record, revision)) in read {
-            let is_known = self.0.get(&name).is_some_and(|seen| seen.revision == revision);
+            let is_known = self.seen.get(&name).is_some_and(|seen| seen.revision == revision);
             if !is_known {
                 let seen = Seen {
                     record,
                     revision,
                     since: now,
+                    written_after: self.read_at,
                 };
-                self.0.insert(name, seen);
+                self.seen.insert(name, seen);
             }
         }
+        self.read_at = Some(now);
     }
 
     /// Returns the states for people and metrics.
     pub(crate) fn states(&self, own_instance: &str, ttl: Duration, now: Instant) -> Vec<MemberState> {
-        let states = self.0.values().map(|seen| MemberState {
+        let states = self.seen.values().map(|seen| MemberState {
             name: seen.record.name.clone(),
             instance: seen.record.instance.clone(),
             config_hash: seen.record.config.clone(),
             term: seen.record.term,
             report: seen.record.report.clone(),
             last_seen: seen.since,
+            written_after: seen.written_after,
             is_alive: now.duration_since(seen.since) < ttl,
             is_self: seen.record.instance == own_instance,
         });
@@ -63,7 +72,7 @@ impl Members {
 
     /// Returns a member without a sign of life for long: its name, and the revision of its state.
     pub(crate) fn forgotten(&self, now: Instant) -> Option<(String, u64)> {
-        let mut members = self.0.iter();
+        let mut members = self.seen.iter();
         members
             .find(|(_, seen)| now.duration_since(seen.since) >= FORGOTTEN_AFTER)
             .map(|(name, seen)| (name.clone(), seen.revision))

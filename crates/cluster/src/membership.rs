@@ -195,7 +195,8 @@ impl Membership {
     }
 
     /// Gives the leadership up, so that another member leads at once. This member does not take it again for two times of the lease, unless
-    /// it is alone. The caller has stopped publishing before. Returns when the lease is released, or has expired.
+    /// it is alone. The role changes at once; a destination that cannot refuse an earlier leader may then get twice what is in flight.
+    /// Returns when the lease is released, or has expired.
     pub async fn resign(&self) {
         let (done, is_done) = oneshot::channel();
         let request = async {

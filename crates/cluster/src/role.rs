@@ -1,6 +1,6 @@
 //! The role of a member, and what the members know of each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -77,8 +77,8 @@ pub struct MemberReport {
     pub lag_events: u64,
     /// The age of the oldest of them, in milliseconds.
     pub lag_ms: u64,
-    /// Whether all of its sinks are connected, so that it could publish.
-    pub is_able: bool,
+    /// Its sinks that are up, among those whose destination all members share.
+    pub sinks_up: BTreeSet<String>,
     /// Its connected sources, by name.
     pub connected: BTreeMap<String, ConnectedFor>,
 }
@@ -107,8 +107,18 @@ pub struct MemberState {
     pub report: Option<MemberReport>,
     /// The last time at which a change of the member's state was seen, by the local monotonic clock.
     pub last_seen: Instant,
-    /// Whether the member has shown a sign of life within the time of the lease.
+    /// The local time after which the last change was written; `None` if it may be old.
+    pub written_after: Option<Instant>,
+    /// Whether a change of the member's state was seen within the ttl. Also true for that long after the first look, which may find the
+    /// state of a process that has ended.
     pub is_alive: bool,
     /// Whether this is the own state.
     pub is_self: bool,
+}
+
+impl MemberState {
+    /// Returns whether this is another member that is alive and publishes the same messages as a member with this hash.
+    pub fn may_replace(&self, config_hash: &str) -> bool {
+        self.is_alive && !self.is_self && self.config_hash == config_hash
+    }
 }

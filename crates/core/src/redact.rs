@@ -78,6 +78,14 @@ impl Redaction {
         })
     }
 
+    /// Returns a text that is equal for equal keys of pseudonymisation, from which the key cannot be computed; `None` without a key.
+    pub fn key_digest(&self) -> Option<String> {
+        let mut mac = self.key.clone()?;
+        mac.update(b"neurobridge: comparison of keys");
+        let digest = mac.finalize().into_bytes();
+        Some(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// Returns whether no frame is ever changed.
     pub fn is_empty(&self) -> bool {
         self.redact.is_empty() && self.pseudonymise.is_empty()

@@ -145,7 +145,10 @@ pub enum InCluster {
     /// Every member delivers all events, to a destination of its own such as a file on its disk.
     OwnDestination,
     /// The leader publishes. A follower reads the destination and settles its own copies of the events.
-    Shared,
+    Shared {
+        /// A hash of the settings that have to be equal on all members besides those that are visible in a message, such as the guarantee.
+        settings: u128,
+    },
     /// The sink cannot be part of a cluster. Contains the reason with what to do, for the end of a sentence.
     Unsupported(&'static str),
 }

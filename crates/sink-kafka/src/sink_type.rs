@@ -6,7 +6,7 @@ use neurobridge_core::{
     address,
     connect::ConnectSteps,
     event::Event,
-    identity::SpoolId,
+    identity::{self, SpoolId},
     sink::SinkFault,
     sink_type::{self, BuildContext, DeadLetterPlace, InCluster, SinkConfig, SinkType},
     template::Template,
@@ -72,7 +72,12 @@ impl SinkConfig for KafkaConfig {
 
     fn in_cluster(&self) -> InCluster {
         match self.topic.constant() {
-            Some(_) => InCluster::Shared,
+            Some(_) => {
+                let settings = format!("{:?} {:?} {:?}", self.delivery, self.transaction, self.oversize);
+                InCluster::Shared {
+                    settings: identity::body_hash(&settings),
+                }
+            }
             None => InCluster::Unsupported("a follower reads one topic; set a topic without placeholders"),
         }
     }

@@ -6,7 +6,7 @@ use neurobridge_core::{
     address,
     connect::ConnectSteps,
     event::Event,
-    identity::SpoolId,
+    identity::{self, SpoolId},
     sink::SinkFault,
     sink_type::{self, BuildContext, DeadLetterPlace, InCluster, SinkConfig, SinkType},
     template::Template,
@@ -82,7 +82,13 @@ impl SinkConfig for NatsConfig {
 
     fn in_cluster(&self) -> InCluster {
         match self.mode {
-            Mode::Jetstream => InCluster::Shared,
+            Mode::Jetstream => {
+                let stream = self.stream.as_ref().map(|stream| &stream.name);
+                let settings = format!("{stream:?} {:?} {:?}", self.order, self.oversize);
+                InCluster::Shared {
+                    settings: identity::body_hash(&settings),
+                }
+            }
             Mode::Core => InCluster::Unsupported(
                 "core NATS stores no message in which a follower could see what was published; set mode = \"jetstream\"",
             ),

@@ -12,8 +12,7 @@ use tracing::{info, warn};
 use super::Bridge;
 use crate::{
     backfill::manual::Manual,
-    cluster,
-    config::{self, Config, Loaded},
+    config::{self, Loaded},
     control::{Answer, Greeting, Request, Requested},
     deliveries::PreparedSink,
     exit::{Exit, Failure},
@@ -25,7 +24,7 @@ use crate::{
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// The answer of a bridge without a cluster.
-const ALONE: &str = "this bridge is not a member of a cluster: its configuration has no table [cluster]";
+const NO_CLUSTER: &str = "this bridge is not a member of a cluster: its configuration has no table [cluster]";
 
 /// The parts that a reload starts.
 struct Prepared {
@@ -102,7 +101,7 @@ impl Bridge {
                 exit: Exit::Ok.code(),
                 text: cluster.view().to_string(),
             },
-            None => Answer::failed(Exit::Config, ALONE),
+            None => Answer::failed(Exit::Config, NO_CLUSTER),
         }
     }
 
@@ -112,7 +111,7 @@ impl Bridge {
         tokio::spawn(async move {
             let result = match &state.cluster {
                 Some(cluster) => cluster.hand_over().await,
-                None => Answer::failed(Exit::Config, ALONE),
+                None => Answer::failed(Exit::Config, NO_CLUSTER),
             };
             let _ = answer.send(result);
         });
@@ -198,8 +197,11 @@ impl Bridge {
             }
         };
         let mut planned = plan(&reloader.loaded, &loaded, &reloader.located);
-        if self.state.cluster.is_some() && planned.is_ok() && self.publishes_otherwise(&loaded.config).await {
-            // The members compare what they publish when they join.
+        // The members compare what they publish when they join.
+        if let Some(cluster) = &self.state.cluster
+            && planned.is_ok()
+            && !matches!(cluster.publishes_the_same(&loaded.config).await, Ok(true))
+        {
             planned = Err(vec![
                 "what the cluster publishes (sources, sinks, filters or redaction)".to_owned(),
             ]);
@@ -223,19 +225,6 @@ impl Bridge {
                 Err((exit, text))
             }
         }
-    }
-
-    /// Returns whether another configuration publishes other messages than the running one.
-    async fn publishes_otherwise(&self, config: &Config) -> bool {
-        let Some(reloader) = &self.reloader else {
-            return false;
-        };
-        let (before, after) = (
-            cluster::published_hash(&reloader.loaded.config).await,
-            cluster::published_hash(config).await,
-        );
-        // A key that cannot be read is reported by whatever reads it next.
-        matches!((before, after), (Ok(before), Ok(after)) if before != after)
     }
 
     fn refuse(&self, reason: &str) {

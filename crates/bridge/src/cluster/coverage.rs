@@ -1,4 +1,4 @@
-//! Whether a gap of this member is one of the cluster.
+//! Decides whether another member received the events of a gap.
 
 use std::time::Duration;
 
@@ -6,38 +6,55 @@ use jiff::{SignedDuration, Timestamp};
 use neurobridge_cluster::ConnectedFor;
 use tokio::time::Instant;
 
-/// Whether another member has the events of a gap.
+/// The largest age of a report when it is written.
+const REPORT_AGE: Duration = Duration::from_secs(5);
+
+/// Whether another member received the events of a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Coverage {
-    /// This one was connected, or leads and fetches them.
+    /// The named member was connected during the whole gap.
     Member(String),
+    /// No member is known to have been connected. The named leader, which is connected again, decides about its own gap.
+    LeftToLeader(String),
     /// Not known yet.
     Unknown,
-    /// No member was connected, and this one leads.
+    /// No member is known to have been connected, and this one leads.
     Nobody,
 }
 
-/// Returns whether a connection of another member has lasted from the begin of a gap to its end; `None` if it is not proven yet.
+/// The local times between which a report was written; the first one is `None` if it may be old.
+pub(super) type Written = (Option<Instant>, Instant);
+
+/// Returns whether a connection of another member has lasted from the beginning of a gap to its end; `None` if it is not proven yet.
 pub(super) fn covers(
     connected: &ConnectedFor,
-    seen: Instant,
-    ttl: Duration,
+    written: Written,
     (began, ended): (Timestamp, Timestamp),
-    (now, instant): (Timestamp, Instant),
+    now: (Timestamp, Instant),
 ) -> Option<bool> {
-    let before = |age: Duration| {
-        SignedDuration::try_from(age)
-            .ok()
-            .and_then(|age| now.checked_sub(age).ok())
-    };
-    let age_of_report = instant.duration_since(seen);
-    // The report is not younger than it was seen, and not older than the time of a lease before.
-    let latest_begin = before(age_of_report + Duration::from_millis(connected.since_ms))?;
-    let earliest_proof = before(age_of_report + ttl + Duration::from_millis(connected.proof_ms))?;
-    if latest_begin > began {
+    let age = Duration::from_millis(connected.since_ms) + now.1.duration_since(written.1);
+    if before(now.0, age)? > began {
         return Some(false);
     }
-    (earliest_proof >= ended).then_some(true)
+    is_proven_after(connected, written, ended, now).then_some(true)
+}
+
+/// Returns whether a connection is proven to have worked at a time or later.
+pub(super) fn is_proven_after(
+    connected: &ConnectedFor,
+    (written_after, _): Written,
+    time: Timestamp,
+    (now, instant): (Timestamp, Instant),
+) -> bool {
+    let proof = written_after.and_then(|written| {
+        let age = Duration::from_millis(connected.proof_ms) + REPORT_AGE;
+        before(now, instant.duration_since(written) + age)
+    });
+    proof.is_some_and(|proof| proof >= time)
+}
+
+fn before(now: Timestamp, age: Duration) -> Option<Timestamp> {
+    now.checked_sub(SignedDuration::try_from(age).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -46,11 +63,11 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_connection_before_and_after_a_gap_covers_it() {
-        let (now, ttl) = (
-            (Timestamp::from_second(1000).unwrap(), Instant::now()),
-            Duration::from_secs(10),
-        );
-        let covers = |since: u64, proof: u64, gap: (i64, i64)| {
+        let instant = Instant::now() + Duration::from_secs(100);
+        let now = (Timestamp::from_second(1000).unwrap(), instant);
+        let second = Duration::from_secs(1);
+        let written = (Some(instant - 3 * second), instant - second);
+        let covers = |since: u64, proof: u64, written: Written, gap: (i64, i64)| {
             let connected = ConnectedFor {
                 since_ms: since * 1000,
                 proof_ms: proof * 1000,
@@ -59,19 +76,26 @@ mod tests {
                 Timestamp::from_second(gap.0).unwrap(),
                 Timestamp::from_second(gap.1).unwrap(),
             );
-            super::covers(&connected, now.1, ttl, gap, now)
+            super::covers(&connected, written, gap, now)
         };
-        assert_eq!(covers(300, 1, (900, 980)), Some(true));
+        let (connected, before_the_end) = ((900, 990), (900, 993));
+        assert_eq!(covers(300, 1, written, connected), Some(true));
+        assert_eq!(covers(98, 1, written, connected), Some(false), "connected later");
         assert_eq!(
-            covers(99, 1, (900, 980)),
-            Some(false),
-            "connected after the gap had begun"
-        );
-        assert_eq!(
-            covers(300, 1, (900, 995)),
+            covers(300, 1, written, before_the_end),
             None,
-            "the report may precede the end of the gap"
+            "the report may precede the end"
         );
-        assert_eq!(covers(300, 15, (900, 980)), None, "the connection may be dead");
+        assert_eq!(
+            covers(300, 15, written, connected),
+            None,
+            "the connection may be dead"
+        );
+        let unknown = (None, written.1);
+        assert_eq!(
+            covers(300, 1, unknown, connected),
+            None,
+            "the report may be of a process that has ended"
+        );
     }
 }

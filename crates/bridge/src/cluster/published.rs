@@ -1,4 +1,4 @@
-//! The comparison of what two members would publish.
+//! A hash of the messages that a member would publish.
 
 use std::fmt::Write;
 
@@ -27,7 +27,9 @@ pub(crate) async fn published_hash(config: &Config) -> Result<String, Failure> {
         );
     }
     let _ = writeln!(text, "event {:?} {:?}", event.filter, event.redact);
+    let _ = writeln!(text, "{:?}", event.pseudonymise.as_ref().map(|of| &of.fields));
     let redaction = read_redaction(&event.redact, event.pseudonymise.as_ref(), "event").await?;
+    let _ = writeln!(text, "{:?}", redaction.key_digest());
     let fields = config.named_fields();
     let mut frames = Frames::new(&fields);
     let positions = frames.event(SAMPLE).expect("the sample is an event");
@@ -38,8 +40,11 @@ pub(crate) async fn published_hash(config: &Config) -> Result<String, Failure> {
     for (name, sink) in &config.sinks {
         let common = &sink.common;
         let _ = writeln!(text, "sink {name} {:?} {:?}", common.filter, common.redact);
+        let _ = writeln!(text, "{:?}", common.pseudonymise.as_ref().map(|of| &of.fields));
+        let _ = writeln!(text, "{:?}", sink.config.in_cluster());
         let place = format!("sinks.{name}");
         let redaction = read_redaction(&common.redact, common.pseudonymise.as_ref(), &place).await?;
+        let _ = writeln!(text, "{:?}", redaction.key_digest());
         let mut redacted = EventBuf::default();
         if let Ok(sample) = redaction.apply(&sample, &mut redacted) {
             text.push_str(sink.config.type_name());

@@ -1,6 +1,6 @@
-//! What the members tell each other, and when the leader hands the lead over because of it.
+//! The reports of the members, and the rules by which the leader hands over because of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use neurobridge_cluster::{ConnectedFor, MemberReport, MemberState};
@@ -10,23 +10,25 @@ use tracing::info;
 
 use crate::state::{State, View};
 
-/// The interval at which the other members are told how far this one is.
+/// The interval between two reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// The time for which a member waits for what usually ends by itself, before it hands the lead over, and the least time between two
-/// takeovers.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time for which a leader waits for faults that usually end by themselves, before it hands over.
+const FAULT_LIMIT: Duration = Duration::from_secs(10);
+/// The least time of a leadership before the leader hands over by itself. It doubles with each time, up to the largest one, because
+/// a cause that no member can end, such as an event that all destinations refuse, must not make the leaders change for ever.
+const TERM_LIMITS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
 /// The sources of which a report has the state, so that its size is bounded.
-const MAX_SOURCES: usize = 1000;
+const MAX_SOURCES: usize = 200;
 
-/// Tells the other members about this one, and hands the lead over where another member can publish what this one cannot. Ends
-/// when the cluster is left.
+/// Reports the state of this member, and hands over where another member can publish what this one cannot. Ends when the cluster
+/// is left.
 pub(crate) async fn report(state: Arc<State>) {
     let Some(cluster) = &state.cluster else {
         return;
     };
     let mut ticks = interval(REPORT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut since = Since::default();
+    let mut rules = Rules::default();
     loop {
         tokio::select! {
             biased;
@@ -36,26 +38,33 @@ pub(crate) async fn report(state: Arc<State>) {
         let view = state.view();
         let own = report_of(&view);
         cluster.membership.report(own.clone());
-        let others = cluster.membership.members().borrow().clone();
+        let members = cluster.membership.members().borrow().clone();
+        let others = members
+            .iter()
+            .filter(|member| member.may_replace(&cluster.config_hash));
         let term = view.cluster.as_ref().and_then(|cluster| cluster.term);
-        if let Some(reason) = since.reason_to_hand_over(term, &own, &others, Instant::now()) {
-            info!(cluster = cluster.name, reason, "handing the lead over");
-            cluster.membership.resign().await;
+        if let Some(reason) = rules.reason_to_hand_over(term, &own, others, Instant::now()) {
+            info!(cluster = cluster.name, reason, "handing the leadership over");
+            // Meanwhile further reports are made.
+            let membership = cluster.membership.clone();
+            tokio::spawn(async move { membership.resign().await });
         }
     }
 }
 
-/// Returns what the other members are told about a bridge.
+/// Returns the report of a bridge.
 fn report_of(view: &View<'_>) -> MemberReport {
-    let shared = view
-        .sinks
-        .iter()
-        .filter(|sink| sink.handle.in_cluster == InCluster::Shared);
-    let (mut lag_events, mut lag_seconds, mut is_able) = (0, 0.0_f64, true);
-    for sink in shared {
-        lag_events = sink.ledger.pending.max(lag_events);
-        lag_seconds = lag_seconds.max(sink.lag_seconds);
-        is_able &= sink.is_up();
+    let mut report = MemberReport::default();
+    for sink in &view.sinks {
+        if !matches!(sink.handle.in_cluster, InCluster::Shared { .. }) {
+            continue;
+        }
+        report.lag_events = report.lag_events.max(sink.ledger.pending);
+        let lag = Duration::from_secs_f64(sink.lag_seconds);
+        report.lag_ms = report.lag_ms.max(whole_milliseconds(lag));
+        if sink.is_up() {
+            report.sinks_up.insert(sink.name.to_string());
+        }
     }
     let now = clock::now();
     let age = |time: Timestamp| {
@@ -68,75 +77,101 @@ fn report_of(view: &View<'_>) -> MemberReport {
         };
         Some((source.name.to_string(), connected))
     });
-    MemberReport {
-        lag_events,
-        lag_ms: whole_milliseconds(Duration::from_secs_f64(lag_seconds)),
-        is_able,
-        connected: connected.take(MAX_SOURCES).collect(),
-    }
+    report.connected = connected.take(MAX_SOURCES).collect();
+    report
 }
 
 fn whole_milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The times since which the member has led, and could not publish.
+/// What the leader remembers of the reports before.
 #[derive(Debug, Default)]
-struct Since {
-    leads: Option<(u64, Instant)>,
-    is_unable: Option<Instant>,
+struct Rules {
+    /// The term, and the time at which it began.
+    led: Option<(u64, Instant)>,
+    /// The time since which a sink is not up.
+    is_down: Option<Instant>,
+    /// The first report of each member about the oldest event that it waits for.
+    waits: BTreeMap<String, (Instant, u64)>,
+    /// The number of times that this member has handed over by itself, since the last hour without, and the last time.
+    handed_over: u32,
+    handed_over_at: Option<Instant>,
 }
 
-impl Since {
-    /// Returns why another member should lead: because this one cannot publish, or because the other one has events that this one
-    /// did not receive, and nobody has published. `None` for a follower.
-    fn reason_to_hand_over(
+impl Rules {
+    /// Returns why another member should lead: because sinks are up there that are not up here, or because it waits for an event that
+    /// this member has not published. `None` for a follower.
+    fn reason_to_hand_over<'a>(
         &mut self,
         term: Option<u64>,
         own: &MemberReport,
-        members: &[MemberState],
+        others: impl Iterator<Item = &'a MemberState>,
         now: Instant,
     ) -> Option<String> {
         let Some(term) = term else {
-            *self = Self::default();
+            (self.led, self.is_down) = (None, None);
+            self.waits.clear();
             return None;
         };
-        let since = match self.leads {
+        let led_since = match self.led {
             Some((led, since)) if led == term => since,
             _ => now,
         };
-        self.leads = Some((term, since));
-        self.is_unable = match self.is_unable {
-            _ if own.is_able => None,
-            since => since.or(Some(now)),
-        };
-        // Each takeover costs some time without a leader.
-        if now.duration_since(since) < PATIENCE {
+        self.led = Some((term, led_since));
+        let others: Vec<_> = others
+            .filter_map(|member| Some((&member.name, member.report.as_ref()?)))
+            .collect();
+        let better = others
+            .iter()
+            .find(|(_, other)| own.sinks_up.is_subset(&other.sinks_up) && own.sinks_up != other.sinks_up);
+        self.is_down = better.and(self.is_down.or(Some(now)));
+        self.waits
+            .retain(|name, _| others.iter().any(|(other, _)| *other == name));
+        let waits: Vec<&String> = others
+            .iter()
+            .filter(|(name, other)| {
+                own.sinks_up.is_subset(&other.sinks_up) && self.waits_for_one(name, other, now)
+            })
+            .map(|(name, _)| *name)
+            .collect();
+        let is_long_ago = |at| now.duration_since(at) >= TERM_LIMITS.1;
+        if self.handed_over_at.is_some_and(is_long_ago) {
+            self.handed_over = 0;
+        }
+        let limit = TERM_LIMITS.0 * 2_u32.saturating_pow(self.handed_over.min(20));
+        if now.duration_since(led_since) < limit.min(TERM_LIMITS.1) {
             return None;
         }
-        let others = || {
-            let others = members.iter().filter(|member| member.is_alive && !member.is_self);
-            others.filter_map(|member| Some((&member.name, member.report.as_ref()?)))
-        };
-        let mut able = others().filter(|(_, report)| report.is_able);
-        if self
-            .is_unable
-            .is_some_and(|since| now.duration_since(since) >= PATIENCE)
-        {
-            return able.next().map(|(name, _)| {
-                format!("not all sinks are up here, and they are up at the member \"{name}\"")
-            });
-        }
-        // While this member has old events to publish, so have the others.
-        let is_behind = |report: &MemberReport| Duration::from_millis(report.lag_ms) >= PATIENCE;
-        if is_behind(own) {
+        let has_been_down = self
+            .is_down
+            .is_some_and(|since| now.duration_since(since) >= FAULT_LIMIT);
+        let reason = if let Some((name, _)) = better.filter(|_| has_been_down) {
+            format!("sinks that are not up here are up at the member \"{name}\"")
+        } else if own.lag_ms < whole_milliseconds(FAULT_LIMIT) {
+            // A backlog of this member would be a backlog of the others too.
+            let name = waits.first()?;
+            format!("the member \"{name}\" waits for events that this one has not published")
+        } else {
             return None;
+        };
+        self.handed_over += 1;
+        self.handed_over_at = Some(now);
+        Some(reason)
+    }
+
+    /// Returns whether a member has waited for one event for long: then its lag grows with the time. That of a member that still reads the
+    /// destination shrinks.
+    fn waits_for_one(&mut self, name: &str, report: &MemberReport, now: Instant) -> bool {
+        let (since, lag) = *self.waits.entry(name.to_owned()).or_insert((now, report.lag_ms));
+        let waited = now.duration_since(since);
+        // A report may be some seconds old.
+        let least = (lag + whole_milliseconds(waited)).saturating_sub(whole_milliseconds(FAULT_LIMIT / 2));
+        if report.lag_ms < least || report.lag_events == 0 {
+            self.waits.remove(name);
+            return false;
         }
-        able.find(|(_, report)| is_behind(report)).map(|(name, _)| {
-            format!(
-                "the member \"{name}\" has events that this one did not receive, and nobody has published"
-            )
-        })
+        waited >= FAULT_LIMIT
     }
 }
 
@@ -144,16 +179,16 @@ impl Since {
 mod tests {
     use super::*;
 
-    fn report(lag: Duration, is_able: bool) -> MemberReport {
+    fn report(lag: u64, sinks_up: &[&str]) -> MemberReport {
         MemberReport {
-            lag_events: 1,
-            lag_ms: whole_milliseconds(lag),
-            is_able,
+            lag_events: u64::from(lag > 0),
+            lag_ms: lag * 1000,
+            sinks_up: sinks_up.iter().map(|sink| (*sink).to_owned()).collect(),
             ..MemberReport::default()
         }
     }
 
-    fn member(is_alive: bool, report: MemberReport) -> MemberState {
+    fn member(report: MemberReport) -> MemberState {
         MemberState {
             name: "b".to_owned(),
             instance: "i".to_owned(),
@@ -161,55 +196,93 @@ mod tests {
             term: None,
             report: Some(report),
             last_seen: Instant::now(),
-            is_alive,
+            written_after: None,
+            is_alive: true,
             is_self: false,
         }
     }
 
-    /// Returns whether a leader hands over within a minute of these reports.
-    fn hands_over(own: &MemberReport, other: MemberState) -> Option<Duration> {
-        let (begin, mut since) = (Instant::now(), Since::default());
-        (0..60).map(Duration::from_secs).find(|time| {
-            since
-                .reason_to_hand_over(Some(7), own, std::slice::from_ref(&other), begin + *time)
+    /// Returns the second at which a leader hands over, if it does within a minute of these reports.
+    fn hands_over(
+        rules: &mut Rules,
+        term: Option<u64>,
+        own: impl Fn(u64) -> MemberReport,
+        other: impl Fn(u64) -> MemberReport,
+    ) -> Option<u64> {
+        let begin = Instant::now();
+        (0..60).find(|second| {
+            let other = member(other(*second));
+            let now = begin + Duration::from_secs(*second);
+            rules
+                .reason_to_hand_over(term, &own(*second), std::iter::once(&other), now)
                 .is_some()
         })
     }
 
+    const BOTH: &[&str] = &["kafka", "nats"];
+
     #[tokio::test]
-    async fn leader_hands_over_to_whoever_can_publish_more() {
-        let (none, old) = (Duration::ZERO, 2 * PATIENCE);
-        let hands_over = |own, other| hands_over(&own, member(true, other));
-        assert_eq!(hands_over(report(none, true), report(none, true)), None);
-        assert_eq!(hands_over(report(none, true), report(old, true)), Some(PATIENCE));
+    async fn leader_hands_over_to_a_member_that_can_publish_more() {
+        let result = |own: &[&str], other: &[&str]| {
+            let (own, other) = (report(0, own), report(0, other));
+            hands_over(&mut Rules::default(), Some(7), |_| own.clone(), |_| other.clone())
+        };
+        assert_eq!(result(&["nats"], BOTH), Some(10));
+        assert_eq!(result(BOTH, BOTH), None);
+        assert_eq!(result(&["nats"], &["nats"]), None, "no better there");
+        assert_eq!(result(&["nats"], &["kafka"]), None, "another one would be down");
+        let passes = |second| report(0, if second % 9 == 0 { BOTH } else { &["nats"] });
         assert_eq!(
-            hands_over(report(none, true), report(old, false)),
+            hands_over(&mut Rules::default(), Some(7), passes, |_| report(0, BOTH)),
+            None
+        );
+    }
+
+    #[tokio::test]
+    async fn leader_hands_over_to_a_member_that_waits_for_an_event() {
+        let result = |own: &dyn Fn(u64) -> MemberReport, other: &dyn Fn(u64) -> MemberReport| {
+            hands_over(&mut Rules::default(), Some(7), own, other)
+        };
+        let up = |lag| report(lag, BOTH);
+        assert_eq!(result(&|_| up(0), &up), Some(11));
+        assert_eq!(
+            result(&|_| report(0, &["nats"]), &|second| report(second, &["nats"])),
+            Some(11)
+        );
+        assert_eq!(
+            result(&|_| up(0), &|_| up(30)),
+            None,
+            "reads, so its lag does not grow"
+        );
+        assert_eq!(
+            result(&|_| up(0), &|second| report(second, &[])),
             None,
             "could not publish"
         );
         assert_eq!(
-            hands_over(report(old, true), report(old, true)),
+            result(&|second| up(20 + second), &up),
             None,
-            "is publishing them"
+            "publishes a backlog"
         );
-        assert_eq!(hands_over(report(old, false), report(old, true)), Some(PATIENCE));
-        assert_eq!(hands_over(report(old, false), report(old, false)), None);
+        assert_eq!(
+            hands_over(&mut Rules::default(), None, |_| up(0), up),
+            None,
+            "a follower"
+        );
     }
 
     #[tokio::test]
-    async fn leader_waits_for_faults_that_pass_and_for_members_that_live() {
-        let (begin, mut since) = (Instant::now(), Since::default());
-        let other = [member(true, report(Duration::ZERO, true))];
-        for second in 0..60 {
-            let own = report(Duration::ZERO, second % 9 == 0);
-            let now = begin + Duration::from_secs(second);
-            assert_eq!(since.reason_to_hand_over(Some(7), &own, &other, now), None);
-        }
-        let own = report(Duration::ZERO, true);
-        assert_eq!(hands_over(&own, member(false, report(2 * PATIENCE, true))), None);
-        assert_eq!(
-            Since::default().reason_to_hand_over(None, &own, &other, begin),
-            None
-        );
+    async fn cause_that_no_member_ends_changes_the_leader_ever_more_rarely() {
+        let mut rules = Rules::default();
+        let times = [1, 2, 3].map(|term| {
+            rules.reason_to_hand_over(None, &report(0, BOTH), std::iter::empty(), Instant::now());
+            hands_over(
+                &mut rules,
+                Some(term),
+                |_| report(0, BOTH),
+                |second| report(second, BOTH),
+            )
+        });
+        assert_eq!(times, [Some(11), Some(20), Some(40)]);
     }
 }

@@ -31,8 +31,10 @@ pub(crate) const RECOVERED: &str = "recovered";
 pub(crate) const FILLING: &str = "filling";
 /// Some of the missed events were fetched.
 pub(crate) const PARTLY: &str = "partly";
+/// This member of a cluster follows, and the leader decides about its own gap at that time.
+pub(crate) const LEFT_TO_LEADER: &str = "left_to_leader";
 /// The final outcomes of gaps.
-pub(crate) const OUTCOMES: [&str; 3] = [UNRECOVERED, PARTLY, RECOVERED];
+pub(crate) const OUTCOMES: [&str; 4] = [UNRECOVERED, PARTLY, RECOVERED, LEFT_TO_LEADER];
 /// The reasons of gaps between two runs of the bridge.
 pub(crate) const RESTART: &str = "restart";
 pub(crate) const CRASH: &str = "crash";

@@ -42,7 +42,9 @@ use self::{
     watch::Watch,
 };
 pub(crate) use self::{
-    book::{Book, CRASH, FILLING, Gap, OPEN, OUTCOMES, PARTLY, RECOVERED, RESTART, UNRECOVERED},
+    book::{
+        Book, CRASH, FILLING, Gap, LEFT_TO_LEADER, OPEN, OUTCOMES, PARTLY, RECOVERED, RESTART, UNRECOVERED,
+    },
     entry::{Entry, Kind},
     recorder::Recorder,
     store::{FILE, FileState, forget, read},
@@ -269,7 +271,7 @@ impl History {
         let Some(filled) = book.fill_gap(gap, outcome, fetched) else {
             return;
         };
-        if outcome != RECOVERED {
+        if outcome != RECOVERED && outcome != LEFT_TO_LEADER {
             watch.gap_lost(filled);
         }
         let entry = Entry::new(Kind::GapFilled, clock::now(), text).of_source(&gap.source);

@@ -132,6 +132,7 @@ impl GroupDriver {
             config_hash: String::new(),
             term: None,
             report: None,
+            written_after: None,
             last_seen: now,
             is_alive: true,
             is_self: group.is_subscribed && member.client_id() == self.me.member,
