@@ -58,6 +58,9 @@ pub struct Copies {
     next: BTreeMap<u32, u64>,
     /// The last own event that has a message.
     newest_matched: Option<Sequence>,
+    /// The lanes with messages after those of all own events, and the offset of the last one. Some of them may be of own events that are
+    /// not read from the spool yet.
+    ahead: BTreeMap<u32, u64>,
     /// The first own event that was not read from the spool since the last restart.
     next_own: Sequence,
     max_unmatched: usize,
@@ -83,6 +86,7 @@ impl Copies {
             unmatched_by: HashMap::new(),
             next: BTreeMap::new(),
             newest_matched: None,
+            ahead: BTreeMap::new(),
             next_own: Sequence::FIRST,
             max_unmatched,
             read: 0,
@@ -108,13 +112,25 @@ impl Copies {
     fn matched(&mut self, sequence: Sequence, place: Place) {
         self.matched.insert(sequence, place);
         self.newest_matched = self.newest_matched.max(Some(sequence));
+        self.published(place);
     }
 
-    /// Returns an event as it is to be published: marked as late if a later own event has a message already, because the member that
+    /// Records the place of a message of an own event, also of one that this member has published.
+    pub fn published(&mut self, place: Place) {
+        if self
+            .ahead
+            .get(&place.lane)
+            .is_some_and(|last| *last <= place.offset)
+        {
+            self.ahead.remove(&place.lane);
+        }
+    }
+
+    /// Returns an event as it is to be published: marked as late if a message of a later event may precede it, because the member that
     /// has published that one did not receive this one.
     #[must_use]
     pub fn marked<'a>(&self, event: &Event<'a>) -> Event<'a> {
-        let is_late = self.newest_matched > Some(event.sequence);
+        let is_late = self.newest_matched > Some(event.sequence) || !self.ahead.is_empty();
         let origin = event.origin;
         Event {
             origin: if is_late { origin.late() } else { origin },
@@ -149,6 +165,7 @@ impl Copies {
         // The first message of an identity is kept: a later one would be read again anyway.
         if let std::collections::hash_map::Entry::Vacant(entry) = self.unmatched_by.entry(identity) {
             entry.insert(place);
+            self.ahead.insert(place.lane, place.offset);
             self.read += 1;
             self.unmatched.insert(place, identity);
             if self.unmatched.len() > self.max_unmatched {

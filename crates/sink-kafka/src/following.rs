@@ -10,7 +10,7 @@ mod source;
 mod tests;
 
 use neurobridge_core::{
-    copies::{Copies, Identity},
+    copies::{Copies, Identity, Place},
     event::{Event, Sequence},
     lead::Lead,
     sink::{Ack, Outcome, PublishError, SinkFault},
@@ -211,15 +211,25 @@ impl Membership {
 
     /// Records that the own records up to these offsets are acknowledged.
     pub(crate) fn acknowledged(&mut self, ends: &Offsets) {
-        self.read_to(ends);
+        self.published(ends);
         self.copies.settled(self.copies.first_open());
     }
 
     /// Records that the own records up to these offsets are committed, and that no event before `next` is read from the spool
     /// again.
     pub(crate) fn committed(&mut self, ends: &Offsets, next: Sequence) {
-        self.read_to(ends);
+        self.published(ends);
         self.copies.settled(next);
+    }
+
+    fn published(&mut self, ends: &Offsets) {
+        self.read_to(ends);
+        for (&lane, &end) in ends {
+            self.copies.published(Place {
+                lane,
+                offset: end.saturating_sub(1),
+            });
+        }
     }
 
     /// Returns the text to store with the cursor.

@@ -176,6 +176,10 @@ impl Following {
     /// later; 0 in a chain. `open`: the first event in flight.
     pub(crate) fn stored(&mut self, place: u64, most_overtaken: u64, open: Option<Sequence>) {
         let copies = &mut self.membership.copies;
+        copies.published(Place {
+            lane: 0,
+            offset: place,
+        });
         if most_overtaken > 0 {
             copies.read_to(0, place.saturating_sub(most_overtaken));
         } else if copies.next(0) == Some(place) {

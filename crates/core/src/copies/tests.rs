@@ -313,17 +313,23 @@ fn missing_event_does_not_hold_the_place_for_ever() {
 #[test]
 fn event_before_a_published_one_is_marked_as_late() {
     let mut copies = Copies::default();
-    let [a, b] = ["main/1", "main/2"].map(Identity::of);
-    copies.read(place(0), b);
-    assert!(!copies.has(sequence(0), a));
+    let [a, b, other] = ["main/1", "main/2", "main/other"].map(Identity::of);
     let of = |index| Event {
         sequence: sequence(index),
         ..crate::testing::event(r#"{"id":1,"data":{}}"#)
     };
     let is_late = |copies: &Copies, index| copies.marked(&of(index)).origin.is_late();
-    assert!(!is_late(&copies, 0), "no later own event was published");
+    assert!(!is_late(&copies, 0), "no message precedes it");
+    copies.read(place(0), b);
+    assert!(!copies.has(sequence(0), a));
+    assert!(is_late(&copies, 0), "the message may be of a later own event");
     assert!(copies.has(sequence(1), b));
     assert!(is_late(&copies, 0) && !is_late(&copies, 1) && !is_late(&copies, 2));
+    // Messages of events that this member never receives mark nothing once it has published itself.
+    copies.read(place(1), other);
+    assert!(is_late(&copies, 2));
+    copies.published(place(2));
+    assert!(!is_late(&copies, 3));
 }
 
 #[test]
