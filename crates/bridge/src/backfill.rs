@@ -7,6 +7,7 @@
 //! recorded when its events are stored.
 
 pub(crate) mod manual;
+mod outcome;
 mod part;
 pub(crate) mod report;
 mod settings;
@@ -23,14 +24,14 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use self::manual::Manual;
 use self::part::{Bound, Fetched, Marks};
 pub(crate) use self::settings::{FillerSettings, entries, protocol};
 use crate::{
     cluster::Coverage,
-    history::{Gap, LEFT_TO_LEADER, PARTLY, RECOVERED, UNRECOVERED},
+    history::Gap,
     intake::{Encoded, Encoder, IntakeSource},
     state::State,
 };
@@ -175,23 +176,15 @@ impl Filler {
         drop(state.view());
         for gap in state.history.filling(&self.source.name).iter().rev() {
             match self.coverage(gap, state) {
-                Coverage::Member(member) => {
-                    let text =
-                        format!("no event missed: the member \"{member}\" received the events of the gap");
-                    self.record_covered(gap, RECOVERED, &text, state);
-                    continue;
-                }
-                Coverage::LeftToLeader(leader) => {
-                    let text =
-                        format!("left to the leader \"{leader}\": no member is known to have been connected");
-                    self.record_covered(gap, LEFT_TO_LEADER, &text, state);
-                    continue;
-                }
                 Coverage::Unknown => {
                     is_waiting = true;
                     continue;
                 }
                 Coverage::Nobody => {}
+                covered => {
+                    self.record_covered(gap, &covered, state);
+                    continue;
+                }
             }
             let before = self.backfilled();
             let result = match error {
@@ -222,20 +215,6 @@ impl Filler {
             error.get_or_insert_with(|| "a gap was extended meanwhile".to_owned());
         }
         Ok(is_waiting)
-    }
-
-    /// Returns whether another member of the cluster received the events of a gap.
-    fn coverage(&self, gap: &Gap, state: &State) -> Coverage {
-        match (&state.cluster, gap.ended) {
-            (Some(cluster), Some(ended)) => cluster.coverage(&self.source.name, (gap.began, ended)),
-            _ => Coverage::Nobody,
-        }
-    }
-
-    fn record_covered(&mut self, gap: &Gap, outcome: &'static str, text: &str, state: &State) {
-        info!(source = &*self.source.name, gap = gap.id, "{text}");
-        let fetched = self.fetched.remove(&gap.id).unwrap_or_default();
-        state.history.filled(gap, outcome, fetched, text);
     }
 
     /// Waits until there is something to fetch.
@@ -467,44 +446,6 @@ impl Filler {
             }
             sleep(STORED_INTERVAL).await;
         }
-    }
-
-    /// Records the outcome of a gap, and reports it if it is not filled.
-    async fn record(
-        &self,
-        gap: &Gap,
-        fetched: u64,
-        reason: Option<&StopReason>,
-        state: &State,
-    ) -> Result<(), Interrupted> {
-        let reason = match reason {
-            None if self.settings.entries.is_some() => None,
-            None => Some("the source has no REST interface".to_owned()),
-            Some(reason) => Some(sentence(reason)),
-        };
-        let (outcome, text) = match &reason {
-            None => (RECOVERED, format!("missed events were fetched: {fetched}")),
-            Some(reason) if fetched > 0 => (
-                PARTLY,
-                format!("only {fetched} missed events were fetched: {reason}"),
-            ),
-            Some(reason) => (UNRECOVERED, format!("missed events were not fetched: {reason}")),
-        };
-        let name = &*self.source.name;
-        match outcome {
-            RECOVERED => info!(source = name, gap = gap.id, "{text}"),
-            _ => warn!(source = name, gap = gap.id, "{text}"),
-        }
-        if outcome != RECOVERED && self.settings.reports {
-            let report = report::Report::new(gap, outcome, fetched, reason.as_deref());
-            if !self.send(self.encoder.report(&report), 1).await {
-                return Err(Interrupted::Stopped);
-            }
-            // Before the outcome: after a crash in between the report is made again, with the same id.
-            self.stored().await;
-        }
-        state.history.filled(gap, outcome, fetched, &text);
-        Ok(())
     }
 }
 

@@ -96,7 +96,7 @@ pub enum Command {
     History(HistoryFlags),
     /// Lists the times in which events were missed.
     Gaps(GapsCommandFlags),
-    /// Shows the members of the cluster of the running bridge, or hands the lead over.
+    /// Shows the members of the cluster of the running bridge, or hands the leadership over.
     #[command(after_help = CLUSTER_EXAMPLES)]
     Cluster(ClusterFlags),
     /// Fetches the events of a period from the platform's REST interface: the running bridge stores and publishes them.
@@ -136,7 +136,7 @@ pub struct ClusterFlags {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigFlag,
-    /// Lets another member lead, which continues at once. Only at the leader.
+    /// Hands the leadership to another member, which continues at once. Run it at the leader.
     #[arg(long)]
     pub hand_over: bool,
 }

@@ -91,13 +91,13 @@ metrics! {
 
     /// Whether this member publishes; 1 or 0.
     GAUGE cluster_leader = cluster.term.is_some();
-    /// The number of the own leadership, which grows with each change of the leader; 0 for a follower.
+    /// Term of this member's leadership, which grows with each change of the leader; 0 for a follower.
     GAUGE cluster_term = cluster.term.unwrap_or(0);
-    /// Whether the state of the membership is this one; 1 or 0. A member that is refused or cannot reach the lease does not lead.
+    /// State of the membership: 1 for the current one, 0 for the others. A member that is refused or cannot reach the lease does not lead.
     GAUGE cluster_join_state = join_states(cluster);
-    /// Members that have shown a sign of life within the time of the lease, this one among them.
+    /// Members whose state changed within the ttl of the lease, this one among them.
     GAUGE cluster_members = cluster.members.iter().filter(|member| member.is_alive).count() as u64;
-    /// Times that this member became the leader.
+    /// Takeovers by this member since the start.
     COUNTER cluster_takeovers_total = cluster.takeovers;
     /// Time of the last change of the role; 0 before the first one.
     GAUGE cluster_role_timestamp_seconds = seconds(cluster.role_since);

@@ -1,0 +1,77 @@
+//! The outcomes of gaps: fetched, not fetched, or received by another member of the cluster.
+
+use neurobridge_platform::{StopReason, sentence};
+use tracing::{info, warn};
+
+use super::{Filler, Interrupted, report};
+use crate::{
+    cluster::Coverage,
+    history::{Gap, LEFT_TO_LEADER, PARTLY, RECOVERED, UNRECOVERED},
+    state::State,
+};
+
+impl Filler {
+    /// Returns whether another member of the cluster received the events of a gap.
+    pub(super) fn coverage(&self, gap: &Gap, state: &State) -> Coverage {
+        match (&state.cluster, gap.ended) {
+            (Some(cluster), Some(ended)) => cluster.coverage(&self.source.name, (gap.began, ended)),
+            _ => Coverage::Nobody,
+        }
+    }
+
+    /// Records the outcome of a gap that another member has covered, or decides about.
+    pub(super) fn record_covered(&mut self, gap: &Gap, coverage: &Coverage, state: &State) {
+        let (outcome, text) = match coverage {
+            Coverage::Member(member) => (
+                RECOVERED,
+                format!("no event missed: the member \"{member}\" received the events of the gap"),
+            ),
+            Coverage::LeftToLeader(leader) => (
+                LEFT_TO_LEADER,
+                format!("left to the leader \"{leader}\": no member is known to have been connected"),
+            ),
+            Coverage::Unknown | Coverage::Nobody => return,
+        };
+        info!(source = &*self.source.name, gap = gap.id, "{text}");
+        let fetched = self.fetched.remove(&gap.id).unwrap_or_default();
+        state.history.filled(gap, outcome, fetched, &text);
+    }
+
+    /// Records the outcome of a gap, and reports it if it is not filled.
+    pub(super) async fn record(
+        &self,
+        gap: &Gap,
+        fetched: u64,
+        reason: Option<&StopReason>,
+        state: &State,
+    ) -> Result<(), Interrupted> {
+        let reason = match reason {
+            None if self.settings.entries.is_some() => None,
+            None => Some("the source has no REST interface".to_owned()),
+            Some(reason) => Some(sentence(reason)),
+        };
+        let (outcome, text) = match &reason {
+            None => (RECOVERED, format!("missed events were fetched: {fetched}")),
+            Some(reason) if fetched > 0 => (
+                PARTLY,
+                format!("only {fetched} missed events were fetched: {reason}"),
+            ),
+            Some(reason) => (UNRECOVERED, format!("missed events were not fetched: {reason}")),
+        };
+        let name = &*self.source.name;
+        match outcome {
+            RECOVERED => info!(source = name, gap = gap.id, "{text}"),
+            _ => warn!(source = name, gap = gap.id, "{text}"),
+        }
+        if outcome != RECOVERED && self.settings.reports {
+            let report = report::Report::new(gap, outcome, fetched, reason.as_deref());
+            if !self.send(self.encoder.report(&report), 1).await {
+                return Err(Interrupted::Stopped);
+            }
+            // Before the outcome: after a crash in between the report is made again, with the same id.
+            self.stored().await;
+        }
+        state.history.filled(gap, outcome, fetched, &text);
+        Ok(())
+    }
+}
