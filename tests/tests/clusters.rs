@@ -239,7 +239,7 @@ fn gap_is_missed_only_if_no_member_was_connected() {
     let has_last =
         |member: &Member, outcome: &str| outcomes(member).last().is_some_and(|(_, last)| last == outcome);
     let leads = |member: &&Member| member.status().is_some_and(|status| status.leads());
-    wait_until("the outcomes of the gap of all members", SOON, || {
+    wait_until("the outcomes of the gap of all members", 2 * SOON, || {
         let leader = members.iter().position(|member| leads(&member));
         leader.is_some_and(|leader| {
             has_last(&members[leader], "unrecovered") && has_last(&members[1 - leader], "left_to_leader")
