@@ -7,6 +7,7 @@
 mod acknowledged_feeds;
 mod all_sinks;
 mod backfilled_gaps;
+mod cluster_sizes;
 mod clusters;
 mod disk_spool;
 mod documents;
