@@ -11,9 +11,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use jiff::Timestamp;
 use xxhash_rust::xxh3;
 
-use crate::event::{Event, Sequence};
+use crate::{
+    clock,
+    event::{Event, Sequence},
+};
 
 /// The largest number of messages without an own event. Reached by a member that did not receive what the others received;
 /// a million of them take some 80 MB.
@@ -61,6 +65,8 @@ pub struct Copies {
     /// The lanes with messages after those of all own events, and the offset of the last one. Some of them may be of own events that are
     /// not read from the spool yet.
     ahead: BTreeMap<u32, u64>,
+    /// The time of the last takeover.
+    leads_since: Option<Timestamp>,
     /// The first own event that was not read from the spool since the last restart.
     next_own: Sequence,
     max_unmatched: usize,
@@ -87,6 +93,7 @@ impl Copies {
             next: BTreeMap::new(),
             newest_matched: None,
             ahead: BTreeMap::new(),
+            leads_since: None,
             next_own: Sequence::FIRST,
             max_unmatched,
             read: 0,
@@ -112,11 +119,6 @@ impl Copies {
     fn matched(&mut self, sequence: Sequence, place: Place) {
         self.matched.insert(sequence, place);
         self.newest_matched = self.newest_matched.max(Some(sequence));
-        self.published(place);
-    }
-
-    /// Records the place of a message of an own event, also of one that this member has published.
-    pub fn published(&mut self, place: Place) {
         if self
             .ahead
             .get(&place.lane)
@@ -126,10 +128,19 @@ impl Copies {
         }
     }
 
-    /// Returns an event as it is to be published: marked as late if a message of a later event may precede it, because the member that
+    /// Records that this member leads: the destination is read to its end.
+    pub fn lead(&mut self) {
+        self.leads_since = Some(clock::now());
+    }
+
+    /// Returns an event as the leader publishes it: marked as late if a message of a later event may precede it, because the member that
     /// has published that one did not receive this one.
     #[must_use]
-    pub fn marked<'a>(&self, event: &Event<'a>) -> Event<'a> {
+    pub fn marked<'a>(&mut self, event: &Event<'a>) -> Event<'a> {
+        // Later events than those that were received before the takeover have no message, and these come first.
+        if self.leads_since < Some(event.received_at) {
+            self.ahead.clear();
+        }
         let is_late = self.newest_matched > Some(event.sequence) || !self.ahead.is_empty();
         let origin = event.origin;
         Event {

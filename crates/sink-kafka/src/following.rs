@@ -10,7 +10,7 @@ mod source;
 mod tests;
 
 use neurobridge_core::{
-    copies::{Copies, Identity, Place},
+    copies::{Copies, Identity},
     event::{Event, Sequence},
     lead::Lead,
     sink::{Ack, Outcome, PublishError, SinkFault},
@@ -98,7 +98,7 @@ impl Membership {
     }
 
     /// Returns an event as this member publishes it.
-    pub(crate) fn marked<'a>(&self, event: &Event<'a>) -> Event<'a> {
+    pub(crate) fn marked<'a>(&mut self, event: &Event<'a>) -> Event<'a> {
         self.copies.marked(event)
     }
 
@@ -207,29 +207,20 @@ impl Membership {
     /// Records that the topic was read up to these offsets.
     pub(crate) fn taken_over(&mut self, ends: &Offsets) {
         self.read_to(ends);
+        self.copies.lead();
     }
 
     /// Records that the own records up to these offsets are acknowledged.
     pub(crate) fn acknowledged(&mut self, ends: &Offsets) {
-        self.published(ends);
+        self.read_to(ends);
         self.copies.settled(self.copies.first_open());
     }
 
     /// Records that the own records up to these offsets are committed, and that no event before `next` is read from the spool
     /// again.
     pub(crate) fn committed(&mut self, ends: &Offsets, next: Sequence) {
-        self.published(ends);
-        self.copies.settled(next);
-    }
-
-    fn published(&mut self, ends: &Offsets) {
         self.read_to(ends);
-        for (&lane, &end) in ends {
-            self.copies.published(Place {
-                lane,
-                offset: end.saturating_sub(1),
-            });
-        }
+        self.copies.settled(next);
     }
 
     /// Returns the text to store with the cursor.

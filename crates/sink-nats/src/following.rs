@@ -13,7 +13,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 use async_nats::Client;
 use neurobridge_core::{
     copies::{Copies, Identity, Place},
-    event::Sequence,
+    event::{Event, Sequence},
     lead::Lead,
     sink::{Ack, Outcome, SinkFault},
 };
@@ -137,6 +137,11 @@ impl Following {
         self.membership
     }
 
+    /// Returns an event as this member publishes it; `None` for a follower.
+    pub(crate) fn marked<'a>(&mut self, event: &Event<'a>) -> Option<Event<'a>> {
+        self.is_leading.then(|| self.membership.copies.marked(event))
+    }
+
     pub(crate) const fn membership(&self) -> &Membership {
         &self.membership
     }
@@ -176,10 +181,6 @@ impl Following {
     /// later; 0 in a chain. `open`: the first event in flight.
     pub(crate) fn stored(&mut self, place: u64, most_overtaken: u64, open: Option<Sequence>) {
         let copies = &mut self.membership.copies;
-        copies.published(Place {
-            lane: 0,
-            offset: place,
-        });
         if most_overtaken > 0 {
             copies.read_to(0, place.saturating_sub(most_overtaken));
         } else if copies.next(0) == Some(place) {

@@ -314,22 +314,29 @@ fn missing_event_does_not_hold_the_place_for_ever() {
 fn event_before_a_published_one_is_marked_as_late() {
     let mut copies = Copies::default();
     let [a, b, other] = ["main/1", "main/2", "main/other"].map(Identity::of);
-    let of = |index| Event {
+    let of = |index, received_at| Event {
         sequence: sequence(index),
+        received_at,
         ..crate::testing::event(r#"{"id":1,"data":{}}"#)
     };
-    let is_late = |copies: &Copies, index| copies.marked(&of(index)).origin.is_late();
-    assert!(!is_late(&copies, 0), "no message precedes it");
+    let [before, after] = [clock::now(), Timestamp::MAX];
+    copies.lead();
+    let is_late = |copies: &mut Copies, index, time| copies.marked(&of(index, time)).origin.is_late();
+    assert!(!is_late(&mut copies, 0, before), "no message precedes it");
     copies.read(place(0), b);
+    copies.lead();
     assert!(!copies.has(sequence(0), a));
-    assert!(is_late(&copies, 0), "the message may be of a later own event");
+    assert!(
+        is_late(&mut copies, 0, before),
+        "the message may be of a later own event"
+    );
     assert!(copies.has(sequence(1), b));
-    assert!(is_late(&copies, 0) && !is_late(&copies, 1) && !is_late(&copies, 2));
-    // Messages of events that this member never receives mark nothing once it has published itself.
+    assert!(is_late(&mut copies, 0, before), "a later own event has a message");
+    assert!(!is_late(&mut copies, 2, before));
     copies.read(place(1), other);
-    assert!(is_late(&copies, 2));
-    copies.published(place(2));
-    assert!(!is_late(&copies, 3));
+    copies.lead();
+    assert!(is_late(&mut copies, 2, before), "until the backlog is published");
+    assert!(!is_late(&mut copies, 3, after) && !is_late(&mut copies, 4, before));
 }
 
 #[test]

@@ -75,10 +75,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns an event as a member of a cluster publishes it; `None` outside of a cluster.
-    pub(crate) fn marked<'a>(&self, event: &Event<'a>) -> Option<Event<'a>> {
-        let following = self.following.as_ref()?;
-        Some(following.membership().copies.marked(event))
+    /// Returns an event as a member of a cluster publishes it; `None` outside of a cluster, or for a
+    /// follower.
+    pub(crate) fn marked<'a>(&mut self, event: &Event<'a>) -> Option<Event<'a>> {
+        self.following.as_mut()?.marked(event)
     }
 
     /// Returns whether this member does not send an event: because it is stored, or because another member publishes.
