@@ -26,6 +26,7 @@ pub mod reference;
 pub mod relay;
 pub mod running_broker;
 pub mod shared;
+pub mod sinks;
 pub mod small_disk;
 pub mod status;
 pub mod tcp_server;

@@ -9,6 +9,7 @@ use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::wait_for;
 use neurobridge_tests::shared::{kafka_bootstrap, own_nats};
+use neurobridge_tests::sinks::KafkaAndStream;
 use neurobridge_tests::status::Status;
 use nix::sys::signal::Signal;
 
@@ -56,23 +57,16 @@ token = "t"
 backoff = {{ min = "20ms", max = "200ms" }}
 [spool]
 type = "disk"
-[sinks.kafka]
-type = "kafka"
-bootstrap_servers = "{bootstrap}"
-topic = "{topic}"
-delivery = "exactly_once"
-transaction = {{ id = "{topic}" }}
-create = true
-partitions = 3
-replicas = 1
-[sinks.stream]
-type = "nats"
-servers = ["{servers}"]
-subject = "faces.{{result}}"
-stream = {{ name = "FACES", create = true, max_age = "1h", replicas = 1 }}
-"#,
+{}"#,
         platform.url(),
-        servers = nats.url(),
+        KafkaAndStream {
+            bootstrap: &bootstrap,
+            topic: &topic,
+            nats: &nats.url(),
+            stream: "FACES",
+            subject: "faces.{result}",
+        }
+        .tables(),
     );
     let member = |name: &str| {
         let servers = nats.url();

@@ -12,6 +12,7 @@ use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::{wait_for, wait_until};
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::shared::{kafka_bootstrap, own_nats};
+use neurobridge_tests::sinks::KafkaAndStream;
 use neurobridge_tests::status::{SourceState, Status};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -259,25 +260,14 @@ fn takeovers_publish_each_event_once_and_in_order() {
     let count = EVENTS.to_string();
     let args = ["--rate", RATE, "--count", &count, "--recognised", &record];
     let platform = Platform::start(&dir, &args).unwrap();
-    let sinks = format!(
-        r#"
-[sinks.kafka]
-type = "kafka"
-bootstrap_servers = "{bootstrap}"
-topic = "{topic}"
-delivery = "exactly_once"
-transaction = {{ id = "{topic}" }}
-create = true
-partitions = 3
-replicas = 1
-[sinks.stream]
-type = "nats"
-servers = ["{}"]
-subject = "faces.{{result}}"
-stream = {{ name = "FACES", create = true, max_age = "1h", replicas = 1 }}
-"#,
-        nats.url()
-    );
+    let sinks = KafkaAndStream {
+        bootstrap: &bootstrap,
+        topic: &topic,
+        nats: &nats.url(),
+        stream: "FACES",
+        subject: "faces.{result}",
+    }
+    .tables();
     let mut members: Vec<Member> = ["a", "b"]
         .iter()
         .map(|name| Member::new("faces", name, (&platform, &nats), &sinks))

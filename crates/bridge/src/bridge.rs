@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
+use neurobridge_core::sink_type::InCluster;
 use neurobridge_spool::Spool;
 use nix::unistd::gethostname;
 use tokio::{
@@ -303,19 +304,10 @@ impl Bridge {
     }
 
     /// Stops the sources and the intake, then lets the sinks deliver all stored events. Ends earlier if no sink has anything
-    /// to gain from waiting: the feed is closed, so each second until the restart is a gap. A follower delivers nothing. Returns
-    /// the failure of a sink.
+    /// to gain from waiting: the feed is closed, so each second until the restart is a gap. Returns the failure of a sink.
     async fn drain(&mut self) -> Option<Failure> {
         self.feed.drain().await;
         self.state.spool.close();
-        if self
-            .state
-            .cluster
-            .as_ref()
-            .is_some_and(|cluster| !cluster.lead().is_held())
-        {
-            return None;
-        }
         self.sinks.drain();
         let mut failure = None;
         let mut look = interval(DRAIN_LOOK);
@@ -339,13 +331,19 @@ impl Bridge {
     }
 
     /// Returns whether a sink can deliver pending events before the stop, or pending events are lost at the stop: those of a
-    /// sink that is not up stay in a spool on disk.
+    /// sink that is not up, and of a follower whose leader publishes them, stay in a spool on disk.
     fn needs_drain(&self) -> bool {
         let view = self.state.view();
         let is_durable = view.spool.kind == "disk";
-        view.sinks
-            .iter()
-            .any(|sink| sink.ledger.pending > 0 && (sink.is_up() || !is_durable))
+        let follows = self
+            .state
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| !cluster.lead().is_held());
+        view.sinks.iter().any(|sink| {
+            let is_left = follows && matches!(sink.handle.in_cluster, InCluster::Shared { .. });
+            sink.ledger.pending > 0 && !is_left && (sink.is_up() || !is_durable)
+        })
     }
 
     /// Ends all parts that are still running. Returns the failure of a sink.

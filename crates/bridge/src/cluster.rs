@@ -39,6 +39,8 @@ use crate::{
 
 /// The time limit of leaving the cluster, after which the lease expires by itself.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
+/// The time limit of a hand-over. Shorter than that of the command's answer.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(40);
 /// The time after the end of a gap for which a member waits for the proof that another one was connected. A follower leaves the gap to
 /// the leader from then on.
 const COVERAGE_LIMIT: Duration = Duration::from_secs(60);
@@ -85,10 +87,12 @@ impl Cluster {
     /// Joins the configured cluster. The sinks follow until this member leads.
     ///
     /// # Errors
-    /// Returns an error if a key file cannot be read.
+    /// Returns an error if a key file cannot be read, or the name of the host is not a valid name of a member.
     pub(crate) async fn join(config: &ClusterConfig, bridge: &Config) -> Result<Self, Failure> {
-        let host = || gethostname().unwrap_or_default().to_string_lossy().into_owned();
-        let member = config.member.clone().unwrap_or_else(host);
+        let host = gethostname().unwrap_or_default();
+        let member = config
+            .member_on(&host.to_string_lossy())
+            .map_err(|message| Failure::message(Exit::Config, format!("cluster.member: {message}")))?;
         let config_hash = published_hash(bridge).await?;
         let stop = CancellationToken::new();
         let membership = Membership::join(config, &member, &config_hash, stop.clone());
@@ -145,8 +149,13 @@ impl Cluster {
             .iter()
             .filter(|member| member.may_replace(&self.config_hash))
         {
-            let report = member.report.as_ref();
-            let Some(connected) = report.and_then(|report| report.connected.get(source)) else {
+            let leads = member.term.is_some();
+            let Some(report) = &member.report else {
+                // The lease transports no reports.
+                leader = leader.or_else(|| leads.then(|| member.name.clone()));
+                continue;
+            };
+            let Some(connected) = report.connected.get(source) else {
                 continue;
             };
             let written = (member.written_after, member.last_seen);
@@ -156,7 +165,7 @@ impl Cluster {
                 None => is_unknown = true,
             }
             // Its own gap has ended, so it is on its record.
-            if member.term.is_some() && is_proven_after(connected, written, gap.1, now) {
+            if leads && is_proven_after(connected, written, gap.1, now) {
                 leader = Some(member.name.clone());
             }
         }
@@ -189,22 +198,17 @@ impl Cluster {
             reason = "requested",
             "handing the leadership over"
         );
-        self.membership.resign().await;
         let mut members = self.membership.members();
         let led_by = |members: &Vec<MemberState>| {
             let leads = |member: &&MemberState| member.is_alive && member.term.is_some() && !member.is_self;
             members.iter().find(leads).map(|leader| leader.name.clone())
         };
-        let found = timeout(
-            self.membership.ttl(),
-            members.wait_for(|members| led_by(members).is_some()),
-        )
-        .await;
-        match found
-            .ok()
-            .and_then(Result::ok)
-            .and_then(|members| led_by(&members))
-        {
+        let hand_over = async {
+            self.membership.resign().await;
+            let members = members.wait_for(|members| led_by(members).is_some()).await;
+            members.ok().and_then(|members| led_by(&members))
+        };
+        match timeout(HAND_OVER_LIMIT, hand_over).await.ok().flatten() {
             Some(leader) => Answer {
                 exit: Exit::Ok.code(),
                 text: format!("\"{leader}\" leads\n"),
@@ -281,18 +285,21 @@ impl ClusterView {
     /// Returns why the member must not or cannot lead.
     pub(crate) fn reason(&self) -> Option<&str> {
         match &self.join_state {
-            JoinState::Unreachable(reason) | JoinState::Refused(reason) => Some(reason),
+            JoinState::Unreachable(reason)
+            | JoinState::OtherConfiguration(reason)
+            | JoinState::Refused(reason) => Some(reason),
             JoinState::Joining | JoinState::Joined => None,
         }
     }
 
-    /// Returns why the member cannot take over. A refused member counts as ready: it waits for the others to get its
-    /// configuration, which a rolling update does only after this one is ready.
+    /// Returns why the member cannot take over. A member with another configuration than the leader counts as ready: a rolling update
+    /// changes the leader only after this one is ready.
     pub(crate) fn unready(&self) -> Option<String> {
         match &self.join_state {
             JoinState::Joining => Some("joining the cluster".to_owned()),
             JoinState::Unreachable(reason) => Some(format!("the lease cannot be reached: {reason}")),
-            JoinState::Joined | JoinState::Refused(_) => None,
+            JoinState::Refused(reason) => Some(reason.clone()),
+            JoinState::Joined | JoinState::OtherConfiguration(_) => None,
         }
     }
 }

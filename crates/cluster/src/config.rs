@@ -57,20 +57,18 @@ pub enum LeaseConfig {
     Kafka(KafkaLease),
 }
 
+/// Reads the table of a lease, without its key `type`; an error is the first one, with its path.
+pub type ReadLease =
+    fn(&serde_json::Value) -> Result<LeaseConfig, serde_path_to_error::Error<serde_json::Error>>;
+
 impl LeaseConfig {
-    /// Reads the table of a lease of a type, without its key `type`. `None` if this build does not have the type.
-    ///
-    /// # Errors
-    /// Returns the first error with its path.
-    pub fn read(
-        kind: &str,
-        table: &serde_json::Value,
-    ) -> Option<Result<Self, serde_path_to_error::Error<serde_json::Error>>> {
+    /// Returns the function that reads the table of a lease of this type. `None` if this build does not have the type.
+    pub fn reader(kind: &str) -> Option<ReadLease> {
         match kind {
             #[cfg(feature = "nats")]
-            "nats" => Some(serde_path_to_error::deserialize(table).map(Self::Nats)),
+            "nats" => Some(|table| serde_path_to_error::deserialize(table).map(Self::Nats)),
             #[cfg(feature = "kafka")]
-            "kafka" => Some(serde_path_to_error::deserialize(table).map(Self::Kafka)),
+            "kafka" => Some(|table| serde_path_to_error::deserialize(table).map(Self::Kafka)),
             _ => None,
         }
     }

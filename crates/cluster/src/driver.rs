@@ -248,7 +248,7 @@ impl<E: Engine> Driver<E> {
                 self.me.member, self.cluster
             ))
         } else if let Some(refusal) = state.machine.refusal() {
-            JoinState::Refused(self.sentence(&refusal))
+            self.refused(&refusal)
         } else if state.presence.is_joined() {
             JoinState::Joined
         } else {
@@ -260,18 +260,18 @@ impl<E: Engine> Driver<E> {
             .set_role(leadership.map_or(Role::Follower, Role::Leader));
     }
 
-    fn sentence(&self, refusal: &Refusal) -> String {
+    fn refused(&self, refusal: &Refusal) -> JoinState {
         match refusal {
-            Refusal::Foreign(found) => format!(
+            Refusal::Foreign(found) => JoinState::Refused(format!(
                 "found {found} as the lease of the cluster \"{}\", expected a lease of neurobridge; delete the key, or use another \
                  cluster.name or bucket",
                 self.cluster
-            ),
-            Refusal::OtherConfiguration(leader) => format!(
+            )),
+            Refusal::OtherConfiguration(leader) => JoinState::OtherConfiguration(format!(
                 "the leader \"{leader}\" of the cluster \"{}\" has another configuration, expected the same sources, sinks and \
                  redaction; apply the same configuration to all members: this one leads after the leader hands over",
                 self.cluster
-            ),
+            )),
         }
     }
 }

@@ -190,8 +190,8 @@ impl GroupDriver {
             if group.consumer.context().has_joined() {
                 self.shared.set_join_state(JoinState::Joined);
             }
-        } else if let Some(reason) = self.refusal(&members, &committed) {
-            self.shared.set_join_state(JoinState::Refused(reason));
+        } else if let Some(refused) = self.refused(&members, &committed) {
+            self.shared.set_join_state(refused);
         } else if Instant::now() >= group.rests_until || !others {
             let subscribed = group.consumer.subscribe(&[&self.lease.topic]);
             subscribed.map_err(|error| self.fault(&error))?;
@@ -202,27 +202,27 @@ impl GroupDriver {
     }
 
     /// Returns why this member must not join.
-    fn refusal(&self, members: &[MemberState], committed: &Committed) -> Option<String> {
+    fn refused(&self, members: &[MemberState], committed: &Committed) -> Option<JoinState> {
         let (member, cluster) = (&self.me.member, &self.cluster);
         // This process is not in the group yet.
         if members.iter().any(|other| other.name == *member) {
-            return Some(format!(
+            return Some(JoinState::Refused(format!(
                 "found another process with the member name \"{member}\" in the cluster \"{cluster}\", expected one; set a different \
                  cluster.member. After a crash the name is free within the ttl of the lease"
-            ));
+            )));
         }
         match &committed.lease {
-            Err(found) => Some(format!(
+            Err(found) => Some(JoinState::Refused(format!(
                 "found {found} as the metadata of the offset that the group \"{}\" committed for the topic \"{}\", expected a lease of \
                  neurobridge; use a group that no other program uses",
                 self.lease.group, self.lease.topic
-            )),
+            ))),
             Ok(Some(lease)) if !lease.released && lease.config != self.me.config && !members.is_empty() => {
-                Some(format!(
+                Some(JoinState::OtherConfiguration(format!(
                     "the leader \"{}\" of the cluster \"{cluster}\" has another configuration, expected the same sources, sinks and \
                      redaction; apply the same configuration to all members: this one leads after the leader hands over",
                     lease.member
-                ))
+                )))
             }
             Ok(_) => None,
         }

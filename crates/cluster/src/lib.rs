@@ -38,7 +38,7 @@ pub use self::config::KafkaLease;
 #[cfg(feature = "nats")]
 pub use self::config::NatsLease;
 pub use self::{
-    config::{ClusterConfig, LeaseConfig, Standby},
+    config::{ClusterConfig, LeaseConfig, ReadLease, Standby},
     membership::Membership,
     role::{ConnectedFor, JoinState, Leadership, MemberReport, MemberState, Role},
 };

@@ -50,8 +50,10 @@ pub enum JoinState {
     Joined,
     /// The engine of the lease does not answer. The member does not lead. Contains the reason.
     Unreachable(String),
-    /// The member must not lead. Contains the reason: another process has its name, the leader has another configuration, or the
-    /// lease is not one of neurobridge.
+    /// The leader has another configuration: this member leads after the leader has given the lease up. Contains the reason.
+    OtherConfiguration(String),
+    /// The member must not lead until people act: another process has its name, or the lease is not one of neurobridge. Contains the
+    /// reason.
     Refused(String),
 }
 
@@ -65,7 +67,7 @@ impl JoinState {
             Self::Joining => Self::NAMES[0],
             Self::Joined => Self::NAMES[1],
             Self::Unreachable(_) => Self::NAMES[2],
-            Self::Refused(_) => Self::NAMES[3],
+            Self::OtherConfiguration(_) | Self::Refused(_) => Self::NAMES[3],
         }
     }
 }

@@ -77,7 +77,9 @@ impl Shared {
                 return false;
             }
             match &join_state {
-                JoinState::Refused(reason) => warn!(cluster = self.cluster, reason, "membership refused"),
+                JoinState::OtherConfiguration(reason) | JoinState::Refused(reason) => {
+                    warn!(cluster = self.cluster, reason, "membership refused")
+                }
                 JoinState::Joined => info!(cluster = self.cluster, "joined the cluster"),
                 JoinState::Joining | JoinState::Unreachable(_) => {}
             }

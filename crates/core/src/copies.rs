@@ -9,9 +9,9 @@
 //! event are forgotten beyond a limit, the oldest first. After a restart the destination is read again from
 //! [`Copies::resume`] on, which is stored with the cursor.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use xxhash_rust::xxh3;
 
 use crate::{
@@ -25,6 +25,11 @@ const MAX_UNMATCHED: usize = 1 << 20;
 /// The largest number of messages that are read again after a restart because some of them have no own event. Reading them
 /// takes some seconds.
 const MAX_READ_AGAIN: u64 = 1 << 20;
+
+/// The number of messages by which the order of two sources, or of two connections of one, may differ between members.
+const MAX_REORDERED: u64 = 4096;
+/// The time by which a member may receive an event later than another one has published it.
+const MAX_DELAY: SignedDuration = SignedDuration::from_secs(10);
 
 /// A hash of the identity of an event, as the header of its message contains it. It has 128 bits, because a collision would
 /// lose an event.
@@ -53,23 +58,24 @@ pub struct Copies {
     /// The own events that were read from the spool and have no message yet, each with `read` at that time.
     expected: BTreeMap<Sequence, (Identity, u64)>,
     expected_by: HashMap<Identity, Sequence>,
-    /// The places of the messages of own events that may be read from the spool again.
+    /// The places of the messages of own events that may be read from the spool again, by event and by place.
     matched: BTreeMap<Sequence, Place>,
+    matched_places: BTreeSet<Place>,
     /// The messages without an own event.
     unmatched: BTreeMap<Place, Identity>,
     unmatched_by: HashMap<Identity, Place>,
     /// The first place of each lane that was not read.
     next: BTreeMap<u32, u64>,
-    /// The last own event that has a message.
+    /// The last own event that has a message, and the last place of such a message in each lane.
     newest_matched: Option<Sequence>,
-    /// The lanes with messages after those of all own events, and the offset of the last one. Some of them may be of own events that are
-    /// not read from the spool yet.
-    ahead: BTreeMap<u32, u64>,
-    /// The time of the last takeover.
-    leads_since: Option<Timestamp>,
+    matched_to: BTreeMap<u32, u64>,
+    /// The time up to which a received event is marked as late; `None` for a follower, or if no message may be of a later own event.
+    late_until: Option<Timestamp>,
     /// The first own event that was not read from the spool since the last restart.
     next_own: Sequence,
     max_unmatched: usize,
+    /// The first event that was expected before the last restart, with `read` at that time.
+    waits_since: Option<(Sequence, u64)>,
     /// The number of messages that were read before their event.
     read: u64,
     forgotten: u64,
@@ -88,14 +94,16 @@ impl Copies {
             expected: BTreeMap::new(),
             expected_by: HashMap::new(),
             matched: BTreeMap::new(),
+            matched_places: BTreeSet::new(),
             unmatched: BTreeMap::new(),
             unmatched_by: HashMap::new(),
             next: BTreeMap::new(),
             newest_matched: None,
-            ahead: BTreeMap::new(),
-            leads_since: None,
+            matched_to: BTreeMap::new(),
+            late_until: None,
             next_own: Sequence::FIRST,
             max_unmatched,
+            waits_since: None,
             read: 0,
             forgotten: 0,
         }
@@ -118,30 +126,35 @@ impl Copies {
 
     fn matched(&mut self, sequence: Sequence, place: Place) {
         self.matched.insert(sequence, place);
+        self.matched_places.insert(place);
         self.newest_matched = self.newest_matched.max(Some(sequence));
-        if self
-            .ahead
-            .get(&place.lane)
-            .is_some_and(|last| *last <= place.offset)
-        {
-            self.ahead.remove(&place.lane);
-        }
+        let last = self.matched_to.entry(place.lane).or_default();
+        *last = (*last).max(place.offset);
     }
 
     /// Records that this member leads: the destination is read to its end.
+    ///
+    /// The messages near the end or after the last one of an own event may be of own events that are not read from the spool, or not
+    /// received, yet. Then the events that were received before, and those of some seconds after, are marked as late.
     pub fn lead(&mut self) {
-        self.leads_since = Some(clock::now());
+        let is_near_the_end = |(&lane, &next): (&u32, &u64)| {
+            let from = self
+                .matched_to
+                .get(&lane)
+                .map_or(0, |last| last.saturating_sub(MAX_REORDERED));
+            let places = Place { lane, offset: from }..Place { lane, offset: next };
+            from < next && self.unmatched.range(places).next().is_some()
+        };
+        let has_any = self.next.iter().any(is_near_the_end);
+        self.late_until = has_any.then(|| clock::now() + MAX_DELAY);
     }
 
     /// Returns an event as the leader publishes it: marked as late if a message of a later event may precede it, because the member that
     /// has published that one did not receive this one.
     #[must_use]
-    pub fn marked<'a>(&mut self, event: &Event<'a>) -> Event<'a> {
-        // Later events than those that were received before the takeover have no message, and these come first.
-        if self.leads_since < Some(event.received_at) {
-            self.ahead.clear();
-        }
-        let is_late = self.newest_matched > Some(event.sequence) || !self.ahead.is_empty();
+    pub fn marked<'a>(&self, event: &Event<'a>) -> Event<'a> {
+        let is_late =
+            self.newest_matched > Some(event.sequence) || self.late_until >= Some(event.received_at);
         let origin = event.origin;
         Event {
             origin: if is_late { origin.late() } else { origin },
@@ -159,7 +172,10 @@ impl Copies {
             Some(&first) => first != sequence,
             None => {
                 self.expected_by.insert(identity, sequence);
-                self.expected.insert(sequence, (identity, self.read));
+                // After a restart it waits since it was expected for the first time.
+                let before = self.waits_since.filter(|(first, _)| sequence <= *first);
+                let read = before.map_or(self.read, |(_, read)| read);
+                self.expected.insert(sequence, (identity, read));
                 false
             }
         }
@@ -176,7 +192,6 @@ impl Copies {
         // The first message of an identity is kept: a later one would be read again anyway.
         if let std::collections::hash_map::Entry::Vacant(entry) = self.unmatched_by.entry(identity) {
             entry.insert(place);
-            self.ahead.insert(place.lane, place.offset);
             self.read += 1;
             self.unmatched.insert(place, identity);
             if self.unmatched.len() > self.max_unmatched {
@@ -209,6 +224,10 @@ impl Copies {
     /// Forgets which events were expected, because they are read from the spool again. All of them may be open until the first one
     /// is read.
     pub fn restart(&mut self) {
+        let first = self.expected.first_key_value();
+        self.waits_since = first
+            .map(|(sequence, (_, read))| (*sequence, *read))
+            .or(self.waits_since);
         self.expected.clear();
         self.expected_by.clear();
         self.next_own = Sequence::FIRST;
@@ -227,22 +246,23 @@ impl Copies {
 
     /// Records that no own event before this one is read from the spool again.
     pub fn settled(&mut self, before: Sequence) {
-        self.matched = self.matched.split_off(&before);
+        let left = self.matched.split_off(&before);
+        for place in std::mem::replace(&mut self.matched, left).values() {
+            self.matched_places.remove(place);
+        }
     }
 
     /// Returns the offset from which a lane has to be read again by a delivery that starts at the present cursor. `None` if the
     /// lane was not read.
     pub fn resume(&self, lane: u32) -> Option<u64> {
         let next = self.next(lane)?;
-        let matched = self.matched.values().filter(|place| place.lane == lane);
-        let matched = matched.map(|place| place.offset).min().unwrap_or(next);
-        let unmatched = self.unmatched.range(Place { lane, offset: 0 }..).next();
-        let unmatched = unmatched.map_or(
-            next,
-            |(place, _)| {
-                if place.lane == lane { place.offset } else { next }
-            },
-        );
+        let first = |place: Option<&Place>| {
+            let of_lane = place.filter(|place| place.lane == lane);
+            of_lane.map_or(next, |place| place.offset)
+        };
+        let lane = Place { lane, offset: 0 }..;
+        let matched = first(self.matched_places.range(lane.clone()).next());
+        let unmatched = first(self.unmatched.range(lane).next().map(|(place, _)| place));
         // An event that never arrives must not make each restart read the destination from its message on.
         let unmatched = unmatched.max(next.saturating_sub(MAX_READ_AGAIN));
         Some(next.min(matched).min(unmatched))

@@ -98,7 +98,7 @@ impl Membership {
     }
 
     /// Returns an event as this member publishes it.
-    pub(crate) fn marked<'a>(&mut self, event: &Event<'a>) -> Event<'a> {
+    pub(crate) fn marked<'a>(&self, event: &Event<'a>) -> Event<'a> {
         self.copies.marked(event)
     }
 

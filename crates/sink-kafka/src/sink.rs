@@ -164,7 +164,7 @@ impl KafkaSink {
         connection.ready()?;
         let marked = self
             .membership
-            .as_mut()
+            .as_ref()
             .map(|membership| membership.marked(event));
         let event = marked.as_ref().unwrap_or(event);
         self.config.oversize.publish(event, |event, stripped| {

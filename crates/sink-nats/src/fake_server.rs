@@ -169,6 +169,7 @@ impl Answers {
                 .await?;
         }
         if unused > 0 {
+            // A server answers an unfilled request only when it expires.
             tokio::time::sleep(EXPIRY).await;
             let status = format!(" 408 Request Timeout\r\nNats-Pending-Messages: {unused}");
             self.message(inbox, None, &status, "").await?;

@@ -138,7 +138,7 @@ impl Following {
     }
 
     /// Returns an event as this member publishes it; `None` for a follower.
-    pub(crate) fn marked<'a>(&mut self, event: &Event<'a>) -> Option<Event<'a>> {
+    pub(crate) fn marked<'a>(&self, event: &Event<'a>) -> Option<Event<'a>> {
         self.is_leading.then(|| self.membership.copies.marked(event))
     }
 
@@ -256,6 +256,7 @@ impl Following {
                 self.is_leading = true;
                 self.contested_to = end + MOST_CHAINED as u64;
                 self.membership.copies.restart();
+                self.membership.copies.lead();
                 return Ok(Some(end));
             }
             if self.reader.is_at_end() || self.answer.is_some() {

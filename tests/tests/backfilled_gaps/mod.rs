@@ -17,6 +17,7 @@ use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::{wait_for, wait_until};
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::shared::{kafka_bootstrap, own_nats};
+use neurobridge_tests::sinks::KafkaAndStream;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -156,28 +157,17 @@ fn assert_fetched_once_and_in_order(feed: &Feed, dir: &Scratch, args: &[&str]) {
     let count = EVENTS.to_string();
     let own = ["--rate", RATE, "--count", &count, "--recognised", &path];
     let platform = Platform::start(dir, &[&own, args].concat()).unwrap();
+    let sinks = KafkaAndStream {
+        bootstrap: &bootstrap,
+        topic: &topic,
+        nats: &nats.url(),
+        stream: "GAPS",
+        subject: feed.subject,
+    };
     let config = format!(
-        r#"{}
-[spool]
-type = "disk"
-[sinks.kafka]
-type = "kafka"
-bootstrap_servers = "{bootstrap}"
-topic = "{topic}"
-delivery = "exactly_once"
-transaction = {{ id = "{topic}" }}
-create = true
-partitions = 3
-replicas = 1
-[sinks.stream]
-type = "nats"
-servers = ["{}"]
-subject = "{}"
-stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
-"#,
+        "{}[spool]\ntype = \"disk\"\n{}",
         (feed.source)(&platform),
-        nats.url(),
-        feed.subject
+        sinks.tables()
     );
 
     let mut bridge = Bridge::start(dir, &config).unwrap();

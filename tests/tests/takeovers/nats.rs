@@ -111,37 +111,21 @@ async fn late_messages_of_an_earlier_leader_leave_each_event_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn late_messages_to_replicas_leave_each_event_once() {
-    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
-        return;
-    };
-    let cluster = cluster.unwrap();
-    let urls = cluster.urls();
-    let mut config = strict(&urls[0]);
-    config.stream.as_mut().unwrap().replicas = Some(3);
-    let events = late_messages(config).await;
-    for url in &urls {
-        assert_once_and_in_order(&stored(url, STREAM).await, events);
-    }
+    with_replicas(async |config| late_messages(config).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_leaders_of_replicas_leave_each_event_once_and_in_order() {
-    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
-        return;
-    };
-    let cluster = cluster.unwrap();
-    let urls = cluster.urls();
-    let mut config = strict(&urls[0]);
-    config.servers.clone_from(&urls);
-    config.stream.as_mut().unwrap().replicas = Some(3);
-    let events = killed_leaders(member(config)).await;
-    for url in &urls {
-        assert_once_and_in_order(&stored(url, STREAM).await, events);
-    }
+    with_replicas(async |config| killed_leaders(member(config)).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_leaders_of_replicas_publish_each_event_once_and_in_order() {
+    with_replicas(async |config| stale_leader(member(config)).await).await;
+}
+
+/// Checks that each of three servers stores each event once and in order. `publish` returns the number of events.
+async fn with_replicas(publish: impl AsyncFnOnce(NatsConfig) -> u64) {
     let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
         return;
     };
@@ -150,7 +134,7 @@ async fn two_leaders_of_replicas_publish_each_event_once_and_in_order() {
     let mut config = strict(&urls[0]);
     config.servers.clone_from(&urls);
     config.stream.as_mut().unwrap().replicas = Some(3);
-    let events = stale_leader(member(config)).await;
+    let events = publish(config).await;
     for url in &urls {
         assert_once_and_in_order(&stored(url, STREAM).await, events);
     }

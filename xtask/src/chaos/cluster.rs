@@ -196,6 +196,7 @@ fn run_with_faults(
 fn observe(cluster: &Cluster<'_>, member: usize, have_ended: &AtomicBool) -> Result<()> {
     while !have_ended.load(Ordering::Relaxed) && !cluster.clock.has_stopped() {
         cluster.observe(member)?;
+        // A bridge reports its state only in the response to a request, so this polls at an interval.
         thread::sleep(STATUS_INTERVAL);
     }
     Ok(())

@@ -23,6 +23,9 @@ use crate::{
 /// The time for which an answer waits until the changed parts work: longer than a sink takes to stop, and a source to authenticate.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// The answer of a member of a cluster to a reload that changes what the cluster publishes.
+const PUBLISHES_OTHERWISE: &str = "error: the configuration is valid, but it changes what the cluster publishes (sources, sinks, filters or \
+     redaction): restart the members one after the other, the leader last\n\nnothing was changed";
 /// The answer of a bridge without a cluster.
 const NO_CLUSTER: &str = "this bridge is not a member of a cluster: its configuration has no table [cluster]";
 
@@ -196,15 +199,20 @@ impl Bridge {
                 return Err((Exit::Config, report.render(colours, width)));
             }
         };
-        let mut planned = plan(&reloader.loaded, &loaded, &reloader.located);
-        // The members compare what they publish when they join.
+        let planned = plan(&reloader.loaded, &loaded, &reloader.located);
         if let Some(cluster) = &self.state.cluster
             && planned.is_ok()
-            && !matches!(cluster.publishes_the_same(&loaded.config).await, Ok(true))
         {
-            planned = Err(vec![
-                "what the cluster publishes (sources, sinks, filters or redaction)".to_owned(),
-            ]);
+            // The members compare what they publish when they join.
+            let changed = match cluster.publishes_the_same(&loaded.config).await {
+                Ok(true) => None,
+                Ok(false) => Some(PUBLISHES_OTHERWISE.to_owned()),
+                Err(failure) => Some(format!("error: {failure}\n\nnothing was changed")),
+            };
+            if let Some(text) = changed {
+                self.refuse(&text);
+                return Err((Exit::Config, text));
+            }
         }
         let result = match planned {
             Err(keys) => Err((Exit::Config, needs_restart(&keys))),

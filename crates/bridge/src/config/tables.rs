@@ -88,8 +88,7 @@ fn read_cluster(mut value: Value, shape: &Shape<'_>, errors: &mut Vec<ConfigErro
     let kind = lease.as_object_mut()?.remove("type")?;
     let kind = kind.as_str()?;
     // The type is known: another one is an error of the table's shape.
-    let _known = LeaseConfig::read(kind, &lease)?;
-    let read = |table: &Value| LeaseConfig::read(kind, table).expect("a type that was read before");
+    let read = LeaseConfig::reader(kind)?;
     let at = ["cluster".to_owned(), "lease".to_owned()];
     let lease = read_value(read, lease, &at, shape, errors);
     let keys: Keys = read_value(parse, value, &at[..1], shape, errors)?;

@@ -16,6 +16,18 @@ use crate::record::{MAX_NAME, MAX_TTL};
 const MIN_TTL: Duration = Duration::from_secs(1);
 
 impl ClusterConfig {
+    /// Returns the name of a member: the configured one, otherwise the name of the host.
+    ///
+    /// # Errors
+    /// Returns a sentence if the name of the host is not a valid name of a member.
+    pub fn member_on(&self, host: &str) -> Result<String, String> {
+        let name = self.member.as_deref().unwrap_or(host);
+        check_name(name).map_err(|message| {
+            format!("{message}; set cluster.member, because the host name is not valid")
+        })?;
+        Ok(name.to_owned())
+    }
+
     /// Returns the errors of the configuration without connecting: keys below the table `cluster`, and for each a text with the found
     /// and the expected value. Reads no file.
     pub fn check(&self) -> Vec<(String, String)> {

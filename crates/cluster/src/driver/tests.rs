@@ -404,10 +404,10 @@ async fn other_configuration_is_refused_until_a_hand_over() {
     until(TTL * 2, "a leader", || first.leadership().is_some()).await;
     let second = Process::start(&world, "b", "new", 2);
     until(TTL, "a refusal", || {
-        matches!(second.join_state(), JoinState::Refused(_))
+        matches!(second.join_state(), JoinState::OtherConfiguration(_))
     })
     .await;
-    let JoinState::Refused(reason) = second.join_state() else {
+    let JoinState::OtherConfiguration(reason) = second.join_state() else {
         unreachable!()
     };
     insta::assert_snapshot!(reason, @r#"the leader "a" of the cluster "test" has another configuration, expected the same sources, sinks and redaction; apply the same configuration to all members: this one leads after the leader hands over"#);

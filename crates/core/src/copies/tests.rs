@@ -29,6 +29,7 @@ fn place(offset: usize) -> Place {
 struct Message {
     item: Item,
     publisher: usize,
+    is_late: bool,
 }
 
 /// A member with the window of its delivery.
@@ -111,6 +112,7 @@ impl Member {
     fn lead(&mut self, destination: &mut Vec<Message>, events: usize) {
         self.read_destination(destination, usize::MAX);
         self.copies.restart();
+        self.copies.lead();
         let mut published = 0;
         for index in self.cursor..self.received {
             if index < self.cursor || self.settled.contains(&index) {
@@ -122,9 +124,14 @@ impl Member {
                     break;
                 }
                 published += 1;
+                let event = Event {
+                    sequence: sequence(index),
+                    ..crate::testing::event(r#"{"id":1,"data":{}}"#)
+                };
                 destination.push(Message {
                     item,
                     publisher: self.number,
+                    is_late: self.copies.marked(&event).origin.is_late(),
                 });
                 self.copies.read_to(0, destination.len() as u64);
             }
@@ -252,6 +259,7 @@ proptest! {
                 // The publisher of the later event never received the earlier one.
                 let was_unknown = !logs[later.publisher].contains(&earlier.item);
                 prop_assert!(!is_inverted || was_unknown, "{later:?} precedes {earlier:?}");
+                prop_assert!(!is_inverted || earlier.is_late, "{earlier:?} is not marked");
             }
         }
     }
@@ -313,30 +321,46 @@ fn missing_event_does_not_hold_the_place_for_ever() {
 #[test]
 fn event_before_a_published_one_is_marked_as_late() {
     let mut copies = Copies::default();
-    let [a, b, other] = ["main/1", "main/2", "main/other"].map(Identity::of);
+    let [a, b, c] = ["main/1", "main/2", "main/3"].map(Identity::of);
     let of = |index, received_at| Event {
         sequence: sequence(index),
         received_at,
         ..crate::testing::event(r#"{"id":1,"data":{}}"#)
     };
-    let [before, after] = [clock::now(), Timestamp::MAX];
+    let (before, long_after) = (Timestamp::UNIX_EPOCH, clock::now() + 2 * MAX_DELAY);
+    let is_late = |copies: &Copies, index, time| copies.marked(&of(index, time)).origin.is_late();
     copies.lead();
-    let is_late = |copies: &mut Copies, index, time| copies.marked(&of(index, time)).origin.is_late();
-    assert!(!is_late(&mut copies, 0, before), "no message precedes it");
+    assert!(!is_late(&copies, 0, before), "no message precedes it");
     copies.read(place(0), b);
     copies.lead();
     assert!(!copies.has(sequence(0), a));
     assert!(
-        is_late(&mut copies, 0, before),
+        is_late(&copies, 0, before),
         "the message may be of a later own event"
     );
     assert!(copies.has(sequence(1), b));
-    assert!(is_late(&mut copies, 0, before), "a later own event has a message");
-    assert!(!is_late(&mut copies, 2, before));
-    copies.read(place(1), other);
+    assert!(is_late(&copies, 0, long_after), "a later own event has a message");
+    assert!(!is_late(&copies, 2, long_after));
+    // A message without an own event long before the last one of an own event.
+    copies.read(place(1), Identity::of("main/other"));
+    copies.read(place(2 + MAX_REORDERED as usize), c);
+    assert!(copies.has(sequence(2), c));
     copies.lead();
-    assert!(is_late(&mut copies, 2, before), "until the backlog is published");
-    assert!(!is_late(&mut copies, 3, after) && !is_late(&mut copies, 4, before));
+    assert!(!is_late(&copies, 3, before));
+}
+
+#[test]
+fn connection_that_ends_does_not_shorten_the_wait() {
+    let mut copies = Copies::with_limit(2);
+    let missed = Identity::of("main/missed");
+    copies.expect(sequence(0), missed);
+    for number in 0..2 {
+        copies.read(place(number), Identity::of(&format!("main/{number}")));
+    }
+    assert!(copies.is_full());
+    copies.restart();
+    copies.expect(sequence(0), missed);
+    assert!(copies.is_full());
 }
 
 #[test]

@@ -294,7 +294,8 @@ impl Watch {
                     if since.elapsed() >= self.limits.replaced {
                         return Err(fault);
                     }
-                    reason = (since.elapsed() >= self.limits.stalled).then_some(fault);
+                    let is_stalled = since.elapsed() >= self.limits.stalled;
+                    reason = reason.or_else(|| is_stalled.then_some(fault));
                     // The other partitions may be well, but each request without an answer delays reading.
                     break;
                 }

@@ -103,7 +103,7 @@ impl Source {
     }
 
     /// Returns the offsets at which reading begins: the wanted ones, or some way before the end for partitions without one. Those
-    /// of a topic that ends earlier are replaced by the first ones. Blocks.
+    /// of a topic that ends earlier are replaced by the first ones, in all partitions. Blocks.
     pub(crate) fn begin(&self, wanted: &Offsets, steps: &ConnectSteps) -> Result<Offsets, SinkFault> {
         steps.begin(
             ConnectStep::Cursor,
@@ -113,21 +113,27 @@ impl Source {
         // Uncommitted: an open transaction of another producer may begin before what was read in this process.
         let properties = self.properties("read_uncommitted", Replicas::Leaders);
         let consumer = self.consumer(&properties, steps)?;
-        let mut offsets = Offsets::new();
         let look_back = LOOK_BACK / i64::try_from(self.partitions.max(1)).unwrap_or(i64::MAX);
+        let mut ends = Vec::new();
         for lane in lanes(self.partitions) {
-            let (first, end) = self.watermarks(&consumer, lane, ANSWER_LIMIT)?;
-            let next = match wanted.get(&lane) {
-                Some(&next) if next <= end.unsigned_abs() => next,
-                Some(_) => first.unsigned_abs(),
-                None if wanted.is_empty() => (end - look_back).max(first).unsigned_abs(),
-                // A partition that was added later.
-                None => first.unsigned_abs(),
-            };
-            offsets.insert(lane, next);
+            ends.push((lane, self.watermarks(&consumer, lane, ANSWER_LIMIT)?));
             steps.progress();
         }
-        Ok(offsets)
+        let ends_before = |(lane, (_, end)): &(u32, (i64, i64))| {
+            wanted.get(lane).is_some_and(|next| *next > end.unsigned_abs())
+        };
+        // What was read of a topic that was recreated or truncated is no longer known of any partition.
+        let is_shorter = ends.iter().any(ends_before);
+        let offsets = ends.into_iter().map(|(lane, (first, end))| {
+            let next = match wanted.get(&lane) {
+                Some(&next) if !is_shorter => next,
+                None if wanted.is_empty() => (end - look_back).max(first).unsigned_abs(),
+                // Of a shorter topic, or a partition that was added later.
+                _ => first.unsigned_abs(),
+            };
+            (lane, next)
+        });
+        Ok(offsets.collect())
     }
 
     /// Asks the leader of a partition for its first offset and its end.
@@ -211,6 +217,12 @@ impl Source {
             let found = self.poll(&committed, &mut |lane| {
                 open.remove(&lane);
             })?;
+            for Found { place, .. } in &found {
+                // A program that writes all the time moves the end that the client reports.
+                if ends.get(&place.lane).is_some_and(|end| place.offset + 1 >= *end) {
+                    open.remove(&place.lane);
+                }
+            }
             if !found.is_empty() {
                 if batches.blocking_send(found).is_err() {
                     return Err(SinkFault::not_connected());

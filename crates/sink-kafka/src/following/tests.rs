@@ -205,6 +205,7 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
+        // The state of the reader's thread has no event that a test could wait for.
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -299,4 +300,16 @@ fn shorter_topic_is_read_from_its_beginning() {
     assert_eq!(member.wanted(None, 1), Offsets::from([(0, 500)]));
     member.begin(&Offsets::from([(0, 3)]));
     assert_eq!(member.wanted(None, 1), Offsets::from([(0, 3)]));
+}
+
+#[test]
+fn topic_with_one_shorter_partition_is_read_from_its_beginning() {
+    let kafka = Kafka::start(2);
+    kafka.store(0..3);
+    let begin = |wanted: &[(u32, u64)]| {
+        let wanted = wanted.iter().copied().collect();
+        kafka.source.begin(&wanted, &ConnectSteps::default()).unwrap()
+    };
+    assert_eq!(begin(&[(0, 2), (1, 0)]), Offsets::from([(0, 2), (1, 0)]));
+    assert_eq!(begin(&[(0, 2), (1, 5)]), Offsets::from([(0, 0), (1, 0)]));
 }

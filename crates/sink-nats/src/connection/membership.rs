@@ -77,8 +77,8 @@ impl Connection {
 
     /// Returns an event as a member of a cluster publishes it; `None` outside of a cluster, or for a
     /// follower.
-    pub(crate) fn marked<'a>(&mut self, event: &Event<'a>) -> Option<Event<'a>> {
-        self.following.as_mut()?.marked(event)
+    pub(crate) fn marked<'a>(&self, event: &Event<'a>) -> Option<Event<'a>> {
+        self.following.as_ref()?.marked(event)
     }
 
     /// Returns whether this member does not send an event: because it is stored, or because another member publishes.

@@ -171,8 +171,10 @@ impl Compared {
 
     /// Returns a line for a takeover, with the time of the run at which the member before published its last event.
     fn describe(&self, takeover: &Takeover, destination: Link) -> String {
-        // A run is short enough for an exact conversion.
-        #[allow(clippy::cast_precision_loss, reason = "see above")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "the milliseconds of a run have fewer than the 53 bits of an exact conversion"
+        )]
         let at = (takeover.last - self.started) as f64 / 1000.0;
         let (from, to) = (NAMES[takeover.from], NAMES[takeover.to]);
         let cause = Cause::of(takeover, destination, &self.faults);

@@ -75,6 +75,7 @@ pub(super) fn drain(cluster: &Cluster<'_>) -> Result<Drained> {
             drained.violations.extend(describe(cluster.members, &latest));
             return Ok(drained);
         }
+        // A bridge reports its state only in the response to a request, so this polls at an interval.
         std::thread::sleep(STATUS_INTERVAL);
     }
 }

@@ -1,5 +1,7 @@
 //! A member of a cluster: follows, then leads.
 
+use tokio::time::sleep_until;
+
 use super::*;
 
 /// A sink that follows for ten minutes over its first connection, and then leads over another one.
@@ -55,6 +57,32 @@ impl Sink for MemberSink {
     plain_sink!();
 }
 
+/// Delivers ten events, and returns the progress after each of these numbers of seconds. Then the delivery is aborted.
+fn snapshots<S: Sink, const N: usize>(sink: S, cursor: Cursor, seconds: [u64; N]) -> [ProgressSnapshot; N] {
+    let (reader, options) = ten_events(&cursor, "member");
+    let progress = Arc::new(Progress::new(cursor));
+    let shutdown = Shutdown {
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    let (abort, watched) = (shutdown.abort.clone(), Arc::clone(&progress));
+    runtime().block_on(async {
+        let looking = tokio::spawn(async move {
+            let begin = Instant::now();
+            let mut snapshots = Vec::new();
+            for seconds in seconds {
+                // Costs no time: the clock of the test is paused, and moves when all tasks wait.
+                sleep_until(begin + Duration::from_secs(seconds)).await;
+                snapshots.push(watched.snapshot());
+            }
+            abort.cancel();
+            snapshots
+        });
+        deliver(sink, reader, options, progress, shutdown).await.unwrap();
+        looking.await.unwrap().try_into().unwrap()
+    })
+}
+
 #[test]
 fn follower_waits_without_a_fault_and_then_delivers() {
     let cursor = Cursor::starting_at(Sequence::FIRST);
@@ -64,32 +92,15 @@ fn follower_waits_without_a_fault_and_then_delivers() {
         connects: Arc::clone(&connects),
         leads_at: None,
     };
-    let (reader, options) = ten_events(&cursor, "member");
-    let progress = Arc::new(Progress::new(cursor));
-    let shutdown = Shutdown {
-        drain: CancellationToken::new(),
-        abort: CancellationToken::new(),
-    };
-    let (abort, watched) = (shutdown.abort.clone(), Arc::clone(&progress));
-    runtime().block_on(async {
-        let seen = tokio::spawn(async move {
-            // Times of the paused clock: shortly before and after the change of the role.
-            sleep(Duration::from_secs(590)).await;
-            let following = watched.snapshot();
-            sleep(Duration::from_secs(20)).await;
-            abort.cancel();
-            (following, watched.snapshot())
-        });
-        deliver(sink, reader, options, progress, shutdown).await.unwrap();
-        let (following, leading) = seen.await.unwrap();
-        assert_eq!(
-            (following.in_flight, following.cursor.next),
-            (10, Sequence::FIRST)
-        );
-        assert_eq!(following.faults.total() + following.client_replacements, 0);
-        assert_eq!((leading.cursor.counts.delivered, leading.faults.total()), (10, 0));
-        assert_eq!(*connects.lock().unwrap(), 2);
-    });
+    // Shortly before and after the change of the role.
+    let [following, leading] = snapshots(sink, cursor, [590, 610]);
+    assert_eq!(
+        (following.in_flight, following.cursor.next),
+        (10, Sequence::FIRST)
+    );
+    assert_eq!(following.faults.total() + following.client_replacements, 0);
+    assert_eq!((leading.cursor.counts.delivered, leading.faults.total()), (10, 0));
+    assert_eq!(*connects.lock().unwrap(), 2);
 }
 
 /// A sink with transactions that leads over its first connection, rejects the third event and cannot store the dead letter; then
@@ -199,22 +210,7 @@ fn follower_has_no_dead_letters_of_its_time_as_the_leader() {
         connects: 0,
         letters: Arc::clone(&letters),
     };
-    let (reader, options) = ten_events(&cursor, "fenced");
-    let progress = Arc::new(Progress::new(cursor));
-    let shutdown = Shutdown {
-        drain: CancellationToken::new(),
-        abort: CancellationToken::new(),
-    };
-    let (abort, watched) = (shutdown.abort.clone(), Arc::clone(&progress));
-    runtime().block_on(async {
-        let seen = tokio::spawn(async move {
-            sleep(Duration::from_secs(60)).await;
-            abort.cancel();
-            watched.snapshot()
-        });
-        deliver(sink, reader, options, progress, shutdown).await.unwrap();
-        let seen = seen.await.unwrap();
-        assert_eq!((seen.cursor.counts.duplicate, seen.faults.total()), (10, 1));
-        assert_eq!(*letters.lock().unwrap(), 0);
-    });
+    let [seen] = snapshots(sink, cursor, [60]);
+    assert_eq!((seen.cursor.counts.duplicate, seen.faults.total()), (10, 1));
+    assert_eq!(*letters.lock().unwrap(), 0);
 }
