@@ -52,7 +52,7 @@ pub struct ClusterMember {
     pub alive: bool,
     /// The number of the leadership that it claims.
     pub term: Option<u64>,
-    /// The number of its events that are not known to be in all destinations.
+    /// The number of events without an outcome in the sink that has the most of them; `None` if it is unknown.
     pub lag_events: Option<u64>,
 }
 

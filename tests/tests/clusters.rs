@@ -67,7 +67,7 @@ ttl = "{TTL}"
         self.bridge.as_ref()?.status().ok()
     }
 
-    /// Waits until it has received some events and has joined.
+    /// Waits until the member has received some events and has joined the cluster.
     fn wait_until_ready(&self) {
         let is_ready = |status: &Status| {
             let source = status.source("main");
@@ -83,7 +83,7 @@ ttl = "{TTL}"
             .unwrap();
     }
 
-    /// Stops it in an orderly way, and starts it again as an update does.
+    /// Stops the bridge with SIGTERM and starts it again, as an upgrade does.
     fn update(&mut self) {
         let (status, log) = self.bridge.take().unwrap().stop(Signal::SIGTERM, SOON).unwrap();
         assert!(status.success(), "{log}");
@@ -100,8 +100,8 @@ fn leader(members: &[Member]) -> usize {
     .unwrap()
 }
 
-/// Waits until the member publishes events as they arrive: what it has not published is then at the other members too, so that a fault
-/// puts no event out of order.
+/// Waits until the member publishes events as they arrive. The other members have then received its few unpublished events too, so
+/// that a fault causes no late event.
 fn wait_until_publishing(member: &Member) {
     let before = member.status().map_or(0, |status| status.delivered("stream"));
     let publishes =
@@ -116,7 +116,7 @@ fn ids<'a>(ids: impl Iterator<Item = Option<&'a str>>) -> Vec<u64> {
     ids.map(|id| id.unwrap().parse().unwrap()).collect()
 }
 
-/// Runs `neurobridge cluster` for a member. Returns the exit code and what it printed.
+/// Runs `neurobridge cluster` for a member. Returns the exit code and the output.
 fn cluster_command(member: &Member, args: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(neurobridge());
     command.arg("cluster").args(args).arg("-c");
@@ -125,7 +125,7 @@ fn cluster_command(member: &Member, args: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(text).unwrap())
 }
 
-/// A cluster whose members deliver to a file each, for which no broker is needed but that of the lease.
+/// Starts members that deliver to a file each, so that only the lease needs a broker.
 fn members_with_files(cluster: &str, platform: &Platform, nats: &Nats) -> Vec<Member> {
     let members = ["a", "b"].iter();
     let members: Vec<Member> = members
@@ -143,7 +143,7 @@ fn members_with_files(cluster: &str, platform: &Platform, nats: &Nats) -> Vec<Me
 }
 
 #[test]
-fn command_shows_the_members_and_hands_the_lead_over() {
+fn command_shows_members_and_hands_the_leadership_over() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -166,12 +166,12 @@ fn command_shows_the_members_and_hands_the_lead_over() {
     let (code, text) = cluster_command(leader, &[]);
     assert_eq!(code, Some(0), "{text}");
     assert!(
-        text.contains("leader, joined") && text.contains("EVENTS BEHIND"),
+        text.contains("leader, joined") && text.contains("EVENTS OF LAG"),
         "{text}"
     );
     let (code, text) = cluster_command(follower, &["--hand-over"]);
     assert_eq!(code, Some(64), "{text}");
-    assert!(text.contains("run this command at the leader"), "{text}");
+    assert!(text.contains("run this command on the leader"), "{text}");
     let file = follower.dir.join("neurobridge.toml");
     let backfill = Command::new(neurobridge())
         .args(["backfill", "--source", "main", "--from", "1h", "-c"])
@@ -192,7 +192,7 @@ fn command_shows_the_members_and_hands_the_lead_over() {
         .unwrap();
 }
 
-/// Returns the reasons and outcomes of the gaps on record.
+/// Returns the reasons and outcomes of the recorded gaps.
 fn outcomes(member: &Member) -> Vec<(String, String)> {
     let output = Command::new(neurobridge())
         .args(["gaps", "ls", "--json", "-c"])

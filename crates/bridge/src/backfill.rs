@@ -43,7 +43,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(3);
 const JUST_ENDED: Duration = Duration::from_secs(1);
 /// The delays between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// The interval at which the reports of the other members of a cluster are looked at.
+/// The interval at which the reports of the other members of a cluster are examined.
 const COVERAGE_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval at which the fetched events are checked for being stored.
 const STORED_INTERVAL: Duration = Duration::from_millis(5);
@@ -164,7 +164,8 @@ impl Filler {
     }
 
     /// Fills all gaps of the source. The newest is the first, because the events of the feed wait for those of it only. Sets
-    /// `error` if a gap is left for another attempt. Returns whether a gap is left until more is known of the other members.
+    /// `error` if a gap is left for another attempt. Returns whether a gap waits for the
+    /// reports of other members of the cluster.
     async fn fill_all(
         &mut self,
         mut hold: Option<GapEnded>,

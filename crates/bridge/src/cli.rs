@@ -136,7 +136,7 @@ pub struct ClusterFlags {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigFlag,
-    /// Hands the leadership to another member, which continues at once. Run it at the leader.
+    /// Hands the leadership to another member, which continues at once. Run it on the leader.
     #[arg(long)]
     pub hand_over: bool,
 }

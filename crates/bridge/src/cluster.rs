@@ -49,7 +49,7 @@ const COVERAGE_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct Cluster {
     name: String,
     member: String,
-    /// What this member publishes.
+    /// The hash of the messages that this member publishes.
     config_hash: String,
     membership: Membership,
     lead: Lead,
@@ -120,7 +120,7 @@ impl Cluster {
         Ok(published_hash(config).await? == self.config_hash)
     }
 
-    /// Returns the lead, for the sinks.
+    /// Returns the right to publish, for the sinks.
     pub(crate) const fn lead(&self) -> &Lead {
         &self.lead
     }
@@ -177,7 +177,7 @@ impl Cluster {
         }
     }
 
-    /// Gives the lead up, so that another member leads at once, and waits until one does.
+    /// Hands the leadership over, and waits until another member leads.
     pub(crate) async fn hand_over(&self) -> Answer {
         let view = self.view();
         if view.term.is_none() {
@@ -190,7 +190,7 @@ impl Cluster {
         {
             return Answer::failed(
                 Exit::TryLater,
-                "no other member is alive, and this one continues to lead; start another member first",
+                "no other member is alive, so this one remains the leader; start another member first",
             );
         }
         info!(
@@ -215,12 +215,12 @@ impl Cluster {
             },
             None => Answer::failed(
                 Exit::TryLater,
-                "the leadership was given up, and no other member leads yet; look again with neurobridge cluster",
+                "the lease was released, but no other member leads yet; run neurobridge cluster to check again",
             ),
         }
     }
 
-    /// Gives the lead up and leaves the cluster, so that another member leads at once.
+    /// Releases the lease and leaves the cluster, so that another member leads at once.
     pub(crate) async fn leave(&self) {
         self.stop.cancel();
         if timeout(LEAVE_LIMIT, self.membership.ended()).await.is_err() {
@@ -243,9 +243,9 @@ impl fmt::Display for ClusterView {
             Some(reason) => writeln!(f, ", {}: {reason}", self.join_state.name())?,
             None => writeln!(f, ", {}", self.join_state.name())?,
         }
-        let mut table = Table::new(["member", "role", "alive", "events behind"]);
+        let mut table = Table::new(["member", "role", "alive", "events of lag"]);
         for member in &self.members {
-            let behind = member.report.as_ref().map(|report| report.lag_events.to_string());
+            let lag = member.report.as_ref().map(|report| report.lag_events.to_string());
             table.row([
                 foreign_text::clean(&member.name),
                 if member.term.is_some() {
@@ -255,7 +255,7 @@ impl fmt::Display for ClusterView {
                 }
                 .to_owned(),
                 if member.is_alive { "yes" } else { "no" }.to_owned(),
-                behind.unwrap_or_else(|| "unknown".to_owned()),
+                lag.unwrap_or_else(|| "unknown".to_owned()),
             ]);
         }
         write!(f, "{table}")
@@ -277,9 +277,9 @@ impl ClusterView {
         let leader = members.find(|member| member.is_alive && member.term.is_some());
         let leader = leader.map_or_else(
             || "no member leads".to_owned(),
-            |leader| format!("run this command at the leader, \"{}\"", leader.name),
+            |leader| format!("run this command on the leader \"{}\"", leader.name),
         );
-        format!("\"{}\" does not lead; {leader}", self.member)
+        format!("\"{}\" is not the leader; {leader}", self.member)
     }
 
     /// Returns why the member must not or cannot lead.
@@ -304,7 +304,7 @@ impl ClusterView {
     }
 }
 
-/// Counts the changes of a role.
+/// Counts the takeovers of this member, and records the time of each change of the role.
 async fn count(mut role: watch::Receiver<Role>, changes: Arc<Changes>) {
     let mut led = None;
     loop {

@@ -36,7 +36,7 @@ pub(crate) struct State {
     pub(crate) http: Arc<Connections>,
     pub(crate) history: History,
     pub(crate) configuration: Configuration,
-    /// `None` for a bridge that is alone.
+    /// `None` for a bridge outside of a cluster.
     pub(crate) cluster: Option<Cluster>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct SinkHandle {
     pub(crate) kind: &'static str,
     /// Where its events go, without credentials.
     pub(crate) destination: String,
-    /// What the sink does on the members of a cluster.
+    /// The behaviour of the sink on the members of a cluster.
     pub(crate) in_cluster: InCluster,
     /// Whether the bridge is ready only if this sink is up.
     pub(crate) required: bool,

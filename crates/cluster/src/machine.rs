@@ -125,8 +125,8 @@ impl Machine {
             if !record.released && record.instance != self.me.instance {
                 self.rests_until = None;
             }
-            // A process that has just started missed the events of its absence. The members that follow already take a released
-            // lease first, also when the notice of the release reaches them late.
+            // A process that has just started missed the events while it was stopped. So the current followers can take a released
+            // lease first, even if the notice of the release reaches them late.
             if record.released && self.seen.is_none() {
                 self.rests_until = Some(now + self.interval());
             }

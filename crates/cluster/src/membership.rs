@@ -152,7 +152,7 @@ impl Membership {
         self.shared.role()
     }
 
-    /// Returns the lead, for the sinks of this member: it is held while this member leads.
+    /// Returns the right to publish, for the sinks of this member: it is held while this member leads.
     ///
     /// # Panics
     /// Panics outside of a tokio runtime.
@@ -174,12 +174,12 @@ impl Membership {
         lead
     }
 
-    /// Returns the members of the cluster, updated some times in the time of a lease.
+    /// Returns the members of the cluster, updated several times within the ttl.
     pub fn members(&self) -> watch::Receiver<Vec<MemberState>> {
         self.shared.members()
     }
 
-    /// Returns the time of the lease. A change of a member's report is seen by the others within it.
+    /// Returns the ttl of the lease, within which the other members receive a changed report.
     pub const fn ttl(&self) -> Duration {
         self.ttl
     }
@@ -189,13 +189,14 @@ impl Membership {
         self.shared.join_state()
     }
 
-    /// Sets what the other members are told about this one.
+    /// Sets the report that is sent to the other members.
     pub fn report(&self, report: MemberReport) {
         self.shared.set_report(report);
     }
 
-    /// Gives the leadership up, so that another member leads at once. This member does not take it again for two times of the lease, unless
-    /// it is alone. The role changes at once; a destination that cannot refuse an earlier leader may then get twice what is in flight.
+    /// Hands the leadership over, so that another member leads at once. This member does not lead again for twice the ttl, unless no
+    /// other member is alive. The role changes at once; a destination that cannot refuse an earlier leader may then store the events in
+    /// flight twice.
     /// Returns when the lease is released, or has expired.
     pub async fn resign(&self) {
         let (done, is_done) = oneshot::channel();

@@ -10,7 +10,7 @@ use crate::role::MemberReport;
 
 /// The version of the format.
 const VERSION: u64 = 1;
-/// The largest value that is read. A written value has some 300 bytes, and some 30 more for each source.
+/// The largest value that is read. A written value has some 300 bytes, and some 50 more for each source.
 pub(crate) const MAX_BYTES: usize = 64 << 10;
 /// The longest name of a member, and the longest hash.
 pub(crate) const MAX_NAME: usize = 128;
@@ -51,7 +51,7 @@ pub(crate) struct MemberRecord {
     pub(crate) config: String,
     /// The term of its leadership.
     pub(crate) term: Option<u64>,
-    /// What it tells about itself.
+    /// The last report of the member; `None` before the first one.
     pub(crate) report: Option<MemberReport>,
     /// Counts the writes, so that no two values are equal.
     pub(crate) beat: u64,

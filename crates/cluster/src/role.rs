@@ -72,16 +72,16 @@ impl JoinState {
     }
 }
 
-/// What a member tells the others about itself, some times in the time of a lease. A lease of Kafka does not transport it.
+/// The report of a member to the others, written several times within the ttl. A lease in Kafka does not transport it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberReport {
-    /// The number of events in its log that are not known to be in all destinations.
+    /// The number of events without an outcome in the sink that has the most of them, among those whose destination all members share.
     pub lag_events: u64,
-    /// The age of the oldest of them, in milliseconds.
+    /// The age of the oldest event without an outcome in one of these sinks, in milliseconds.
     pub lag_ms: u64,
-    /// Its sinks that are up, among those whose destination all members share.
+    /// The names of the sinks that are up, among those whose destination all members share.
     pub sinks_up: BTreeSet<String>,
-    /// Its connected sources, by name.
+    /// The connected sources, by name.
     pub connected: BTreeMap<String, ConnectedFor>,
 }
 
@@ -109,10 +109,10 @@ pub struct MemberState {
     pub report: Option<MemberReport>,
     /// The last time at which a change of the member's state was seen, by the local monotonic clock.
     pub last_seen: Instant,
-    /// The local time after which the last change was written; `None` if it may be old.
+    /// The local time after which the last change was written; `None` if the change may be of any age.
     pub written_after: Option<Instant>,
-    /// Whether a change of the member's state was seen within the ttl. Also true for that long after the first look, which may find the
-    /// state of a process that has ended.
+    /// Whether a change of the member's state was seen within the ttl. Also true for a ttl after the first read, which may find the state
+    /// of a process that has ended. Always true with a lease in Kafka, whose brokers remove silent members from the group.
     pub is_alive: bool,
     /// Whether this is the own state.
     pub is_self: bool,

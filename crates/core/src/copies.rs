@@ -6,7 +6,7 @@
 //! events that have no message there.
 //!
 //! The state is bounded: an own event is expected only while the delivery counts it as in flight, and messages without an own
-//! event are forgotten beyond a limit, the oldest first. After a restart the destination is read again from
+//! event are discarded beyond a limit, the oldest first. After a restart the destination is read again from
 //! [`Copies::resume`] on, which is stored with the cursor.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,8 +22,8 @@ use crate::{
 /// The largest number of messages without an own event. Reached by a member that did not receive what the others received;
 /// a million of them take some 80 MB.
 const MAX_UNMATCHED: usize = 1 << 20;
-/// The largest number of messages that are read again after a restart because some of them have no own event. Reading them
-/// takes some seconds.
+/// The largest number of messages of a lane that are read again after a restart because some of them have no own event.
+/// Reading them takes some seconds.
 const MAX_READ_AGAIN: u64 = 1 << 20;
 
 /// The number of messages by which the order of two sources, or of two connections of one, may differ between members.
@@ -55,7 +55,7 @@ pub struct Place {
 /// Matches own events with the messages of the destination.
 #[derive(Debug)]
 pub struct Copies {
-    /// The own events that were read from the spool and have no message yet, each with `read` at that time.
+    /// The own events that were read from the spool and have no message yet, each with the value of `read` when it was added.
     expected: BTreeMap<Sequence, (Identity, u64)>,
     expected_by: HashMap<Identity, Sequence>,
     /// The places of the messages of own events that may be read from the spool again, by event and by place.
@@ -149,8 +149,8 @@ impl Copies {
         self.late_until = has_any.then(|| clock::now() + MAX_DELAY);
     }
 
-    /// Returns an event as the leader publishes it: marked as late if a message of a later event may precede it, because the member that
-    /// has published that one did not receive this one.
+    /// Returns the event with the origin that the leader publishes: marked as late if the destination may contain a later event, which
+    /// another member published without having received this one.
     #[must_use]
     pub fn marked<'a>(&self, event: &Event<'a>) -> Event<'a> {
         let is_late =
@@ -189,19 +189,19 @@ impl Copies {
             self.matched(sequence, place);
             return Some(sequence);
         }
-        // The first message of an identity is kept: a later one would be read again anyway.
+        // The first message of an identity stays: a later one would be read again anyway.
         if let std::collections::hash_map::Entry::Vacant(entry) = self.unmatched_by.entry(identity) {
             entry.insert(place);
             self.read += 1;
             self.unmatched.insert(place, identity);
             if self.unmatched.len() > self.max_unmatched {
-                self.forget_oldest(place.lane);
+                self.discard_oldest(place.lane);
             }
         }
         None
     }
 
-    fn forget_oldest(&mut self, lane: u32) {
+    fn discard_oldest(&mut self, lane: u32) {
         let oldest = self.unmatched.range(Place { lane, offset: 0 }..).next();
         if let Some((&place, &identity)) = oldest {
             self.unmatched.remove(&place);
@@ -221,8 +221,7 @@ impl Copies {
         self.next.get(&lane).copied()
     }
 
-    /// Forgets which events were expected, because they are read from the spool again. All of them may be open until the first one
-    /// is read.
+    /// Clears the expected events, because they are read from the spool again. All of them may be open until the first one is read.
     pub fn restart(&mut self) {
         let first = self.expected.first_key_value();
         self.waits_since = first
@@ -268,9 +267,10 @@ impl Copies {
         Some(next.min(matched).min(unmatched))
     }
 
-    /// Returns whether a follower has to stop reading the destination: an own event has waited for its message while as many others were
-    /// read as the limit allows. The own events after it, which may not be read from the spool meanwhile, may be those of the
-    /// messages. Messages that preceded it are forgotten instead: their events were not received.
+    /// Returns whether a follower has to stop reading the destination: since the oldest expected event was added, as many messages
+    /// without an own event were read as the limit allows. These messages may be of later own events, which the delivery cannot read
+    /// from the spool meanwhile. Messages that were read before the oldest expected event are discarded instead, because their events
+    /// were not received.
     pub fn is_full(&self) -> bool {
         let waits_since = self.expected.first_key_value().map(|(_, (_, read))| *read);
         let limit = self.max_unmatched as u64;
@@ -278,7 +278,7 @@ impl Copies {
             && waits_since.is_some_and(|since| self.read - since >= limit)
     }
 
-    /// Returns the number of messages that were forgotten before their event was received. If it is received later, it may be
+    /// Returns the number of messages that were discarded before their event was received. An event that is received later may be
     /// published twice.
     pub const fn forgotten(&self) -> u64 {
         self.forgotten

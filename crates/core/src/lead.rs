@@ -2,16 +2,16 @@
 
 use tokio::{sync::watch, time::Instant};
 
-/// The lead of this program in its cluster, as far as a delivery needs it. Clones observe the same lease.
+/// The right of this member to publish, for a delivery. Clones observe the same lease.
 ///
-/// A member without the lead is a follower: it reads the destination and settles its own copies of the events that the
+/// A member without this right is a follower: it reads the destination and settles its own copies of the events that the
 /// leader has published. See [`copies`](crate::copies).
 #[derive(Clone, Debug)]
 pub struct Lead(watch::Receiver<Option<Instant>>);
 
 impl Lead {
-    /// Creates the lead from the end of the current lease: `None` while another member leads. The lease ends at that time unless
-    /// it is renewed.
+    /// Creates the right to publish from the end of the current lease: `None` while another member leads. The lease ends at that
+    /// time unless it is renewed.
     pub const fn new(valid_until: watch::Receiver<Option<Instant>>) -> Self {
         Self(valid_until)
     }

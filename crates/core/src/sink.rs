@@ -277,7 +277,7 @@ impl RejectionReason {
 /// Why an event was not published.
 #[derive(Debug)]
 pub enum PublishError {
-    /// The limit on events in flight is reached, or another member of the cluster leads: publish it again after outcomes.
+    /// The limit on events in flight is reached, or another member of the cluster leads: publish the event again after further outcomes.
     Full,
     /// The event itself is the cause.
     Rejected(Rejection),

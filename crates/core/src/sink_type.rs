@@ -46,7 +46,7 @@ pub trait SinkConfig: fmt::Debug + Send + Sync + 'static {
     /// Returns where dead letters of this sink are stored.
     fn dead_letter_place(&self) -> DeadLetterPlace<'_>;
 
-    /// Returns what the sink does on the members of a cluster.
+    /// Returns the behaviour of the sink on the members of a cluster.
     fn in_cluster(&self) -> InCluster;
 
     /// Returns whether nobody else may write to the destination while the sink delivers, so that a replay needs the bridge to be
@@ -114,8 +114,8 @@ pub struct BuildContext<'a> {
     pub data_dir: &'a Path,
     /// The replay that the sink is made for. `None`: for the deliveries of a bridge.
     pub replay: Option<&'a str>,
-    /// The lead in the cluster that the bridge is a member of. `None`: the bridge is alone. A sink that publishes into a
-    /// destination of all members publishes only while it has the lead.
+    /// The right to publish of a member of a cluster; `None` outside of a cluster. A sink whose destination all members share
+    /// publishes only while it has this right.
     pub lead: Option<&'a Lead>,
 }
 
@@ -139,7 +139,7 @@ pub fn replay_file(path: &Path, run: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// What a sink does on the members of a cluster, of which one publishes.
+/// The behaviour of a sink on the members of a cluster, of which one publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InCluster {
     /// Every member delivers all events, to a destination of its own such as a file on its disk.

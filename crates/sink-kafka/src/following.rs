@@ -26,7 +26,7 @@ use crate::positions::Position;
 /// The largest number of own events that wait for their records.
 const MAX_EXPECTED: usize = 20_000;
 
-/// The lead of a member, its role, and what it has read of the topic.
+/// The membership of a sink: its right to publish, its role, and the records that it has read.
 #[derive(Debug)]
 pub(crate) struct Membership {
     lead: Lead,
@@ -37,17 +37,17 @@ pub(crate) struct Membership {
     text: String,
 }
 
-/// The role of a member over the present connection. It does not become the leader, or the leader again, without another connection:
-/// that one reads what other leaders have published.
+/// The role of a member over the present connection. Each leadership begins with a new connection, because the records of earlier
+/// leaders are read while connecting.
 #[derive(Debug)]
 pub(crate) enum Role {
     /// There is no connection.
     Disconnected,
-    /// It publishes nothing, and expects the records of its events.
+    /// The member publishes nothing, and expects the records of its events.
     Follower(RecordReader),
-    /// It publishes.
+    /// The member publishes.
     Leader,
-    /// Its lease has ended: it publishes nothing, and waits for the outcomes of what is in flight.
+    /// The lease of the leader has ended: it publishes nothing, and waits for the outcomes of the events in flight.
     FormerLeader,
 }
 
@@ -111,7 +111,7 @@ impl Membership {
     /// already, or is expected to have one later, is accepted without being published.
     ///
     /// # Errors
-    /// Too many events are expected, or the lease has ended.
+    /// There is no connection, too many events are expected, or the lease has ended.
     pub(crate) fn must_publish(&mut self, sequence: Sequence) -> Result<bool, PublishError> {
         let identity = Identity::of(&self.text);
         self.check_lease();
@@ -142,8 +142,8 @@ impl Membership {
         self.copies.restart();
     }
 
-    /// Sets the offsets at which reading begins. Offsets before those that were read are those of another topic with the same name:
-    /// what was read is forgotten.
+    /// Sets the offsets at which reading begins. An offset before the known one shows that the topic was recreated, so all state of
+    /// the earlier topic is discarded.
     pub(crate) fn begin(&mut self, offsets: &Offsets) {
         let is_before =
             |(lane, next): (&u32, &u64)| self.copies.next(*lane).is_some_and(|known| *next < known);
@@ -170,7 +170,7 @@ impl Membership {
             .collect()
     }
 
-    /// Settles events by what others publish. Returns at the outcome of an event, or when the lease is held. Cancel-safe.
+    /// Settles events by the records of other members. Returns with an outcome, or when the lease is held. Cancel-safe.
     pub(crate) async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         let Role::Follower(reader) = &mut self.role else {
             return Ok(());
@@ -183,7 +183,7 @@ impl Membership {
             tokio::select! {
                 biased;
                 () = self.lead.held() => return Ok(()),
-                // While it is full, only more own events help, which the delivery publishes, or the lease.
+                // While the copies are full, only further own events, which the delivery publishes, or the lease end the wait.
                 ready = reader.ready(), if !self.copies.is_full() => ready?,
             }
             while !self.copies.is_full()
@@ -196,7 +196,7 @@ impl Membership {
     }
 
     /// Settles events by records that were read at a takeover. Beyond the limit on records without an own event, the oldest ones are
-    /// forgotten.
+    /// discarded.
     pub(crate) fn read(&mut self, found: Vec<Found>) {
         for found in found {
             // No event is expected at a takeover: each one is published again, and found then.

@@ -101,7 +101,7 @@ impl KafkaSink {
         }
     }
 
-    /// Makes the sink a member of a cluster: it publishes only while it has the lead, and otherwise settles the events that the
+    /// Makes the sink a member of a cluster: it publishes only while it may, and otherwise settles the events that the
     /// leader has published. The topic must not be a template.
     #[must_use]
     pub fn in_cluster(mut self, lead: Lead) -> Self {

@@ -1,4 +1,4 @@
-//! A server with one stream and one consumer, which can lose messages on their way to the client and delay them.
+//! A fake server with one stream and one consumer, which can lose deliveries and ignore requests for messages.
 
 use std::{
     collections::BTreeSet,

@@ -30,14 +30,14 @@ use crate::{
 /// The number of messages at the end of the stream that a member without a stored position reads.
 const LOOK_BACK: u64 = 1 << 17;
 
-/// The largest number of messages in flight with strict order. As many messages of an earlier leader may arrive late, and until the
-/// stream has passed their places, the new leader sends each message alone, which should not take long.
+/// The largest number of messages in flight with strict order. Small, because as many messages of an earlier leader may arrive late,
+/// and the new leader sends each message alone until the stream has passed the places of these.
 pub(crate) const MOST_CHAINED: usize = 256;
 
 /// The pending answer about a place of the stream: `None` if there is no message.
 type PlaceAnswer = Pin<Box<dyn Future<Output = Result<Option<u64>, SinkFault>> + Send>>;
 
-/// What survives a connection: the lead, and what was read of the stream.
+/// The state that survives a connection: the right to publish, and the messages that were read.
 #[derive(Debug)]
 pub(crate) struct Membership {
     pub(crate) lead: Lead,
@@ -77,7 +77,7 @@ impl Membership {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Takeover {
     /// The end of the stream is not known yet.
-    Asked,
+    EndUnknown,
     /// The stream has to be read up to this place.
     ReadTo(u64),
 }
@@ -85,9 +85,9 @@ enum Takeover {
 /// How many messages without an own event may be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
-    /// Those that are remembered. Any further one would make an older one be forgotten.
+    /// As many as can be stored: a further one would displace an older one.
     Limited,
-    /// All up to the end of the stream. The oldest ones are forgotten and counted.
+    /// All up to the end of the stream. The oldest ones beyond the limit are discarded and counted.
     Unlimited,
 }
 
@@ -127,7 +127,7 @@ impl Following {
             reader,
             is_leading: false,
             contested_to: 0,
-            takeover: Takeover::Asked,
+            takeover: Takeover::EndUnknown,
             answer: None,
             found: VecDeque::new(),
         }
@@ -194,23 +194,23 @@ impl Following {
     /// Stops publishing over this connection. To be called only when nothing is in flight.
     pub(crate) fn step_down(&mut self) {
         self.is_leading = false;
-        self.forget_takeover();
+        self.reset_takeover();
         self.membership.copies.restart();
         self.found.clear();
         self.reader.restart(self.membership.copies.next(0).unwrap_or(1));
     }
 
-    /// Forgets the end of the stream that a takeover has read: others may publish after it before the lease is held again.
-    fn forget_takeover(&mut self) {
-        self.takeover = Takeover::Asked;
+    /// Resets a takeover, because others may publish after the known end of the stream before the lease is held again.
+    fn reset_takeover(&mut self) {
+        self.takeover = Takeover::EndUnknown;
         self.answer = None;
     }
 
-    /// Settles events by what others publish, until the lease is held. Returns with outcomes, or without them when the takeover
-    /// may begin. While the copies are [full](Copies::is_full), it reads nothing: a takeover reads all.
+    /// Settles events by the messages of other members, until the lease is held. Returns with outcomes, or without them when the takeover
+    /// may begin. Reads nothing while the copies are [full](Copies::is_full); a takeover reads all messages.
     pub(crate) async fn follow(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         if !self.may_publish() {
-            self.forget_takeover();
+            self.reset_takeover();
         }
         if acks.is_empty() {
             // Only now: outcomes are lost if the connection ends before the delivery has taken them.
@@ -252,7 +252,7 @@ impl Following {
             };
             let next = self.membership.copies.next(0).unwrap_or(1);
             if next > end {
-                self.takeover = Takeover::Asked;
+                self.takeover = Takeover::EndUnknown;
                 self.is_leading = true;
                 self.contested_to = end + MOST_CHAINED as u64;
                 self.membership.copies.restart();

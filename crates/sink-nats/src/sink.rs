@@ -103,7 +103,7 @@ impl NatsSink {
         self
     }
 
-    /// Makes the sink a member of a cluster: it publishes only while it has the lead, and otherwise settles the events that the
+    /// Makes the sink a member of a cluster: it publishes only while it may, and otherwise settles the events that the
     /// leader has published. Without JetStream it has no effect, because there is nothing to read.
     #[must_use]
     pub fn in_cluster(mut self, lead: Lead) -> Self {

@@ -90,7 +90,7 @@ impl SinkConfig for NatsConfig {
                 }
             }
             Mode::Core => InCluster::Unsupported(
-                "core NATS stores no message in which a follower could see what was published; set mode = \"jetstream\"",
+                "core NATS stores no message that a follower could read; set mode = \"jetstream\"",
             ),
         }
     }

@@ -193,7 +193,7 @@ fn manifest_runs_one_unprivileged_bridge() {
 }
 
 #[test]
-fn manifest_of_a_cluster_keeps_one_member_running() {
+fn cluster_manifest_protects_one_member_from_disruption() {
     let set = object(CLUSTER, "StatefulSet");
     let spec = &set["spec"];
     assert_eq!(spec["replicas"], 2);

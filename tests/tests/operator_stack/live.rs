@@ -138,7 +138,7 @@ fn every_fault_fires_its_alert() {
 
     // Only the rules' unit tests cover six alerts: a gap that is not filled takes 15 minutes, a process without free file
     // descriptors could not answer Prometheus either, three replacements of a client take four minutes, and only a broker can
-    // reject events, fence a sink, lose a topic or keep the leases of two leaders.
+    // reject events, fence a sink, lose a topic or store the leases of two leaders.
     seen.0.push("NeurobridgeGapNotFilled".to_owned());
     seen.0.push("NeurobridgeSpoolRetrying".to_owned());
     seen.0.push("NeurobridgeClientReplaced".to_owned());

@@ -67,7 +67,7 @@ fn page_states_that_the_lease_is_unreachable() {
 }
 
 #[test]
-fn bridge_without_a_cluster_shows_none() {
+fn bridge_outside_of_a_cluster_shows_no_card() {
     let dir = Scratch::new("page-alone").unwrap();
     let bridge = Bridge::start(&dir, &source("ws://127.0.0.1:1/")).unwrap();
     let Some(mut browser) = watch(&bridge, &dir, DESK) else {

@@ -128,7 +128,7 @@ async fn transaction_that_hides_records_from_a_follower_is_reported() {
     append(&mut members, 2..4).await;
     let follower = members[1].delivery();
     follower.until_down("open transaction").await;
-    // The leader needs nothing of the topic.
+    // The open transaction does not concern the leader, which only writes to the topic.
     members[0]
         .delivery()
         .until_settled(members[0].feed.appended())
@@ -138,7 +138,7 @@ async fn transaction_that_hides_records_from_a_follower_is_reported() {
     for member in &members {
         member.delivery().until_settled(events).await;
     }
-    // Kafka's own records at the end of a transaction are no records that do not arrive.
+    // The markers that Kafka stores at the end of a transaction do not count as records that were not received.
     let faults = members[1].delivery().now().faults;
     assert_eq!(faults.total(), faults.get(FaultKind::Unavailable));
     finish(members).await;

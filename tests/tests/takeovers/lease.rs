@@ -70,7 +70,7 @@ impl Process {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_members_are_replaced_by_their_lease() {
+async fn takeovers_after_kills_publish_each_event_once() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };

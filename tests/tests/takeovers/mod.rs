@@ -110,7 +110,7 @@ async fn killed_leaders<S: Sink>(make: impl Fn(Lead) -> S) -> u64 {
     finish(members).await
 }
 
-/// Hands the lead over and back while events arrive.
+/// Hands the leadership over and back while events arrive.
 async fn handed_over<S: Sink>(make: impl Fn(Lead) -> S) -> u64 {
     let mut members = two(&make);
     for round in 0..4 {

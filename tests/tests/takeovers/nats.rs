@@ -53,8 +53,8 @@ async fn two_leaders_publish_each_event_once_and_in_order() {
     assert_once_and_in_order(&stored(&url, STREAM).await, events);
 }
 
-/// Holds the messages of a leader in the network until another member has led for longer than the duplicate window. Then they are
-/// refused, up to the number of messages that this member has published; those after them are accepted at their places.
+/// Holds the messages of a leader in the network until another member has published. The stream then refuses as many of them as that
+/// member has published, and accepts the ones after these at the places that they expect.
 async fn late_messages(config: NatsConfig) -> u64 {
     const HELD: u64 = 20;
     let relay = Relay::to(config.servers[0].trim_start_matches("nats://").to_owned()).unwrap();
@@ -100,7 +100,7 @@ async fn late_messages(config: NatsConfig) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn late_messages_of_an_earlier_leader_leave_each_event_once() {
+async fn late_messages_of_an_earlier_leader_cause_no_duplicate() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };

@@ -33,7 +33,7 @@ impl Filler {
         request: Manual,
         state: &State,
     ) -> Result<(), Interrupted> {
-        // Shortly after a start: an event that an earlier run has stored is not missed.
+        // After a start, the deduplication window is not complete at once: without it, events of earlier runs would be stored again.
         self.knows.cancelled().await;
         let window = Window {
             after: request.after,

@@ -108,7 +108,7 @@ impl Bridge {
         }
     }
 
-    /// Gives the lead up in the background, and answers.
+    /// Hands the leadership over in the background, and answers.
     fn hand_over(&self, answer: oneshot::Sender<Answer>) {
         let state = Arc::clone(&self.state);
         tokio::spawn(async move {

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use neurobridge_cluster::ConnectedFor;
 use tokio::time::Instant;
 
-/// The largest age of a report when it is written.
+/// The largest time between the creation of a report and its write to the engine.
 const REPORT_AGE: Duration = Duration::from_secs(5);
 
 /// Whether another member received the events of a gap.
@@ -16,13 +16,13 @@ pub(crate) enum Coverage {
     Member(String),
     /// No member is known to have been connected. The named leader, which is connected again, decides about its own gap.
     LeftToLeader(String),
-    /// Not known yet.
+    /// The reports of the other members do not prove either case yet.
     Unknown,
     /// No member is known to have been connected, and this one leads.
     Nobody,
 }
 
-/// The local times between which a report was written; the first one is `None` if it may be old.
+/// The local times between which a report was written; the first one is `None` if the report may be of any age.
 pub(super) type Written = (Option<Instant>, Instant);
 
 /// Returns whether a connection of another member has lasted from the beginning of a gap to its end; `None` if it is not proven yet.

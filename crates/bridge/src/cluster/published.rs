@@ -9,8 +9,8 @@ use crate::{config::Config, exit::Failure, frames::sample_event, redaction::read
 /// An event with the fields of NeuroIO's events, for comparing what two members would publish.
 const SAMPLE: &str = r#"{"id":1,"data":{"pid":"p","result":"new","space":{"id":1,"name":"s"},"source":{"id":1,"name":"c"},"groups":[{"id":1,"name":"g"}],"note":{},"external_id":"e","email":"m","name":"n","images":[{"id":"i"}],"created":"2024-01-01T00:00:00Z"}}"#;
 
-/// Returns a hash of what a bridge publishes: that of two members is equal if they publish the same messages to the same topics and
-/// subjects. Addresses, credentials and paths may differ.
+/// Returns a hash of the messages that a configuration publishes: equal for two members that publish the same messages to the same
+/// topics and subjects. Addresses, credentials and paths may differ.
 ///
 /// # Errors
 /// Returns an error if a key file cannot be read.

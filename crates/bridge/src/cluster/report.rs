@@ -1,4 +1,4 @@
-//! The reports of the members, and the rules by which the leader hands over because of them.
+//! The report of this member to the others, and the rules by which the leader hands over because of the others' reports.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -14,8 +14,9 @@ use crate::state::{State, View};
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// The time for which a leader waits for faults that usually end by themselves, before it hands over.
 const FAULT_LIMIT: Duration = Duration::from_secs(10);
-/// The least time of a leadership before the leader hands over by itself. It doubles with each time, up to the largest one, because
-/// a cause that no member can end, such as an event that all destinations refuse, must not make the leaders change for ever.
+/// The shortest and the longest time that a leader leads before it hands over without a request. The time doubles with each such
+/// hand-over, because a cause that no member can remove, such as an event that all brokers reject, must not change the leader
+/// every few seconds.
 const TERM_LIMITS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
 /// The sources of which a report has the state, so that its size is bounded.
 const MAX_SOURCES: usize = 200;
@@ -45,7 +46,7 @@ pub(crate) async fn report(state: Arc<State>) {
         let term = view.cluster.as_ref().and_then(|cluster| cluster.term);
         if let Some(reason) = rules.reason_to_hand_over(term, &own, others, Instant::now()) {
             info!(cluster = cluster.name, reason, "handing the leadership over");
-            // Meanwhile further reports are made.
+            // In a task of its own, because reports have to continue until the lease is released.
             let membership = cluster.membership.clone();
             tokio::spawn(async move { membership.resign().await });
         }
@@ -85,23 +86,23 @@ fn whole_milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What the leader remembers of the reports before.
+/// The state that the leader derives from earlier reports.
 #[derive(Debug, Default)]
 struct Rules {
     /// The term, and the time at which it began.
     led: Option<(u64, Instant)>,
-    /// The time since which a sink is not up.
-    is_down: Option<Instant>,
-    /// The first report of each member about the oldest event that it waits for.
+    /// The time since which another member has all sinks up that are up here, and at least one more.
+    better_since: Option<Instant>,
+    /// The time and the lag of the first report of each member that waits for an event.
     waits: BTreeMap<String, (Instant, u64)>,
-    /// The number of times that this member has handed over by itself, since the last hour without, and the last time.
+    /// The number of hand-overs without a request, reset after an hour without one.
     handed_over: u32,
     handed_over_at: Option<Instant>,
 }
 
 impl Rules {
-    /// Returns why another member should lead: because sinks are up there that are not up here, or because it waits for an event that
-    /// this member has not published. `None` for a follower.
+    /// Returns why another member should lead: it has sinks up that are down here, or waits for an event that this member has not
+    /// published. `None` for a follower.
     fn reason_to_hand_over<'a>(
         &mut self,
         term: Option<u64>,
@@ -110,7 +111,7 @@ impl Rules {
         now: Instant,
     ) -> Option<String> {
         let Some(term) = term else {
-            (self.led, self.is_down) = (None, None);
+            (self.led, self.better_since) = (None, None);
             self.waits.clear();
             return None;
         };
@@ -125,7 +126,7 @@ impl Rules {
         let better = others
             .iter()
             .find(|(_, other)| own.sinks_up.is_subset(&other.sinks_up) && own.sinks_up != other.sinks_up);
-        self.is_down = better.and(self.is_down.or(Some(now)));
+        self.better_since = better.and(self.better_since.or(Some(now)));
         self.waits
             .retain(|name, _| others.iter().any(|(other, _)| *other == name));
         let waits: Vec<&String> = others
@@ -144,10 +145,10 @@ impl Rules {
             return None;
         }
         let has_been_down = self
-            .is_down
+            .better_since
             .is_some_and(|since| now.duration_since(since) >= FAULT_LIMIT);
         let reason = if let Some((name, _)) = better.filter(|_| has_been_down) {
-            format!("sinks that are not up here are up at the member \"{name}\"")
+            format!("the member \"{name}\" has sinks up that are down here")
         } else if own.lag_ms < whole_milliseconds(FAULT_LIMIT) {
             // A backlog of this member would be a backlog of the others too.
             let name = waits.first()?;
@@ -160,8 +161,8 @@ impl Rules {
         Some(reason)
     }
 
-    /// Returns whether a member has waited for one event for long: then its lag grows with the time. That of a member that still reads the
-    /// destination shrinks.
+    /// Returns whether a member has waited for the same event for [`FAULT_LIMIT`]: its lag then grows as fast as the time, while the lag
+    /// of a member that still reads the destination shrinks.
     fn waits_for_one(&mut self, name: &str, report: &MemberReport, now: Instant) -> bool {
         let (since, lag) = *self.waits.entry(name.to_owned()).or_insert((now, report.lag_ms));
         let waited = now.duration_since(since);
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn cause_that_no_member_ends_changes_the_leader_ever_more_rarely() {
+    async fn repeated_hand_overs_are_delayed_for_twice_as_long() {
         let mut rules = Rules::default();
         let times = [1, 2, 3].map(|term| {
             rules.reason_to_hand_over(None, &report(0, BOTH), std::iter::empty(), Instant::now());

@@ -1,12 +1,12 @@
-//! `neurobridge cluster`: shows the members of the cluster, and hands the lead over.
+//! `neurobridge cluster`: shows the members of the cluster, or hands the leadership over.
 
 use super::{ask, print};
 use crate::{cli::ClusterFlags, config::Config, control::Request, exit::Failure};
 
-/// Asks the running bridge, and prints its answer.
+/// Sends the request to the running bridge, and prints the answer.
 ///
 /// # Errors
-/// Fails when no bridge runs, it is no member of a cluster, or it does not lead and should hand over.
+/// Returns an error if no bridge runs, if the bridge is not a member of a cluster, or if a follower is to hand over.
 pub(super) async fn run(config: &Config, flags: &ClusterFlags) -> Result<(), Failure> {
     let request = if flags.hand_over {
         Request::HandOver

@@ -108,14 +108,14 @@ fn check_cluster(cluster: &ClusterConfig, config: &Config, errors: &mut Vec<Conf
         errors.push(ConfigError::new(["cluster", "standby"], message));
     }
     if matches!(config.spool, SpoolConfig::Memory(_)) {
-        let message = "found a spool in memory, expected type = \"disk\" for a member of a cluster, which has to know after a restart what \
-                       it has not published";
+        let message = "found a spool in memory, expected type = \"disk\": the events that a member of a cluster has not published have to \
+                       survive a restart";
         errors.push(ConfigError::new(["spool", "type"], message));
     }
     for (name, source) in &config.sources {
         if source.feed.as_ref().is_some_and(|feed| feed.event.id.is_none()) {
-            let message = "found a feed without event.id, expected one for a member of a cluster: the members recognise by it which events \
-                           another one has published";
+            let message = "found a feed without event.id, expected event.id, by which the members of a cluster recognise the events that \
+                           another member has published";
             errors.push(ConfigError::new(["sources", name, "feed"], message));
         }
     }

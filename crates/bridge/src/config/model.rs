@@ -325,7 +325,7 @@ fn no_sinks<'de, D: serde::Deserializer<'de>>(_: D) -> Result<BTreeMap<String, S
     Ok(BTreeMap::new())
 }
 
-/// The cluster is deserialised apart: the type of its lease decides how.
+/// The cluster is deserialised separately, because the type of its lease determines the keys.
 fn no_cluster<'de, D: serde::Deserializer<'de>>(_: D) -> Result<Option<ClusterConfig>, D::Error> {
     Ok(None)
 }

@@ -25,7 +25,7 @@ pub(super) fn read(mut table: Map<String, Value>, shape: &Shape<'_>) -> (Config,
     remove_left_out_sinks(&mut table, &mut errors);
     let mut value = Value::Object(table);
     validate::validate(&mut value, &mut Vec::new(), shape, &mut errors);
-    // Sinks, spool and lease are tables of several types: only the type that was chosen knows the path of an error within.
+    // Sinks, spool and lease have several types: only the deserialiser of the chosen type reports the path of an error in the table.
     let mut take = |key| value.as_object_mut().and_then(|table| table.remove(key));
     let (sinks, spool, cluster) = (take("sinks"), take("spool"), take("cluster"));
     let mut config: Config = read_value(parse, value, &[], shape, &mut errors).unwrap_or_default();

@@ -43,7 +43,7 @@ pub(crate) enum Request {
     },
     /// Shows the members of the cluster.
     Cluster,
-    /// Gives the lead of the cluster up.
+    /// Hands the leadership of the cluster over.
     HandOver,
 }
 

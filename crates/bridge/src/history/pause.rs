@@ -11,8 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// The shortest time between two ticks that counts as a pause: several times their interval.
 const LIMIT: SignedDuration = SignedDuration::from_millis(300);
-/// The number of recent pauses that are stored: more than occur between two views.
-const KEPT: usize = 16;
+/// The largest number of stored pauses: more than occur between two views of the state.
+const MAX_PAUSES: usize = 16;
 
 /// The recent pauses of the process.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ impl Pause {
         if let Some(last) = self.last_tick.replace(now)
             && now.duration_since(last) >= LIMIT
         {
-            self.recent.truncate(KEPT - 1);
+            self.recent.truncate(MAX_PAUSES - 1);
             self.recent.push_front((last, now));
         }
     }
@@ -66,7 +66,7 @@ mod tests {
         for now in 0..100 {
             pause.tick(at(10_000 + 1000 * now));
         }
-        assert_eq!(pause.recent.len(), KEPT);
+        assert_eq!(pause.recent.len(), MAX_PAUSES);
         // The clock was set back.
         pause.tick(at(100));
         assert_eq!(pause.start_of_gap(at(100)), at(100));

@@ -12,8 +12,8 @@ use tracing::warn;
 use super::pause;
 use crate::{feed::joined, state::State};
 
-/// The interval at which the recorder looks.
-const LOOK: Duration = Duration::from_millis(500);
+/// The interval between two views of the state, from which the history is derived.
+const VIEW_INTERVAL: Duration = Duration::from_millis(500);
 /// The time limit of the last write.
 const LAST_WRITE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -53,8 +53,8 @@ impl Drop for Recorder {
 }
 
 async fn record(state: Arc<State>, stop: CancellationToken) {
-    let (mut looks, mut ticks) = (interval(LOOK), interval(pause::TICK));
-    for interval in [&mut looks, &mut ticks] {
+    let (mut view_ticks, mut ticks) = (interval(VIEW_INTERVAL), interval(pause::TICK));
+    for interval in [&mut view_ticks, &mut ticks] {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let mut writing: Option<JoinHandle<()>> = None;
@@ -62,12 +62,12 @@ async fn record(state: Arc<State>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            // Before the look, which has to know of a pause.
+            // Before the view, which needs the recorded pauses for the start of a gap.
             _ = ticks.tick() => {
                 state.history.tick();
                 continue;
             }
-            _ = looks.tick() => {}
+            _ = view_ticks.tick() => {}
         }
         drop(state.view());
         // A hanging disk delays the next write, and nothing else.

@@ -34,7 +34,7 @@ pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
     families.extend(of_cluster(view.cluster.as_slice()));
     families.extend(of_spool(slice::from_ref(view)));
     families.extend(of_sinks(&view.sinks));
-    // Those of a cluster, for a bridge that is alone.
+    // A bridge outside of a cluster has no metrics of a cluster.
     families.retain(|family| !family.get_metric().is_empty());
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
@@ -95,7 +95,7 @@ metrics! {
     GAUGE cluster_term = cluster.term.unwrap_or(0);
     /// State of the membership: 1 for the current one, 0 for the others. A member that is refused or cannot reach the lease does not lead.
     GAUGE cluster_join_state = join_states(cluster);
-    /// Members whose state changed within the ttl of the lease, this one among them.
+    /// Members alive within the ttl of the lease, this one among them; with a lease in Kafka, the members of the consumer group.
     GAUGE cluster_members = cluster.members.iter().filter(|member| member.is_alive).count() as u64;
     /// Takeovers by this member since the start.
     COUNTER cluster_takeovers_total = cluster.takeovers;

@@ -33,7 +33,7 @@ pub(crate) struct Status<'a> {
     /// The newest changes of state, the newest first, with those of earlier runs.
     history: Vec<Entry>,
     configuration: &'a ConfigurationView,
-    /// Null for a bridge that is alone.
+    /// Null for a bridge outside of a cluster.
     cluster: Option<Cluster<'a>>,
 }
 
@@ -64,7 +64,7 @@ struct Member<'a> {
     this: bool,
     /// The number of the leadership that it claims.
     term: Option<u64>,
-    /// The number of its events that are not known to be in all destinations; null if it is unknown.
+    /// The number of events without an outcome in the sink that has the most of them; null if the lease does not transport it.
     lag_events: Option<u64>,
 }
 

@@ -102,7 +102,7 @@ pub(crate) fn takeover(by: &Member, others: &[&Member]) -> Duration {
     began.elapsed()
 }
 
-/// Checks that one of three attempts takes at most `limit`. Other programs on the machine delay an attempt, and make none faster.
+/// Checks that one of three attempts takes at most `limit`, because other programs on the machine can delay an attempt.
 pub(crate) fn assert_within(limit: Duration, mut attempt: impl FnMut(u32) -> Duration) {
     let mut took = Vec::new();
     for number in 1..=3 {

@@ -364,7 +364,7 @@ fn connection_that_ends_does_not_shorten_the_wait() {
 }
 
 #[test]
-fn expected_event_stops_reading_before_a_message_is_forgotten() {
+fn expected_event_stops_reading_before_a_message_is_discarded() {
     let mut copies = Copies::with_limit(2);
     let read = |copies: &mut Copies, number: usize| {
         copies.read(place(number), Identity::of(&format!("main/{number}")));
@@ -378,7 +378,7 @@ fn expected_event_stops_reading_before_a_message_is_forgotten() {
         read(&mut copies, number);
     }
     assert_eq!((copies.is_full(), copies.forgotten()), (true, 2));
-    // A leader has no choice.
+    // Without expected events, as at a takeover, the oldest message is discarded.
     copies.restart();
     assert!(!copies.is_full());
     read(&mut copies, 4);

@@ -202,7 +202,7 @@ impl Refusals {
         *self = Self::default();
     }
 
-    /// Forgets the refusals that are not final, because another member of the cluster decides about their events now.
+    /// Removes the refusals that are not final, because another member of the cluster now decides about their events.
     pub(super) fn follow(&mut self) {
         self.alone = None;
         self.states.retain(|_, state| matches!(state, Refused::Stored(_)));

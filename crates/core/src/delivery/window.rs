@@ -390,8 +390,8 @@ impl<M: CommitMode> Window<M> {
         self.adopt(connected.committed_cursor, reader);
     }
 
-    /// Forgets which events were refused: while this member of a cluster follows, another one publishes them, or stores their dead
-    /// letters.
+    /// Removes the refusals that are not final: while this member of a cluster follows, another one publishes these events, or
+    /// stores their dead letters.
     pub(super) fn follow(&mut self) {
         self.refusals.follow();
     }

@@ -1,9 +1,9 @@
 //! The text that a member stores with its cursor: the offsets from which the partitions are read after a restart.
 //!
-//! The place is small, and a topic may have thousands of partitions. So an offset is written as its difference from the one before,
-//! and all of them are rounded down where they would not fit: then a restart reads some records again. Offsets that do not fit
-//! rounded either are replaced by the beginning of the topic. A record that is read again is recognised, one that is skipped may be
-//! published a second time.
+//! The space beside the cursor is limited, and a topic may have thousands of partitions. So each offset is written as the difference
+//! from the previous one, and all of them are rounded down if they would not fit: a restart then reads some records again. Offsets
+//! that do not fit even when rounded are replaced by the beginning of the topic. Rounding up is wrong: a record that is read again
+//! is recognised, but the event of a skipped record may be published a second time.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,7 @@ pub(super) fn text(position: Option<Position>, offsets: &[u64]) -> Option<String
     serde_json::to_string(&note).ok()
 }
 
-/// Returns the offsets in the text, none without such a text.
+/// Returns the offsets in the text; empty if the text has none.
 pub(super) fn offsets(text: Option<&str>, partitions: usize) -> Offsets {
     let Some(note) = text.and_then(|text| serde_json::from_str::<Note>(text).ok()) else {
         return Offsets::new();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_that_do_not_fit_are_never_too_large() {
+    fn offsets_that_do_not_fit_are_rounded_down() {
         let offsets = some(4000);
         let back = back(&offsets);
         assert_eq!(back.len(), offsets.len());
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn more_partitions_are_read_from_the_beginning() {
+    fn offsets_that_do_not_fit_even_rounded_are_zero() {
         assert_eq!(back(&some(9000)), vec![0; 9000]);
     }
 

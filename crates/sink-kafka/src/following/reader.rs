@@ -2,8 +2,8 @@
 //! read.
 //!
 //! librdkafka reports neither a broker that does not answer, nor a partition without a leader, nor an open transaction that hides
-//! all later records: it waits. So the thread asks the leaders for the ends of the partitions that it has not read further since the
-//! last time, and compares. A topic without new records is no fault.
+//! all later records: it waits. So the thread requests the end of each partition whose position has not advanced since the last
+//! check, and compares it with the position. A topic without new records is no fault.
 
 use std::{
     collections::BTreeMap,
@@ -31,11 +31,11 @@ use crate::{context::Context, statistics};
 /// The limits of a reader without progress.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// The interval for comparing with the ends.
+    /// The interval at which the positions are compared with the ends of the partitions.
     pub(super) check: Duration,
     /// The time limit of an answer, during which no record is received.
     pub(super) answer: Duration,
-    /// The time without progress after which it is reported. Longer than the election of a leader.
+    /// The time without progress after which a fault is reported. Longer than the election of a partition leader.
     pub(super) stalled: Duration,
     /// The time without progress after which the reader ends, so that another client reads.
     pub(super) replaced: Duration,
@@ -57,16 +57,16 @@ impl Limits {
     }
 }
 
-/// Reads the committed records of a topic on a thread of its own, which ends after this is dropped.
+/// Reads the committed records of a topic on a thread of its own, which ends after the reader is dropped.
 #[derive(Debug)]
 pub(crate) struct RecordReader {
     records: mpsc::Receiver<Result<Vec<Found>, SinkFault>>,
-    /// The records that were received and not taken.
+    /// The received records that [`next`](Self::next) has not returned yet.
     batch: vec::IntoIter<Found>,
     state: Arc<State>,
 }
 
-/// What the thread reports beside the records.
+/// The state of the thread, besides the records.
 #[derive(Debug, Default)]
 struct State {
     unavailable: Mutex<Option<SinkFault>>,
@@ -106,7 +106,7 @@ impl RecordReader {
     pub(super) async fn ready(&mut self) -> Result<(), SinkFault> {
         while self.batch.len() == 0 {
             let ended = || {
-                let reason = "the reader of the topic has ended; it is started again";
+                let reason = "the reader of the topic has stopped; connecting again";
                 SinkFault::new(FaultKind::Other, reason)
             };
             self.batch = self.records.recv().await.ok_or_else(ended)??.into_iter();
@@ -119,7 +119,7 @@ impl RecordReader {
         self.batch.next()
     }
 
-    /// Returns why nothing is received although the topic has more.
+    /// Returns why nothing is received although the topic has further records.
     pub(super) fn unavailable(&self) -> Option<SinkFault> {
         lock(&self.state.unavailable).clone()
     }
@@ -199,7 +199,7 @@ struct Watch {
 struct Lane {
     /// The offset after the last record.
     next: u64,
-    /// The offset up to which it was read at the last check, also where there is no record of an event.
+    /// The offset up to which the partition was read at the last check, records without an event included.
     position: u64,
     waits: Waits,
 }
@@ -210,7 +210,7 @@ struct Waits {
     /// Its leader does not answer.
     unanswered: Option<Instant>,
     /// Committed records are not received.
-    behind: Option<Instant>,
+    unreceived: Option<Instant>,
     /// An open transaction hides what follows.
     hidden: Option<Instant>,
 }
@@ -255,7 +255,7 @@ impl Watch {
     /// Returns the reason for which nothing is received, if it has lasted for long enough.
     ///
     /// # Errors
-    /// The client is no longer of use: it has made no progress for too long, or does not read all partitions.
+    /// The client has to be replaced: it has made no progress for too long, or does not read all partitions.
     fn check(
         &mut self,
         source: &Source,
@@ -316,25 +316,25 @@ impl Lane {
         high: u64,
         limits: Limits,
     ) -> Result<Option<SinkFault>, SinkFault> {
-        let since = |is_so: bool, since: &mut Option<Instant>| {
-            if !is_so {
+        let since = |is_waiting: bool, since: &mut Option<Instant>| {
+            if !is_waiting {
                 *since = None;
                 return Duration::ZERO;
             }
             since.get_or_insert_with(Instant::now).elapsed()
         };
-        let behind = since(end > self.position, &mut self.waits.behind);
+        let unreceived = since(end > self.position, &mut self.waits.unreceived);
         let hidden = since(end <= self.position && high > end, &mut self.waits.hidden);
-        if behind >= limits.stalled {
+        if unreceived >= limits.stalled {
             let reason = format!(
-                "no record of the topic \"{}\" was received for {} seconds although partition {number} ends at offset {end}, after \
-                 {}; check the brokers and the network",
+                "no record of the topic \"{}\" was received for {} seconds although partition {number} was read to offset {} \
+                 and ends at {end}; check the brokers and the network",
                 source.topic,
-                behind.as_secs(),
+                unreceived.as_secs(),
                 self.position
             );
             let fault = SinkFault::new(FaultKind::Timeout, reason);
-            return if behind >= limits.replaced {
+            return if unreceived >= limits.replaced {
                 Err(fault)
             } else {
                 Ok(Some(fault))
@@ -345,7 +345,7 @@ impl Lane {
     }
 }
 
-/// The context of a consumer: passes errors on like that of a producer, and remembers how far it has read.
+/// The context of a consumer: reports errors as the context of a producer does, and stores the last statistics.
 pub(crate) struct ReaderContext {
     shared: Context,
     topic: String,

@@ -35,7 +35,7 @@ const POLL: Duration = Duration::from_millis(100);
 const OPEN_PAUSE: Duration = Duration::from_millis(50);
 /// The time limit for one answer of a broker, and for reading without any progress.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// The largest number of records that are passed on together.
+/// The largest number of records in a batch.
 pub(super) const MOST_TOGETHER: usize = 2000;
 /// The number of batches of records that may wait.
 pub(crate) const BATCHES: usize = 4;
@@ -110,7 +110,8 @@ impl Source {
             format_args!("the ends of the topic \"{}\"", self.topic),
         );
         steps.advise("check the topic and the leaders of its partitions");
-        // Uncommitted: an open transaction of another producer may begin before what was read in this process.
+        // Uncommitted, because an open transaction may begin before a wanted offset: the end of the committed records would precede
+        // that offset, as in a recreated topic.
         let properties = self.properties("read_uncommitted", Replicas::Leaders);
         let consumer = self.consumer(&properties, steps)?;
         let look_back = LOOK_BACK / i64::try_from(self.partitions.max(1)).unwrap_or(i64::MAX);
@@ -136,7 +137,7 @@ impl Source {
         Ok(offsets.collect())
     }
 
-    /// Asks the leader of a partition for its first offset and its end.
+    /// Requests the first offset and the end of a partition from the leader of the partition.
     pub(super) fn watermarks(
         &self,
         consumer: &BaseConsumer<ReaderContext>,
@@ -250,7 +251,7 @@ impl Source {
                 return Err(self.hidden(&format!("expected its end within {limit:?}; waiting again")));
             }
             steps.progress();
-            // No event of the client announces the end of a transaction; the position has to be asked for again.
+            // No event of the client announces the end of a transaction; the end has to be requested again.
             thread::sleep(OPEN_PAUSE);
         }
         Ok(())

@@ -135,7 +135,7 @@ async fn full_follower_stops_reading_until_own_events_arrive() {
     }
     assert_eq!((count, member.copies.forgotten()), (100, 0));
 
-    // A takeover reads on, and a follower without expected events.
+    // Neither a takeover nor a follower without expected events stops reading.
     member.read((200..220).map(found).collect());
     assert_eq!(member.copies.forgotten(), 10);
     lease.send_replace(lasting());
@@ -275,7 +275,7 @@ fn records_that_are_not_received_are_reported() {
     kafka.store(0..10);
     wait_until("the reason", || {
         let reason = reader.unavailable().map(|fault| fault.reason).unwrap_or_default();
-        reason.contains("partition 0 ends at offset 10, after 0")
+        reason.contains("partition 0 was read to offset 0 and ends at 10")
     });
     kafka.cluster.clear_request_errors(RDKafkaApiKey::Fetch);
     wait_until("the end of the fault", || reader.unavailable().is_none());

@@ -40,7 +40,7 @@ impl KafkaSink {
             .is_some_and(|membership| !membership.has_lease())
     }
 
-    /// Returns why a follower receives nothing although there is something to read.
+    /// Returns why a follower receives nothing although the topic has further records.
     pub(super) fn follower_unavailable(&self) -> Option<SinkFault> {
         let membership = self.membership.as_ref()?;
         let unreachable = self.health.unreachable();
@@ -153,8 +153,8 @@ impl KafkaSink {
         membership.must_publish(event.sequence)
     }
 
-    /// Returns whether dead letters may be sent now. A leader whose lease has ended still completes its open transaction, which is
-    /// refused if another one leads.
+    /// Returns whether dead letters may be sent now. A leader whose lease has ended still completes its open transaction, which Kafka
+    /// refuses if another member has taken over.
     pub(super) fn may_send_dead_letter(&mut self) -> bool {
         let Some(membership) = &mut self.membership else {
             return true;

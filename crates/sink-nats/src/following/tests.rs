@@ -11,7 +11,7 @@ use crate::fake_server::{FakeServer, STREAM};
 
 /// The limit of every wait: much longer than any operation takes.
 const LIMIT: Duration = Duration::from_secs(60);
-/// The time for which a call is polled before its effects are looked at.
+/// The time for which a call is polled before the test checks its effects.
 const TURN: Duration = Duration::from_millis(20);
 
 type Lease = watch::Sender<Option<Instant>>;
@@ -105,7 +105,7 @@ async fn takeover_after_an_interrupted_one_reads_the_new_end() {
 }
 
 #[tokio::test]
-async fn follower_without_room_reads_again_when_its_events_arrive() {
+async fn full_follower_reads_again_when_its_events_arrive() {
     let (mut following, _server, lease) = member(&["a", "b", "c", "d", "e"], 2).await;
     // The leader has not received this event.
     assert!(!following.is_stored(sequence(1), "x"));

@@ -58,7 +58,7 @@ impl LatestOfPersons {
     }
 }
 
-/// What the brokers are compared with.
+/// The events that are compared with those in the brokers.
 pub(super) struct Compared {
     /// The events since the start of the run. Earlier ones are not compared, because not all members received them.
     pub(super) recognised: Vec<RecognisedEvent>,
@@ -76,9 +76,9 @@ pub(super) struct Found {
     comparison: Comparison,
     /// The number of copies with a body that the platform did not send.
     changed: u64,
-    /// The number of events out of order that the member which published the later event has never received. They were
-    /// published late, when a member led that has them.
-    kept: u64,
+    /// The number of events out of order that the publisher of the later event has never received. Another member published them
+    /// late, when it led.
+    unreceived: u64,
     /// The number of events that each member has published.
     published: Vec<u64>,
     destination: Link,
@@ -104,7 +104,7 @@ impl Compared {
         let mut received = Received::default();
         let mut published = vec![0; spools.len()];
         let mut publications = Vec::new();
-        let (mut changed, mut kept) = (0, 0);
+        let (mut changed, mut unreceived) = (0, 0);
         let mut latest = LatestOfPersons::default();
         let first = self.recognised.first().map_or(0, |event| event.id);
         read_broker(read_back, place, &spools, |copy| {
@@ -119,9 +119,9 @@ impl Compared {
                 published[member] += 1;
                 publications.push((copy.stored, member));
                 let before = latest.add(&copy, member);
-                let is_kept =
+                let is_unreceived =
                     before.is_some_and(|before| self.spools[before].lacks(copy.fingerprint.content));
-                kept += u64::from(is_disordered && is_kept);
+                unreceived += u64::from(is_disordered && is_unreceived);
             }
         })?;
         // A topic is read partition by partition, and one member publishes at a time.
@@ -133,7 +133,7 @@ impl Compared {
         Ok(Found {
             comparison: received.compare(broker.to_owned(), &self.recognised, &[]),
             changed,
-            kept,
+            unreceived,
             published,
             destination,
             takeovers: publishers.takeovers(),
@@ -146,15 +146,15 @@ impl Compared {
         for Found {
             comparison,
             changed,
-            kept,
+            unreceived,
             published,
             destination,
             takeovers,
         } in &found
         {
             print(&format!(
-                "\n{}: published by the members {published:?}, {changed} with a changed body; of the events out of order {kept} were \
-                 never received by the leader before",
+                "\n{}: published by the members {published:?}, {changed} with a changed body; of the events out of order {unreceived} were \
+                 never received by the earlier leader",
                 comparison.name,
             ))?;
             print("time without a publishing member:")?;
@@ -169,7 +169,7 @@ impl Compared {
         Ok(holds)
     }
 
-    /// Returns a line for a takeover, with the time of the run at which the member before published its last event.
+    /// Returns a line for a takeover, with the time of the run at which the earlier leader published its last event.
     fn describe(&self, takeover: &Takeover, destination: Link) -> String {
         #[expect(
             clippy::cast_precision_loss,
@@ -199,7 +199,7 @@ mod tests {
         Found {
             comparison: received.compare("Kafka".to_owned(), &recognised, &[]),
             changed: 0,
-            kept: 0,
+            unreceived: 0,
             published: Vec::new(),
             destination: Link::Kafka,
             takeovers: Vec::new(),

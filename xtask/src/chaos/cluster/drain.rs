@@ -15,7 +15,7 @@ use crate::shell::log;
 
 /// The time limit without progress.
 const LIMIT: Duration = Duration::from_secs(180);
-/// The time without a change after which the members count as settled, or a follower as one that waits for the lead.
+/// The time without a change after which the members count as settled, or a follower as waiting for the leadership.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// The state of the members at the end.
@@ -26,8 +26,8 @@ pub(super) struct Drained {
     pub(super) violations: Vec<String>,
 }
 
-/// Waits until no member has events without an outcome. A follower keeps events that the leader did not receive until it leads, so
-/// the leader then hands over.
+/// Waits until no member has events without an outcome. A follower settles an event that the leader did not receive only when it
+/// leads itself, so the leader then hands over.
 pub(super) fn drain(cluster: &Cluster<'_>) -> Result<Drained> {
     let mut drained = Drained::default();
     let mut patience = Patience::new("the outcomes of all events", LIMIT);

@@ -135,7 +135,7 @@ impl Cluster<'_> {
             let (mut feeds, now) = (lock(self.feeds), self.clock.now());
             let begun = match fault.kind {
                 Kind::CutFrom(Link::Kafka) => Ok(()),
-                // The member keeps its connection to the feed, but may lose the lead.
+                // The member stays connected to the feed, but may lose the leadership.
                 Kind::CutFrom(Link::Nats) => feeds.check(member, now, latest.lag),
                 _ => feeds.take(member, now, latest.lag),
             };
@@ -165,8 +165,8 @@ impl Cluster<'_> {
             Kind::Freeze => process.disturb(|bridge| {
                 bridge.process().freeze()?;
                 begun("frozen (SIGSTOP)")?;
-                // The process must not continue with a connection that has fallen behind: the platform may close it at any
-                // time, with events that the other members receive only until their next fault.
+                // The process must not continue on a connection with a backlog. The platform may close that connection at any
+                // time and discard its events, and another member may miss the same events by its own next fault.
                 links.cut(Link::Feed);
                 links.restore(Link::Feed);
                 bridge.process().thaw()

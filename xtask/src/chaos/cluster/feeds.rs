@@ -36,7 +36,7 @@ impl Feeds {
     /// these events could only be published late, when this member leads again. `unpublished` is the age of the oldest of them.
     ///
     /// # Errors
-    /// Returns the reason if a fault by which the member may lose the lead must not begin now.
+    /// Returns the reason if a fault by which the member may lose the leadership must not begin now.
     pub(super) fn check(
         &self,
         member: usize,
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn last_connected_member_is_never_taken() {
+    fn last_connected_member_is_never_interrupted() {
         for seed in 0..500 {
             let mut random = fastrand::Rng::with_seed(seed);
             let members = random.usize(2..4);

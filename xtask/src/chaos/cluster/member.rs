@@ -223,7 +223,7 @@ impl Member {
     /// Stops the process as for an upgrade.
     pub(super) fn terminate(bridge: &mut Bridge) -> Result<()> {
         let status = bridge.process().terminate(STOP)?;
-        ensure!(status.success(), "it exited with {status} after SIGTERM");
+        ensure!(status.success(), "the process exited with {status} after SIGTERM");
         Ok(())
     }
 

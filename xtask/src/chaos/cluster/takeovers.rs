@@ -10,7 +10,7 @@ use super::setup::TTL;
 pub(super) struct Takeover {
     pub(super) from: usize,
     pub(super) to: usize,
-    /// The time of the last event that the member before has published.
+    /// The time of the last event that the earlier leader has published.
     pub(super) last: i64,
     /// The time of the first event that the new member has published.
     pub(super) first: i64,
@@ -50,7 +50,7 @@ impl Publishers {
     }
 }
 
-/// What a fault was injected into.
+/// The part of the system into which a fault was injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
     Member(usize),
@@ -125,7 +125,7 @@ impl Cause {
         }
     }
 
-    /// Returns the longest time without a publishing leader that is the goal, in milliseconds.
+    /// Returns the goal for the longest time without a publishing leader, in milliseconds.
     fn goal(self) -> Option<i64> {
         let ttl = i64::try_from(TTL.as_millis()).unwrap_or(i64::MAX);
         match self {

@@ -256,7 +256,7 @@ async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &Path) -> Answer {
     }
 }
 
-/// Connects to the engine of a lease, and takes no lease.
+/// Connects to the engine of a lease without acquiring the lease.
 async fn try_lease(cluster: &ClusterConfig) -> Answer {
     let begin = Instant::now();
     let probed = timeout(SINK_TIMEOUT, cluster.probe("check")).await;

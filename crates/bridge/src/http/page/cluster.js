@@ -1,4 +1,4 @@
-// The card of the cluster: the role of this bridge, and the members as it sees them. Hidden for a bridge that is alone.
+// The card of the cluster: the role of this bridge, and the members as it sees them. Hidden for a bridge outside of a cluster.
 
 import { pill } from "./parts.js";
 import { element, moment, number, plain, text } from "./words.js";

@@ -1,9 +1,9 @@
-//! Leaders that give the lease up.
+//! Leaders that release the lease.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn hand_over_takes_no_ttl_and_is_not_taken_back() {
+async fn hand_over_is_faster_than_the_ttl_and_not_reverted() {
     let world = Arc::new(World::default());
     let processes = [
         Process::start(&world, "a", "same", 1),

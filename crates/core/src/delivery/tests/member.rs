@@ -108,8 +108,8 @@ fn follower_waits_without_a_fault_and_then_delivers() {
 struct FencedSink {
     waiting: Vec<Sequence>,
     connects: u64,
-    /// The number of dead letters that were to be published while following.
-    letters: Arc<Mutex<u64>>,
+    /// The number of dead letters that the delivery tried to publish as a follower.
+    tried: Arc<Mutex<u64>>,
 }
 
 impl Sink for FencedSink {
@@ -173,7 +173,7 @@ impl Sink for FencedSink {
 impl DeadLetterSink for FencedSink {
     fn publish_dead_letter(&mut self, _: &DeadLetter<'_>) -> Result<(), PublishError> {
         if self.connects > 1 {
-            *self.letters.lock().unwrap() += 1;
+            *self.tried.lock().unwrap() += 1;
             return Err(PublishError::Full);
         }
         let reason = "another member has taken over";
@@ -202,13 +202,13 @@ impl Transactions for FencedSink {
 }
 
 #[test]
-fn follower_has_no_dead_letters_of_its_time_as_the_leader() {
+fn former_leader_publishes_no_dead_letter_as_a_follower() {
     let cursor = Cursor::starting_at(Sequence::FIRST);
-    let letters = Arc::new(Mutex::new(0));
+    let tried = Arc::new(Mutex::new(0));
     let sink = FencedSink {
         waiting: Vec::new(),
         connects: 0,
-        letters: Arc::clone(&letters),
+        tried: Arc::clone(&tried),
     };
     let [seen] = snapshots(sink, cursor, [60]);
     assert_eq!((seen.cursor.counts.duplicate, seen.faults.total()), (10, 1));

@@ -34,7 +34,7 @@ fn send(sink: &mut KafkaSink, number: u64) -> Result<(), PublishError> {
     sink.publish(&event(number, &frame(number)), &Bytes::new())
 }
 
-fn send_letter(sink: &mut KafkaSink, number: u64) -> Result<(), PublishError> {
+fn send_dead_letter(sink: &mut KafkaSink, number: u64) -> Result<(), PublishError> {
     sink.publish_dead_letter(&DeadLetter {
         sequence: Sequence::new(number).unwrap(),
         json: "{}",
@@ -52,18 +52,18 @@ async fn next(sink: &mut KafkaSink, acks: &mut Vec<Ack>) -> Next {
 async fn follower_publishes_no_dead_letter_before_it_leads() {
     let kafka = Kafka::start(1);
     let (lease, mut sink) = member(&kafka, false).await;
-    assert!(matches!(send_letter(&mut sink, 1), Err(PublishError::Full)));
+    assert!(matches!(send_dead_letter(&mut sink, 1), Err(PublishError::Full)));
     lease.send_replace(lasting());
-    assert!(matches!(send_letter(&mut sink, 1), Err(PublishError::Full)));
+    assert!(matches!(send_dead_letter(&mut sink, 1), Err(PublishError::Full)));
     assert_eq!(next(&mut sink, &mut Vec::new()).await, Next::Reconnect);
     connect(&mut sink).await.unwrap();
-    send_letter(&mut sink, 1).unwrap();
+    send_dead_letter(&mut sink, 1).unwrap();
     assert_eq!(
         outcome_words(&outcomes(&mut sink, 1).await.unwrap()),
         ["delivered"]
     );
     lease.send_replace(None);
-    assert!(matches!(send_letter(&mut sink, 2), Err(PublishError::Full)));
+    assert!(matches!(send_dead_letter(&mut sink, 2), Err(PublishError::Full)));
     assert_eq!(kafka.records(DEAD, 1)[&0].len(), 1);
 }
 
@@ -84,7 +84,7 @@ async fn former_leader_waits_for_its_records_and_then_follows() {
     }
     assert_eq!(outcome_words(&acks), ["delivered"]);
     assert!(sink.status().is_follower);
-    // Nothing is in flight, and it is still no event of a follower.
+    // Nothing is in flight, but a former leader expects no events before it has connected again.
     assert!(matches!(send(&mut sink, 2), Err(PublishError::Full)));
     lease.send_replace(lasting());
     assert!(matches!(send(&mut sink, 2), Err(PublishError::Full)));
@@ -125,11 +125,11 @@ async fn former_leader_completes_its_open_transaction() {
     lease.send_replace(None);
     assert!(matches!(send(&mut sink, 2), Err(PublishError::Full)));
     assert_eq!(Transactions::state(&sink), TransactionState::Due);
-    // Of an event before: the transaction cannot be committed without it.
-    send_letter(&mut sink, 3).unwrap();
+    // The dead letter of an earlier event: the transaction cannot be committed without it.
+    send_dead_letter(&mut sink, 3).unwrap();
     outcomes(&mut sink, 2).await.unwrap();
     sink.commit(&session_cursor()).await.unwrap();
     assert_eq!(Transactions::state(&sink), TransactionState::Closed);
-    assert!(matches!(send_letter(&mut sink, 4), Err(PublishError::Full)));
+    assert!(matches!(send_dead_letter(&mut sink, 4), Err(PublishError::Full)));
     assert_eq!(next(&mut sink, &mut Vec::new()).await, Next::Reconnect);
 }
