@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use neurobridge_tests::kafka::Kafka;
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
@@ -84,6 +84,14 @@ pub(super) fn run_in(dir: &Scratch, args: &Args, members: usize, read_back: &Pat
     let mut recognised = read_record(&record)?;
     // Before, single members received events.
     recognised.retain(|event| event.at.as_millisecond() >= ended.started);
+    ensure!(
+        !recognised.is_empty(),
+        "no event was recognised while all members were connected"
+    );
+    ensure!(
+        !ended.faults.is_empty(),
+        "no fault was injected; run it for longer"
+    );
     let compared = Compared {
         recognised,
         sent: reading.end()?.contents,

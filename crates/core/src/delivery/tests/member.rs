@@ -212,5 +212,5 @@ fn former_leader_publishes_no_dead_letter_as_a_follower() {
     };
     let [seen] = snapshots(sink, cursor, [60]);
     assert_eq!((seen.cursor.counts.duplicate, seen.faults.total()), (10, 1));
-    assert_eq!(*letters.lock().unwrap(), 0);
+    assert_eq!(*tried.lock().unwrap(), 0);
 }
