@@ -92,7 +92,7 @@ pub trait DeadLetterSink: Send {
     ///
     /// # Errors
     /// See [`PublishError`]; the dead letter was not published.
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError>;
+    fn publish_dead_letter(&mut self, dead_letter: &DeadLetter<'_>) -> Result<(), PublishError>;
 }
 
 /// The capability of a sink to publish in transactions.

@@ -243,13 +243,13 @@ mod tests {
     async fn concurrent_dead_letters_are_stored_completely() {
         let folder = tempfile::tempdir().unwrap();
         let config = DeadLettersConfig::default();
-        let letters = Arc::new(FileDeadLetters::open(&config, folder.path()).await.unwrap());
+        let dead_letters = Arc::new(FileDeadLetters::open(&config, folder.path()).await.unwrap());
         let mut tasks = tokio::task::JoinSet::new();
         for task in 0..8 {
-            let letters: Arc<dyn DeadLetters> = Arc::clone(&letters) as _;
+            let dead_letters: Arc<dyn DeadLetters> = Arc::clone(&dead_letters) as _;
             tasks.spawn(async move {
                 for number in 0..20 {
-                    letters
+                    dead_letters
                         .store(&format!("{{\"task\":{task},\"number\":{number}}}\n"))
                         .await
                         .unwrap();
@@ -259,7 +259,7 @@ mod tests {
         while let Some(done) = tasks.join_next().await {
             done.unwrap();
         }
-        letters.store("").await.unwrap();
+        dead_letters.store("").await.unwrap();
         let text = fs::read_to_string(folder.path().join("dead-letters.jsonl")).unwrap();
         let mut lines: Vec<serde_json::Value> = text
             .lines()
@@ -278,9 +278,9 @@ mod tests {
     async fn old_dead_letters_are_removed_without_new_ones() {
         let folder = tempfile::tempdir().unwrap();
         let config = DeadLettersConfig::default();
-        let letters = FileDeadLetters::open(&config, folder.path()).await.unwrap();
-        letters.store("{}\n").await.unwrap();
-        drop(letters);
+        let dead_letters = FileDeadLetters::open(&config, folder.path()).await.unwrap();
+        dead_letters.store("{}\n").await.unwrap();
+        drop(dead_letters);
         let names = || {
             let mut names: Vec<String> = fs::read_dir(folder.path())
                 .unwrap()
@@ -298,10 +298,10 @@ mod tests {
         drop(open_when_free(&config, folder.path(), clock.clock()).await);
         assert_eq!(names().len(), 2);
         clock.set_trusted(true);
-        let letters = open_when_free(&config, folder.path(), clock.clock()).await;
+        let dead_letters = open_when_free(&config, folder.path(), clock.clock()).await;
         assert_eq!(names(), ["dead-letters.jsonl"]);
         assert_eq!(fs::read(folder.path().join("dead-letters.jsonl")).unwrap(), b"");
-        drop(letters);
+        drop(dead_letters);
     }
 
     /// Opens the file once its lock is free: the pool releases the lock of a dropped instance a moment later.
@@ -322,15 +322,15 @@ mod tests {
     async fn failed_sync_blocks_no_later_dead_letter() {
         let folder = tempfile::tempdir().unwrap();
         let config = DeadLettersConfig::default();
-        let letters = FileDeadLetters::open(&config, folder.path()).await.unwrap();
-        letters.store("{\"n\":1}\n").await.unwrap();
+        let dead_letters = FileDeadLetters::open(&config, folder.path()).await.unwrap();
+        dead_letters.store("{\"n\":1}\n").await.unwrap();
         testing::inject(&folder.path().join("dead-letters.jsonl"), 2, 5);
         for _ in 0..2 {
-            let error = letters.store("{\"n\":2}\n").await.unwrap_err().to_string();
+            let error = dead_letters.store("{\"n\":2}\n").await.unwrap_err().to_string();
             assert!(error.contains("could not be synced"), "{error}");
         }
-        letters.store("{\"n\":2}\n").await.unwrap();
-        letters.store("{\"n\":3}\n").await.unwrap();
+        dead_letters.store("{\"n\":2}\n").await.unwrap();
+        dead_letters.store("{\"n\":3}\n").await.unwrap();
         let active = fs::read_to_string(folder.path().join("dead-letters.jsonl")).unwrap();
         assert_eq!(active, "{\"n\":2}\n{\"n\":3}\n");
         let place = crate::rotation::Place::new(&folder.path().join("dead-letters.jsonl")).unwrap();
@@ -347,28 +347,28 @@ mod tests {
             ..DeadLettersConfig::default()
         };
         let clock = HandClock::now();
-        let letters = FileDeadLetters::with_clock(&config, folder.path(), clock.clock())
+        let dead_letters = FileDeadLetters::with_clock(&config, folder.path(), clock.clock())
             .await
             .unwrap();
         let line = format!("{}\n", "x".repeat(99_999));
         for _ in 0..5 {
-            letters.store(&line.repeat(4)).await.unwrap();
+            dead_letters.store(&line.repeat(4)).await.unwrap();
         }
         // The sum over all files, as the test may run across midnight.
         let length = || -> u64 {
             let files = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap());
-            let letters = files.filter(|file| !file.file_name().to_str().unwrap().ends_with(".lock"));
-            letters.map(|file| file.metadata().unwrap().len()).sum()
+            let stored = files.filter(|file| !file.file_name().to_str().unwrap().ends_with(".lock"));
+            stored.map(|file| file.metadata().unwrap().len()).sum()
         };
-        assert_eq!((length(), letters.not_kept()), (1_000_000, 10));
+        assert_eq!((length(), dead_letters.not_kept()), (1_000_000, 10));
         clock.advance(Duration::from_secs(6 * 3600));
-        letters.store(&line.repeat(4)).await.unwrap();
-        assert_eq!((length(), letters.not_kept()), (1_300_000, 11));
-        drop(letters);
+        dead_letters.store(&line.repeat(4)).await.unwrap();
+        assert_eq!((length(), dead_letters.not_kept()), (1_300_000, 11));
+        drop(dead_letters);
         // A restart does not raise the limit.
-        let letters = open_when_free(&config, folder.path(), clock.clock()).await;
-        letters.store(&line).await.unwrap();
-        assert_eq!((length(), letters.not_kept()), (1_300_000, 1));
+        let dead_letters = open_when_free(&config, folder.path(), clock.clock()).await;
+        dead_letters.store(&line).await.unwrap();
+        assert_eq!((length(), dead_letters.not_kept()), (1_300_000, 1));
     }
 
     #[tokio::test]

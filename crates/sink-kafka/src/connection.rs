@@ -108,10 +108,10 @@ impl Connection {
 
     /// Returns the names of the known topics that events have named.
     pub(crate) fn named_topics(&self) -> Vec<String> {
-        let letters = self.config.dead_letter_topic();
+        let dead_letters = self.config.dead_letter_topic();
         let names = self.topics.keys();
         names
-            .filter(|name| Some(name.as_str()) != letters)
+            .filter(|name| Some(name.as_str()) != dead_letters)
             .cloned()
             .collect()
     }

@@ -178,7 +178,7 @@ impl KafkaSink {
         })
     }
 
-    fn send_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+    fn send_dead_letter(&mut self, dead_letter: &DeadLetter<'_>) -> Result<(), PublishError> {
         if !self.may_send_dead_letter() {
             return Err(PublishError::Full);
         }
@@ -190,7 +190,7 @@ impl KafkaSink {
         })?;
         let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         connection.ready()?;
-        connection.send(letter.sequence, crate::encode::dead_letter(topic, letter.json))
+        connection.send(dead_letter.sequence, crate::encode::dead_letter(topic, dead_letter.json))
     }
 
     fn collect_warnings(&mut self, connection: &Connection) {
@@ -246,8 +246,8 @@ impl KafkaSink {
 }
 
 impl DeadLetterSink for KafkaSink {
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
-        self.send_dead_letter(letter)
+    fn publish_dead_letter(&mut self, dead_letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        self.send_dead_letter(dead_letter)
             .map_err(|error| self.reclassified_error(error))
     }
 }

@@ -201,14 +201,14 @@ impl Encoder {
 /// Encodes a dead letter as a message.
 pub(crate) fn dead_letter<'a>(
     subject: &str,
-    letter: &DeadLetter<'a>,
+    dead_letter: &DeadLetter<'a>,
     sink: &str,
     spool: &SpoolId,
     mode: Mode,
 ) -> Message<'a> {
     let mut headers = Headers::default();
     if mode == Mode::Jetstream {
-        let id = format_args!("dead-letter/{sink}/{spool}:{}", letter.sequence);
+        let id = format_args!("dead-letter/{sink}/{spool}:{}", dead_letter.sequence);
         headers.add_written(MESSAGE_ID, id);
     }
     headers.add("content-type", DATA_CONTENT_TYPE);
@@ -216,7 +216,7 @@ pub(crate) fn dead_letter<'a>(
         subject: subject.into(),
         headers,
         id: None,
-        payload: letter.json,
+        payload: dead_letter.json,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::in_flight::Role;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     event: Limit,
-    letter: Limit,
+    dead_letter: Limit,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ impl Limits {
             });
         Self {
             event: of_stream.unwrap_or(of_server),
-            letter: of_server,
+            dead_letter: of_server,
         }
     }
 

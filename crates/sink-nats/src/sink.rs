@@ -174,7 +174,7 @@ impl NatsSink {
 }
 
 impl DeadLetterSink for NatsSink {
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+    fn publish_dead_letter(&mut self, dead_letter: &DeadLetter<'_>) -> Result<(), PublishError> {
         let subject = self.config.dead_letter_subject().ok_or_else(|| {
             SinkFault::new(
                 FaultKind::Other,
@@ -183,8 +183,8 @@ impl DeadLetterSink for NatsSink {
         })?;
         let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         connection.ready_for_letter()?;
-        let message = encode::dead_letter(subject, letter, &self.name, &self.spool, self.config.mode);
-        connection.send_dead_letter(letter.sequence, message)
+        let message = encode::dead_letter(subject, dead_letter, &self.name, &self.spool, self.config.mode);
+        connection.send_dead_letter(dead_letter.sequence, message)
     }
 }
 

@@ -439,17 +439,17 @@ impl Stream {
             ));
         }
         if config.order() == Order::Strict
-            && let Some(letters) = config.dead_letter_subject()
+            && let Some(dead_letters) = config.dead_letter_subject()
             && self
                 .config
                 .subjects
                 .iter()
-                .any(|subject| subject::covers(subject, letters))
+                .any(|subject| subject::covers(subject, dead_letters))
         {
             return Err(SinkFault::new(
                 FaultKind::Other,
                 format!(
-                    "dead letters to \"{letters}\" would be stored between the events in the stream \"{name}\"; with order = \
+                    "dead letters to \"{dead_letters}\" would be stored between the events in the stream \"{name}\"; with order = \
                      \"strict\" another stream has to store them"
                 ),
             ));

@@ -83,7 +83,7 @@ async fn delivers(secured: &Secured, config: KafkaConfig) {
     delivery.append_many(50).await;
     let ending = delivery.finish().await;
     assert_eq!(
-        (ending.snapshot.cursor.counts.delivered, ending.letters.len()),
+        (ending.snapshot.cursor.counts.delivered, ending.dead_letters.len()),
         (50, 0)
     );
     assert_complete_and_in_order(&records(&secured.kafka.bootstrap(), &topic).await, 50);
@@ -183,7 +183,7 @@ async fn changed_password_is_used_on_reconnect() {
     assert_eq!(snapshot.cursor.counts.dead_lettered, 0);
     fs::write(&file, "new-secret").unwrap();
     delivery.until_settled().await;
-    assert!(delivery.finish().await.letters.is_empty());
+    assert!(delivery.finish().await.dead_letters.is_empty());
     assert_complete_and_in_order(&records(&secured.kafka.bootstrap(), &topic).await, 40);
     secured.kafka.kill().unwrap();
 }
@@ -225,7 +225,7 @@ async fn revoked_and_restored_permission_loses_no_event() {
     secured.grant("User:alice", &topic);
     let ending = delivery.finish().await;
     assert_eq!(
-        (ending.snapshot.cursor.counts.delivered, ending.letters.len()),
+        (ending.snapshot.cursor.counts.delivered, ending.dead_letters.len()),
         (1_200, 0)
     );
     assert_complete_and_in_order(&records(&secured.kafka.bootstrap(), &topic).await, 1_200);

@@ -66,15 +66,15 @@ pub(crate) fn closed_address() -> String {
 pub(crate) struct Delivery {
     pub(crate) spool: Spool,
     pub(crate) progress: Arc<Progress>,
-    letters: Arc<Letters>,
+    dead_letters: Arc<RecordedDeadLetters>,
     task: JoinHandle<Ended>,
     appended: u64,
 }
 
 #[derive(Default)]
-struct Letters(Mutex<Vec<String>>);
+struct RecordedDeadLetters(Mutex<Vec<String>>);
 
-impl DeadLetters for Letters {
+impl DeadLetters for RecordedDeadLetters {
     fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
         Box::pin(async move {
             self.0.lock().unwrap().extend(lines.lines().map(str::to_owned));
@@ -90,13 +90,13 @@ impl Delivery {
         let reader = spool.reader("kafka");
         let cursor = Cursor::starting_at(Sequence::FIRST);
         let progress = Arc::new(Progress::new(cursor));
-        let letters = Arc::new(Letters::default());
+        let dead_letters = Arc::new(RecordedDeadLetters::default());
         let options = Options {
             name: "kafka".into(),
             spool: spool.id(),
             filter: Filter::default(),
             redaction: Redaction::default(),
-            dead_letters: Arc::<Letters>::clone(&letters),
+            dead_letters: Arc::<RecordedDeadLetters>::clone(&dead_letters),
             dead_letter_place: String::new(),
             max_dead_letters_in_a_row: 100,
         };
@@ -110,7 +110,7 @@ impl Delivery {
         Self {
             spool,
             progress,
-            letters,
+            dead_letters,
             task,
             appended: 0,
         }
@@ -164,8 +164,8 @@ impl Delivery {
     }
 
     /// Returns the dead letters so far.
-    pub(crate) fn letters(&self) -> Vec<String> {
-        self.letters.0.lock().unwrap().clone()
+    pub(crate) fn dead_letters(&self) -> Vec<String> {
+        self.dead_letters.0.lock().unwrap().clone()
     }
 
     /// Delivers the remaining events and ends.
@@ -180,7 +180,7 @@ impl Delivery {
         assert_eq!(snapshot.cursor.counts.settled(), self.appended);
         Ending {
             snapshot,
-            letters: self.letters(),
+            dead_letters: self.dead_letters(),
         }
     }
 }
@@ -188,7 +188,7 @@ impl Delivery {
 /// The results of a delivery.
 pub(crate) struct Ending {
     pub(crate) snapshot: ProgressSnapshot,
-    pub(crate) letters: Vec<String>,
+    pub(crate) dead_letters: Vec<String>,
 }
 
 pub(crate) fn frame(id: u64) -> String {

@@ -91,7 +91,7 @@ async fn templated_topics_are_created_on_first_use() {
     }
     let ending = delivery.finish().await;
     assert_eq!(
-        (ending.snapshot.cursor.counts.delivered, ending.letters.len()),
+        (ending.snapshot.cursor.counts.delivered, ending.dead_letters.len()),
         (90, 0)
     );
     for name in ["a", "b_c", "_"] {
@@ -118,7 +118,7 @@ async fn two_hundred_new_topics_need_one_connection() {
     let ending = delivery.finish().await;
     let snapshot = ending.snapshot;
     assert_eq!(
-        (snapshot.cursor.counts.delivered, ending.letters.len()),
+        (snapshot.cursor.counts.delivered, ending.dead_letters.len()),
         (EVENTS, 0)
     );
     // Each new connection of the sink follows a fault or replaces the client.
@@ -161,7 +161,7 @@ async fn events_wait_while_the_topic_is_deleted() {
     admin.create_topic(&topic, 1, &[]).unwrap();
     let ending = delivery.finish().await;
     assert_eq!(
-        (ending.snapshot.cursor.counts.delivered, ending.letters.len()),
+        (ending.snapshot.cursor.counts.delivered, ending.dead_letters.len()),
         (300, 0)
     );
     let ids: Vec<u64> = records(&bootstrap, &topic)
@@ -227,12 +227,12 @@ async fn batches_fit_the_topic_limit_or_become_dead_letters() {
             assert_eq!((counts.delivered, counts.dead_lettered), (196, 4));
             assert_eq!(found.len(), 196);
             assert_eq!(ending.snapshot.dead_letters.get(RejectionReason::TooLarge), 4);
-            let letters = records(&bootstrap, &dead).await;
-            assert_eq!(letters.len(), 4);
-            let letter: serde_json::Value =
-                serde_json::from_slice(letters[0].value.as_ref().unwrap()).unwrap();
+            let dead_letters = records(&bootstrap, &dead).await;
+            assert_eq!(dead_letters.len(), 4);
+            let dead_letter: serde_json::Value =
+                serde_json::from_slice(dead_letters[0].value.as_ref().unwrap()).unwrap();
             assert_eq!(
-                (letter["reason"].as_str(), letter["event"]["id"].as_u64()),
+                (dead_letter["reason"].as_str(), dead_letter["event"]["id"].as_u64()),
                 (Some("too_large"), Some(50))
             );
         }
@@ -277,9 +277,9 @@ async fn lowered_limit_loses_no_event() {
     assert_eq!((counts.delivered, counts.dead_lettered), (60, 1));
     // Only this event became a dead letter: the other events of the rejected batches were published again alone.
     assert!(
-        ending.letters[0].contains("\"length\":40"),
+        ending.dead_letters[0].contains("\"length\":40"),
         "{:?}",
-        ending.letters
+        ending.dead_letters
     );
     let ids: std::collections::BTreeSet<_> = records(&bootstrap, &topic)
         .await
@@ -311,10 +311,10 @@ async fn lowered_limit_is_read_after_the_first_rejection() {
     while !delivery
         .letters()
         .iter()
-        .any(|letter| letter.contains("expected at most 3000"))
+        .any(|dead_letter| dead_letter.contains("expected at most 3000"))
     {
         let checked = patience.check();
-        checked.unwrap_or_else(|error| panic!("{error:#}: {:?}", delivery.letters().last()));
+        checked.unwrap_or_else(|error| panic!("{error:#}: {:?}", delivery.dead_letters().last()));
         delivery
             .append(&format!(r#"{{"id":1,"data":{{"pid":"p","x":"{large}"}}}}"#))
             .await;
@@ -323,9 +323,9 @@ async fn lowered_limit_is_read_after_the_first_rejection() {
         delivery.until_settled().await;
     }
     assert!(
-        delivery.letters()[0].contains("rejects a message"),
+        delivery.dead_letters()[0].contains("rejects a message"),
         "{:?}",
-        delivery.letters()[0]
+        delivery.dead_letters()[0]
     );
     let ending = delivery.finish().await;
     // The sink has replaced its producer without a fault, so the delivery is not affected.
@@ -369,7 +369,7 @@ async fn stopped_killed_or_frozen_broker_loses_no_event() {
     }
     let ending = delivery.finish().await;
     assert_eq!(
-        (ending.snapshot.cursor.counts.delivered, ending.letters.len()),
+        (ending.snapshot.cursor.counts.delivered, ending.dead_letters.len()),
         (3_000, 0)
     );
     // librdkafka continues by itself: no fault, no event resent by the sink, and therefore no duplicate.

@@ -71,10 +71,10 @@ async fn rejection_in_a_transaction_becomes_one_dead_letter() {
         .collect();
     let wanted: Vec<u64> = (1..=60).filter(|id| *id != 30).collect();
     assert_eq!(ids, wanted, "each once, in order");
-    let letters = records(&bootstrap, &dead).await;
-    assert_eq!(letters.len(), 1);
-    let letter: serde_json::Value = serde_json::from_slice(letters[0].value.as_ref().unwrap()).unwrap();
-    assert_eq!(letter["sequence"], 30);
+    let dead_letters = records(&bootstrap, &dead).await;
+    assert_eq!(dead_letters.len(), 1);
+    let dead_letter: serde_json::Value = serde_json::from_slice(dead_letters[0].value.as_ref().unwrap()).unwrap();
+    assert_eq!(dead_letter["sequence"], 30);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,14 +44,14 @@ async fn subject_outside_the_stream_becomes_a_dead_letter() {
         let feed = feed_with_one_other_subject().await;
         let delivery = Delivery::start(&feed, config);
         delivery.until_settled(11).await;
-        let letters = delivery.letters();
+        let dead_letters = delivery.dead_letters();
         let ending = delivery.finish(&feed).await;
         let counts = ending.cursor.counts;
         assert_eq!((counts.delivered, counts.dead_lettered), (10, 1));
         assert_eq!(ending.faults.total(), 0);
         assert!(
-            letters[0].contains("unroutable") && letters[0].contains(JUNK) && letters[0].contains("event 6"),
-            "{letters:?}"
+            dead_letters[0].contains("unroutable") && dead_letters[0].contains(JUNK) && dead_letters[0].contains("event 6"),
+            "{dead_letters:?}"
         );
         context.delete_stream(STREAM).await.unwrap();
     }
@@ -100,13 +100,13 @@ async fn subject_too_long_for_the_server_is_a_dead_letter() {
     feed.append_many(20).await;
     let delivery = Delivery::start(&feed, creating(&url, STREAM));
     delivery.until_settled(44).await;
-    let letters = delivery.letters();
+    let dead_letters = delivery.dead_letters();
     let ending = delivery.finish(&feed).await;
     let counts = ending.cursor.counts;
     assert_eq!((counts.delivered, counts.dead_lettered), (40, 4));
     assert!(
-        letters.iter().all(|letter| letter.contains("unroutable")),
-        "{letters:?}"
+        dead_letters.iter().all(|dead_letter| dead_letter.contains("unroutable")),
+        "{dead_letters:?}"
     );
     assert_eq!(stored(&url, STREAM).await.len(), 40);
 }

@@ -169,16 +169,16 @@ async fn oversize_event_becomes_a_dead_letter() {
         feed.append_many(10).await;
         let delivery = Delivery::start(&feed, config.clone());
         delivery.until_settled(22).await;
-        let letters = delivery.letters();
+        let dead_letters = delivery.dead_letters();
         let ending = delivery.finish(&feed).await;
         assert_eq!(
             (ending.cursor.counts.delivered, ending.cursor.counts.dead_lettered),
             (20, 2)
         );
         assert!(
-            letters[0].contains("too_large") && letters[0].contains("max_payload"),
+            dead_letters[0].contains("too_large") && dead_letters[0].contains("max_payload"),
             "{}",
-            letters[0]
+            dead_letters[0]
         );
         assert_eq!(stored(&url, STREAM).await.len(), 20);
         if order == Order::Strict {
@@ -210,12 +210,12 @@ async fn message_too_large_is_stripped_or_dead_lettered() {
         ..stream_of(STREAM)
     };
     context.create_stream(small).await.unwrap();
-    let letters = stream::Config {
+    let dead_letters = stream::Config {
         name: "LETTERS".into(),
         subjects: vec!["dead.>".into()],
         ..stream::Config::default()
     };
-    context.create_stream(letters).await.unwrap();
+    context.create_stream(dead_letters).await.unwrap();
     for order in [Order::Strict, Order::Relaxed] {
         let mut config = NatsConfig::new(&url, STREAM);
         config.order = Some(order);
@@ -235,9 +235,9 @@ async fn message_too_large_is_stripped_or_dead_lettered() {
         let all = stored(&url, STREAM).await;
         assert_eq!(all[0].header("ce-strippedfields"), Some("face_image"));
         assert!(all[0].body["face_image"].is_null());
-        let letters = stored(&url, "LETTERS").await;
-        assert_eq!(letters.len(), 1);
-        assert_eq!(letters[0].body["event"]["id"], 3);
+        let dead_letters = stored(&url, "LETTERS").await;
+        assert_eq!(dead_letters.len(), 1);
+        assert_eq!(dead_letters[0].body["event"]["id"], 3);
         for name in [STREAM, "LETTERS"] {
             context.get_stream(name).await.unwrap().purge().await.unwrap();
         }
@@ -322,7 +322,7 @@ async fn lowered_limit_dead_letters_only_oversize_events() {
     feed.append("main", &large(101, 4000)).await;
     feed.append_many(100).await;
     delivery.until_settled(201).await;
-    assert_eq!(delivery.letters().len(), 1);
+    assert_eq!(delivery.dead_letters().len(), 1);
     let ending = delivery.finish(&feed).await;
     assert_eq!(ending.cursor.counts.dead_lettered, 1);
     let ids: Vec<_> = stored(&url, STREAM)

@@ -146,9 +146,9 @@ impl Reader for Resumed {
 }
 
 #[derive(Default)]
-struct Letters(Mutex<Vec<String>>);
+struct RecordedDeadLetters(Mutex<Vec<String>>);
 
-impl DeadLetters for Letters {
+impl DeadLetters for RecordedDeadLetters {
     fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
         Box::pin(async move {
             self.0.lock().unwrap().extend(lines.lines().map(str::to_owned));
@@ -161,7 +161,7 @@ impl DeadLetters for Letters {
 pub(crate) struct Delivery {
     progress: Arc<Progress>,
     committed: Arc<Mutex<Cursor>>,
-    letters: Arc<Letters>,
+    dead_letters: Arc<RecordedDeadLetters>,
     shutdown: Shutdown,
     task: JoinHandle<Ended>,
 }
@@ -201,13 +201,13 @@ impl Delivery {
             epochs,
         };
         let progress = Arc::new(Progress::new(cursor));
-        let letters = Arc::new(Letters::default());
+        let dead_letters = Arc::new(RecordedDeadLetters::default());
         let options = Options {
             name: "nats".into(),
             spool,
             filter: Filter::default(),
             redaction: Redaction::default(),
-            dead_letters: Arc::<Letters>::clone(&letters),
+            dead_letters: Arc::<RecordedDeadLetters>::clone(&dead_letters),
             dead_letter_place: String::new(),
             max_dead_letters_in_a_row: 100,
         };
@@ -220,7 +220,7 @@ impl Delivery {
         Self {
             progress,
             committed,
-            letters,
+            dead_letters,
             shutdown,
             task,
         }
@@ -276,8 +276,8 @@ impl Delivery {
     }
 
     /// Returns the dead letters so far.
-    pub(crate) fn letters(&self) -> Vec<String> {
-        self.letters.0.lock().unwrap().clone()
+    pub(crate) fn dead_letters(&self) -> Vec<String> {
+        self.dead_letters.0.lock().unwrap().clone()
     }
 
     /// Stops at any point, as a crash would; returns the committed cursor.

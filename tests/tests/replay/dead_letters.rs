@@ -71,11 +71,11 @@ fn dead_letters_are_replayed_once_with_the_current_rules() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     assert_eq!(stored.len() as u64, ledger.dead_lettered);
-    let is_junk = |letter: &Value| letter["event"]["data"]["result"] == "junk";
+    let is_junk = |dead_letter: &Value| dead_letter["event"]["data"]["result"] == "junk";
     let mut wanted: Vec<u64> = stored
         .iter()
-        .filter(|letter| !is_junk(letter))
-        .map(|letter| letter["sequence"].as_u64().unwrap())
+        .filter(|dead_letter| !is_junk(dead_letter))
+        .map(|dead_letter| dead_letter["sequence"].as_u64().unwrap())
         .collect();
     wanted.sort_unstable();
     assert!(

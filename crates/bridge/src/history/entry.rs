@@ -236,8 +236,8 @@ pub(super) fn disconnected(source: &str, at: Timestamp, label: &'static str, rea
 }
 
 /// Returns the entry about further dead letters.
-pub(super) fn dead_letters(letters: u64, reason: &'static str, now: Timestamp) -> Entry {
+pub(super) fn dead_letters(count: u64, reason: &'static str, now: Timestamp) -> Entry {
     Entry::new(Kind::DeadLetters, now, "dead letters stored")
         .because(reason)
-        .events(letters)
+        .events(count)
 }

@@ -64,7 +64,7 @@ impl SourceFacts {
             received: source.ledger.received,
             in_flight: source.ledger.in_flight,
             dead_letters: source.ledger.dead_lettered,
-            newest_dead_letter: dead_letters.iter().next().map(|letter| letter.reason),
+            newest_dead_letter: dead_letters.iter().next().map(|dead_letter| dead_letter.reason),
         }
     }
 

@@ -230,9 +230,9 @@ impl Watch {
         watch.next_events(source, book);
         watch.outage(source, book);
         watch.proof_of_life(source, book);
-        if let Some(letters) = watch.dead_letters.report(source.dead_letters, now) {
+        if let Some(count) = watch.dead_letters.report(source.dead_letters, now) {
             let reason = source.newest_dead_letter.unwrap_or("unknown");
-            book.add(dead_letters(letters, reason, now).of_source(name));
+            book.add(dead_letters(count, reason, now).of_source(name));
         }
     }
 
@@ -289,10 +289,10 @@ impl Watch {
             book.add(if lost > 0 { entry.events(lost) } else { entry });
         }
         let total = sink.dead_letters.total();
-        if let Some(letters) = watch.dead_letters.report(total, now) {
+        if let Some(count) = watch.dead_letters.report(total, now) {
             let reason = sink.newest_dead_letters.iter().next();
-            let reason = reason.map_or("unknown", |letter| letter.reason);
-            book.add(dead_letters(letters, reason, now).of_sink(name));
+            let reason = reason.map_or("unknown", |dead_letter| dead_letter.reason);
+            book.add(dead_letters(count, reason, now).of_sink(name));
         }
     }
 

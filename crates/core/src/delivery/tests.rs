@@ -140,7 +140,7 @@ fn only_an_event_rejected_alone_is_dead_lettered() {
             keeps_dead_letters,
             ..Setup::default()
         });
-        assert_eq!(outcome.letters, [2]);
+        assert_eq!(outcome.dead_letters, [2]);
         assert_eq!(outcome.broker.stored.iter().collect::<BTreeSet<_>>().len(), 9);
         assert_eq!(
             outcome.cursor.counts,
@@ -158,10 +158,10 @@ fn only_an_event_rejected_alone_is_dead_lettered() {
 fn unstorable_dead_letter_stops_the_cursor() {
     let outcome = run(Setup {
         bad: |sequence| sequence == 2,
-        failing_letters: 3,
+        failing_dead_letters: 3,
         ..Setup::default()
     });
-    assert_eq!(outcome.letters, [2]);
+    assert_eq!(outcome.dead_letters, [2]);
     assert_eq!(outcome.progress.faults.get(FaultKind::Disk), 3);
     assert_eq!(
         outcome.cursor.counts,
@@ -184,7 +184,7 @@ fn too_many_consecutive_dead_letters_stop_the_sink() {
             ..Setup::default()
         });
         assert_eq!(outcome.ended, Ended::Unfinished);
-        assert!(outcome.letters.len() <= 4);
+        assert!(outcome.dead_letters.len() <= 4);
         assert_eq!(outcome.progress.state, SinkState::Down);
         let reason = outcome.progress.reason.unwrap();
         assert!(
@@ -210,7 +210,7 @@ fn dead_letters_with_a_certain_cause_stop_no_sink() {
             ..Setup::default()
         });
         assert_eq!(outcome.ended, Ended::Drained);
-        assert_eq!((outcome.letters.len(), outcome.broker.stored), (29, vec![30]));
+        assert_eq!((outcome.dead_letters.len(), outcome.broker.stored), (29, vec![30]));
     }
 }
 
@@ -227,7 +227,7 @@ fn delivered_event_resets_the_dead_letter_count() {
             ..Setup::default()
         });
         assert_eq!(outcome.ended, Ended::Drained, "{:?}", outcome.progress.reason);
-        assert_eq!(outcome.letters, [2, 4]);
+        assert_eq!(outcome.dead_letters, [2, 4]);
     }
 }
 
@@ -257,7 +257,7 @@ fn dropped_events_are_counted() {
         turns: vec![Turn::Later],
         ..Setup::default()
     });
-    assert_eq!((outcome.letters, outcome.took), (vec![3], Duration::ZERO));
+    assert_eq!((outcome.dead_letters, outcome.took), (vec![3], Duration::ZERO));
 }
 
 fn check_dropped_events_are_counted(turns: Vec<Turn>) {
@@ -296,7 +296,7 @@ fn unconnected_sink_ends_at_the_abort() {
         reason: RejectionReason::TooLarge,
         acks_are_cumulative: false,
         refused: BTreeSet::new(),
-        letters: Arc::default(),
+        dead_letters: Arc::default(),
         keeps_dead_letters: false,
         room: 5,
         progress: Arc::clone(&progress),
@@ -378,12 +378,12 @@ proptest! {
         keeps_dead_letters: bool,
         acks_are_cumulative: bool,
         filtered: bool,
-        failing_letters in 0u64..3,
+        failing_dead_letters in 0u64..3,
         skips in proptest::option::of((1u64..40, 1u64..10)),
     ) {
         let filter = if filtered { Filter::new([("result", ["new"])]).unwrap() } else { Filter::default() };
         let bad = |sequence: u64| sequence.is_multiple_of(7);
-        let outcome = run(Setup { events: 50, turns, bad, filter, acks_are_cumulative, keeps_dead_letters, skips, failing_letters, max_in_a_row: 100, ..Setup::default() });
+        let outcome = run(Setup { events: 50, turns, bad, filter, acks_are_cumulative, keeps_dead_letters, skips, failing_dead_letters, max_in_a_row: 100, ..Setup::default() });
         prop_assert_eq!(outcome.ended, Ended::Drained);
         let dropped = |sequence: u64| skips.is_some_and(|(from, events)| (from..from + events).contains(&sequence));
         let excluded = |sequence: u64| filtered && sequence.is_multiple_of(3);
@@ -391,8 +391,8 @@ proptest! {
         let expected: Vec<u64> = (1..=50).filter(sent).filter(|sequence| !bad(*sequence)).collect();
         let first_copies: BTreeSet<u64> = outcome.broker.stored.iter().copied().collect();
         prop_assert_eq!(first_copies.into_iter().collect::<Vec<_>>(), expected.clone());
-        let letters: BTreeSet<u64> = outcome.letters.iter().copied().collect();
-        prop_assert_eq!(letters.into_iter().collect::<Vec<_>>(), (1..=50).filter(sent).filter(|sequence| bad(*sequence)).collect::<Vec<_>>());
+        let dead_letters: BTreeSet<u64> = outcome.dead_letters.iter().copied().collect();
+        prop_assert_eq!(dead_letters.into_iter().collect::<Vec<_>>(), (1..=50).filter(sent).filter(|sequence| bad(*sequence)).collect::<Vec<_>>());
         let counts = outcome.cursor.counts;
         prop_assert_eq!(outcome.cursor.next.get(), 51);
         prop_assert_eq!(counts.settled(), 50);

@@ -381,11 +381,11 @@ async fn dead_letters_go_to_their_topic() {
     });
     let mut sink = connected(config).await;
     assert!(sink.dead_letters().is_some());
-    let letter = DeadLetter {
+    let dead_letter = DeadLetter {
         sequence: Sequence::new(9).unwrap(),
         json: r#"{"reason":"too_large"}"#,
     };
-    sink.publish_dead_letter(&letter).unwrap();
+    sink.publish_dead_letter(&dead_letter).unwrap();
     let acks = outcomes(&mut sink, 1).await.unwrap();
     assert_eq!(
         (acks[0].sequence.get(), outcome_words(&acks)),

@@ -98,11 +98,11 @@ fn messages_that_would_close_the_connection_are_rejected() {
 
 #[test]
 fn dead_letter_has_its_own_id() {
-    let letter = DeadLetter {
+    let rejected = DeadLetter {
         sequence: Sequence::new(42).unwrap(),
         json: "{}",
     };
-    insta::assert_snapshot!(dead_letter("dead", &letter, "nats", &spool(), Mode::Jetstream).describe(), @r"
+    insta::assert_snapshot!(dead_letter("dead", &rejected, "nats", &spool(), Mode::Jetstream).describe(), @r"
     subject: dead
     Nats-Msg-Id: dead-letter/nats/11111111-1111-1111-1111-111111111111:42
     content-type: application/json

@@ -27,7 +27,7 @@ pub(super) enum Turn {
 #[derive(Debug, Default)]
 pub(super) struct Broker {
     pub(super) stored: Vec<u64>,
-    pub(super) letters: Vec<u64>,
+    pub(super) dead_letters: Vec<u64>,
     pub(super) connects: u64,
     pub(super) turns: Vec<Turn>,
     pub(super) refuse_connects: u64,
@@ -50,7 +50,7 @@ pub(super) struct FakeSink {
     /// If set, bad events are rejected by `publish`.
     pub(super) acks_are_cumulative: bool,
     pub(super) refused: BTreeSet<u64>,
-    pub(super) letters: Arc<FakeLetters>,
+    pub(super) dead_letters: Arc<FakeDeadLetters>,
     pub(super) keeps_dead_letters: bool,
     pub(super) room: usize,
     pub(super) progress: Arc<Progress>,
@@ -67,9 +67,9 @@ impl FakeSink {
     fn acknowledge(&mut self, count: usize, acks: &mut Vec<Ack>) {
         let count = count.min(self.waiting.len());
         let mut broker = self.broker.lock().unwrap();
-        for (sequence, is_letter) in self.waiting.drain(..count) {
-            let outcome = if is_letter {
-                broker.letters.push(sequence.get());
+        for (sequence, is_dead_letter) in self.waiting.drain(..count) {
+            let outcome = if is_dead_letter {
+                broker.dead_letters.push(sequence.get());
                 Outcome::Delivered
             } else if (self.bad)(sequence.get()) {
                 Outcome::Rejected(Rejection {
@@ -130,8 +130,8 @@ impl Sink for FakeSink {
         }
         let number = event.sequence.get();
         if self.acks_are_cumulative {
-            let mut stored = self.letters.sequences();
-            stored.extend(&self.broker.lock().unwrap().letters);
+            let mut stored = self.dead_letters.sequences();
+            stored.extend(&self.broker.lock().unwrap().dead_letters);
             let unsafe_before = self
                 .refused
                 .range(..number)
@@ -183,7 +183,7 @@ impl Sink for FakeSink {
                 let any_bad = self
                     .waiting
                     .iter()
-                    .any(|(sequence, letter)| !letter && (self.bad)(sequence.get()));
+                    .any(|(sequence, dead_letter)| !dead_letter && (self.bad)(sequence.get()));
                 if any_bad {
                     let retry_alone = |sequence| Ack {
                         sequence,
@@ -288,19 +288,19 @@ impl Reader for FakeReader {
 }
 
 #[derive(Default)]
-pub(super) struct FakeLetters {
+pub(super) struct FakeDeadLetters {
     pub(super) lines: Mutex<Vec<String>>,
     pub(super) fail: Mutex<u64>,
 }
 
-impl FakeLetters {
+impl FakeDeadLetters {
     pub(super) fn sequences(&self) -> Vec<u64> {
         let lines = self.lines.lock().unwrap();
         lines.iter().map(|line| sequence_of(line)).collect()
     }
 }
 
-impl DeadLetters for FakeLetters {
+impl DeadLetters for FakeDeadLetters {
     fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
         Box::pin(async move {
             let mut fail = self.fail.lock().unwrap();

@@ -20,7 +20,7 @@ pub(super) struct Setup {
     pub(super) acks_are_cumulative: bool,
     pub(super) keeps_dead_letters: bool,
     pub(super) skips: Option<(u64, u64)>,
-    pub(super) failing_letters: u64,
+    pub(super) failing_dead_letters: u64,
     pub(super) max_in_a_row: u64,
 }
 
@@ -35,7 +35,7 @@ impl Default for Setup {
             acks_are_cumulative: false,
             keeps_dead_letters: false,
             skips: None,
-            failing_letters: 0,
+            failing_dead_letters: 0,
             max_in_a_row: 100,
         }
     }
@@ -46,7 +46,7 @@ pub(super) struct Ending {
     pub(super) took: Duration,
     pub(super) ended: Ended,
     pub(super) broker: Broker,
-    pub(super) letters: Vec<u64>,
+    pub(super) dead_letters: Vec<u64>,
     pub(super) cursor: Cursor,
     pub(super) progress: ProgressSnapshot,
 }
@@ -60,9 +60,9 @@ pub(super) fn run(setup: Setup) -> Ending {
         turns: setup.turns,
         ..Broker::default()
     }));
-    let letters = Arc::new(FakeLetters {
-        fail: Mutex::new(setup.failing_letters),
-        ..FakeLetters::default()
+    let dead_letters = Arc::new(FakeDeadLetters {
+        fail: Mutex::new(setup.failing_dead_letters),
+        ..FakeDeadLetters::default()
     });
     let progress = Arc::new(Progress::new(cursor.clone()));
     let reader = FakeReader {
@@ -81,14 +81,14 @@ pub(super) fn run(setup: Setup) -> Ending {
         reason: setup.reason,
         acks_are_cumulative: setup.acks_are_cumulative,
         refused: BTreeSet::new(),
-        letters: Arc::clone(&letters),
+        dead_letters: Arc::clone(&dead_letters),
         keeps_dead_letters: setup.keeps_dead_letters,
         room: 5,
         progress: Arc::clone(&progress),
     };
     let options = Options {
         filter: setup.filter,
-        dead_letters: Arc::clone(&letters) as Arc<dyn DeadLetters>,
+        dead_letters: Arc::clone(&dead_letters) as Arc<dyn DeadLetters>,
         max_dead_letters_in_a_row: setup.max_in_a_row,
         ..options("fake")
     };
@@ -103,10 +103,10 @@ pub(super) fn run(setup: Setup) -> Ending {
         let ended = timeout(Duration::from_secs(86_400), delivery).await;
         (ended.expect("the delivery ends").unwrap(), began.elapsed())
     });
-    let in_file = letters.sequences();
+    let in_file = dead_letters.sequences();
     let broker = std::mem::take(&mut *broker.lock().unwrap());
-    let letters = if setup.keeps_dead_letters {
-        broker.letters.clone()
+    let dead_letters = if setup.keeps_dead_letters {
+        broker.dead_letters.clone()
     } else {
         in_file
     };
@@ -115,7 +115,7 @@ pub(super) fn run(setup: Setup) -> Ending {
         took,
         ended,
         broker,
-        letters,
+        dead_letters,
         cursor,
         progress: progress.snapshot(),
     }
@@ -141,7 +141,7 @@ pub(super) fn options(name: &str) -> Options {
         spool: SpoolId::from_bytes([7; 16]),
         filter: Filter::default(),
         redaction: Redaction::default(),
-        dead_letters: Arc::new(FakeLetters::default()),
+        dead_letters: Arc::new(FakeDeadLetters::default()),
         dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 1,
     }
@@ -156,8 +156,8 @@ pub(super) const fn state_of(is_open: bool, is_due: bool) -> TransactionState {
     }
 }
 
-pub(super) fn sequence_of(letter: &str) -> u64 {
-    serde_json::from_str::<serde_json::Value>(letter).unwrap()["sequence"]
+pub(super) fn sequence_of(dead_letter: &str) -> u64 {
+    serde_json::from_str::<serde_json::Value>(dead_letter).unwrap()["sequence"]
         .as_u64()
         .unwrap()
 }

@@ -51,7 +51,7 @@ fn needs_look_up(sequence: u64) -> bool {
 struct Message {
     sequence: Sequence,
     is_deferred: bool,
-    is_letter: bool,
+    is_dead_letter: bool,
     is_bad: bool,
 }
 
@@ -71,17 +71,17 @@ struct FakeSink {
 }
 
 impl FakeSink {
-    fn accept(&mut self, sequence: Sequence, is_letter: bool, is_bad: bool) -> Result<(), PublishError> {
+    fn accept(&mut self, sequence: Sequence, is_dead_letter: bool, is_bad: bool) -> Result<(), PublishError> {
         assert!(!self.is_broken, "published into a broken transaction");
         if self.waiting.len() >= 4 {
             return Err(PublishError::Full);
         }
-        let is_deferred = !is_letter && needs_look_up(sequence.get()) && self.known.insert(sequence);
+        let is_deferred = !is_dead_letter && needs_look_up(sequence.get()) && self.known.insert(sequence);
         self.is_open = true;
         self.waiting.push(Message {
             sequence,
             is_deferred,
-            is_letter,
+            is_dead_letter,
             is_bad,
         });
         Ok(())
@@ -95,7 +95,7 @@ impl FakeSink {
                 self.is_broken = true;
                 Outcome::RetryAlone(too_large())
             } else {
-                self.open.push((message.sequence.get(), message.is_letter));
+                self.open.push((message.sequence.get(), message.is_dead_letter));
                 Outcome::Delivered
             };
             acks.push(Ack {
@@ -244,7 +244,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let committed = Arc::new(Mutex::new(cursor.clone()));
     let broker = Arc::new(Mutex::new(broker));
-    let letters = Arc::new(FakeLetters::default());
+    let dead_letters = Arc::new(FakeDeadLetters::default());
     let progress = Arc::new(Progress::new(cursor.clone()));
     let reader = FakeReader {
         batches: batches(events, None),
@@ -270,7 +270,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
         spool: SpoolId::from_bytes([7; 16]),
         filter,
         redaction: Redaction::default(),
-        dead_letters: Arc::clone(&letters) as Arc<dyn DeadLetters>,
+        dead_letters: Arc::clone(&dead_letters) as Arc<dyn DeadLetters>,
         dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 100,
     };
@@ -285,7 +285,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
         .expect("the delivery ends")
         .unwrap();
     assert_eq!(ended, Ended::Drained);
-    let lines = letters.lines.lock().unwrap();
+    let lines = dead_letters.lines.lock().unwrap();
     Ending {
         in_file: lines.iter().map(|line| sequence_of(line)).collect(),
         broker: std::mem::take(&mut *broker.lock().unwrap()),
@@ -328,13 +328,13 @@ proptest! {
         let result = run(events, broker, keeps_dead_letters, filter);
         let wanted: Vec<u64> = (1..=events).filter(passes).filter(|sequence| !is_bad(*sequence)).collect();
         let bad: Vec<u64> = (1..=events).filter(passes).filter(|sequence| is_bad(*sequence)).collect();
-        let of = |letters: bool| -> Vec<u64> {
+        let of = |dead_letters: bool| -> Vec<u64> {
             let all = result.broker.committed.iter();
-            all.filter(|(_, is_letter)| *is_letter == letters).map(|(sequence, _)| *sequence).collect()
+            all.filter(|(_, is_dead_letter)| *is_dead_letter == dead_letters).map(|(sequence, _)| *sequence).collect()
         };
         prop_assert_eq!(of(false), wanted.clone());
-        let letters = if keeps_dead_letters { of(true) } else { result.in_file.clone() };
-        prop_assert_eq!(&letters, &bad);
+        let dead_letters = if keeps_dead_letters { of(true) } else { result.in_file.clone() };
+        prop_assert_eq!(&dead_letters, &bad);
         prop_assert_eq!(result.cursor.next.get(), events + 1);
         prop_assert_eq!(result.cursor.counts.delivered, wanted.len() as u64);
         prop_assert_eq!(result.cursor.counts.dead_lettered, bad.len() as u64);

@@ -49,9 +49,9 @@ impl Reader for FakeReader {
 }
 
 #[derive(Default)]
-struct Letters(Mutex<String>);
+struct RecordedDeadLetters(Mutex<String>);
 
-impl DeadLetters for Letters {
+impl DeadLetters for RecordedDeadLetters {
     fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
         Box::pin(async move {
             self.0.lock().unwrap().push_str(lines);
@@ -62,7 +62,7 @@ impl DeadLetters for Letters {
 
 struct Delivered {
     cursor: Cursor,
-    letters: Vec<String>,
+    dead_letters: Vec<String>,
     faults: u64,
 }
 
@@ -84,13 +84,13 @@ async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
         cursor: cursor.clone(),
         committed: Arc::clone(&committed),
     };
-    let letters = Arc::new(Letters::default());
+    let dead_letters = Arc::new(RecordedDeadLetters::default());
     let options = Options {
         name: "kafka".into(),
         spool: SpoolId::from_bytes([7; 16]),
         filter: Filter::default(),
         redaction: Redaction::default(),
-        dead_letters: Arc::<Letters>::clone(&letters),
+        dead_letters: Arc::<RecordedDeadLetters>::clone(&dead_letters),
         dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 10,
     };
@@ -108,11 +108,11 @@ async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
     .unwrap()
     .unwrap();
     assert_eq!(ended, Ended::Drained);
-    let letters = letters.0.lock().unwrap().lines().map(str::to_owned).collect();
+    let dead_letters = dead_letters.0.lock().unwrap().lines().map(str::to_owned).collect();
     let cursor = committed.lock().unwrap().clone();
     Delivered {
         cursor,
-        letters,
+        dead_letters,
         faults: progress.snapshot().faults.total(),
     }
 }
@@ -135,7 +135,7 @@ async fn revoked_permission_only_delays_events() {
     );
     let delivered = deliver_all(config, 1_000).await;
     assert_eq!(
-        (delivered.cursor.counts.delivered, delivered.letters.len()),
+        (delivered.cursor.counts.delivered, delivered.dead_letters.len()),
         (1_000, 0)
     );
     assert!(delivered.faults > 0);
@@ -151,7 +151,7 @@ async fn oversize_batch_dead_letters_only_the_oversize_event() {
     kafka.fail_produce(&[too_large]);
     let delivered = deliver_all(kafka.config(), 20).await;
     assert_eq!(
-        (delivered.cursor.counts.delivered, delivered.letters.len()),
+        (delivered.cursor.counts.delivered, delivered.dead_letters.len()),
         (20, 0)
     );
 
@@ -166,9 +166,9 @@ async fn oversize_batch_dead_letters_only_the_oversize_event() {
         (19, 1)
     );
     assert!(
-        delivered.letters[0].contains("\"reason\":\"too_large\""),
+        delivered.dead_letters[0].contains("\"reason\":\"too_large\""),
         "{:?}",
-        delivered.letters
+        delivered.dead_letters
     );
     assert_eq!(delivered.faults, 0);
 }
@@ -188,7 +188,7 @@ async fn fatal_error_is_resolved_by_a_new_producer() {
     );
     let delivered = deliver_all(config, 1_000).await;
     assert_eq!(
-        (delivered.cursor.counts.delivered, delivered.letters.len()),
+        (delivered.cursor.counts.delivered, delivered.dead_letters.len()),
         (1_000, 0)
     );
     assert_order(&kafka.ids(1_000));

@@ -10,7 +10,7 @@ struct Message {
     /// The number of this message in the order of publication.
     order: u64,
     sequence: u64,
-    is_letter: bool,
+    is_dead_letter: bool,
     is_bad: bool,
 }
 
@@ -73,7 +73,7 @@ impl Model {
         self.is_chain_broken = false;
     }
 
-    fn accept(&mut self, sequence: u64, is_letter: bool, is_bad: bool) -> Result<(), PublishError> {
+    fn accept(&mut self, sequence: u64, is_dead_letter: bool, is_bad: bool) -> Result<(), PublishError> {
         let choice = self.world.lock().unwrap().draw();
         assert!(
             !self.is_broken,
@@ -82,14 +82,14 @@ impl Model {
         let is_doubled = self
             .waiting
             .iter()
-            .any(|other| (other.sequence, other.is_letter) == (sequence, is_letter));
+            .any(|other| (other.sequence, other.is_dead_letter) == (sequence, is_dead_letter));
         assert!(!is_doubled, "{sequence} was published while it was in flight");
         let settlement = self.world.lock().unwrap().settlement(sequence);
         assert_eq!(settlement, None, "{sequence} was published after it was settled");
         let alone = self
             .waiting
             .iter()
-            .find(|other| !other.is_letter && self.alone.contains(&other.sequence));
+            .find(|other| !other.is_dead_letter && self.alone.contains(&other.sequence));
         assert!(
             alone.is_none(),
             "{sequence} published while {alone:?} had to be alone in flight"
@@ -106,7 +106,7 @@ impl Model {
             10..90 if is_bad => return Err(PublishError::Rejected(too_large())),
             _ => {}
         }
-        let must_be_alone = !is_letter && self.alone.contains(&sequence);
+        let must_be_alone = !is_dead_letter && self.alone.contains(&sequence);
         assert!(
             !must_be_alone || self.waiting.is_empty(),
             "{sequence} had to be alone in flight, with {:?} in flight",
@@ -117,7 +117,7 @@ impl Model {
         self.waiting.push(Message {
             order: self.published,
             sequence,
-            is_letter,
+            is_dead_letter,
             is_bad,
         });
         Ok(())
@@ -127,7 +127,7 @@ impl Model {
     fn answer(&mut self, message: Message, is_shared_refusal: bool, acks: &mut Vec<Ack>) {
         let Message {
             sequence,
-            is_letter,
+            is_dead_letter,
             is_bad,
             ..
         } = message;
@@ -135,7 +135,7 @@ impl Model {
             self.alone.insert(sequence);
             Outcome::RetryAlone(too_large())
         } else if is_bad {
-            let is_alone = !is_letter && self.alone.remove(&sequence);
+            let is_alone = !is_dead_letter && self.alone.remove(&sequence);
             self.rejected.insert(sequence);
             if is_alone {
                 Outcome::RetryAlone(too_large())
@@ -144,12 +144,12 @@ impl Model {
             }
         } else {
             let outcome = self.store(message);
-            let settlement = match (is_letter, &outcome) {
+            let settlement = match (is_dead_letter, &outcome) {
                 (true, _) => Settlement::DeadLettered,
                 (false, Outcome::Duplicate) => Settlement::Duplicate,
                 (false, _) => Settlement::Delivered,
             };
-            if !is_letter {
+            if !is_dead_letter {
                 self.alone.remove(&sequence);
             }
             self.world.lock().unwrap().reference.settle(sequence, settlement);
@@ -157,7 +157,7 @@ impl Model {
         };
         let is_refused = !matches!(outcome, Outcome::Delivered | Outcome::Duplicate);
         self.is_broken |= is_refused && self.is_transactional;
-        self.is_chain_broken |= is_refused && self.acks_are_cumulative && !is_letter;
+        self.is_chain_broken |= is_refused && self.acks_are_cumulative && !is_dead_letter;
         acks.push(Ack {
             sequence: Sequence::new(sequence).unwrap(),
             outcome,
@@ -168,7 +168,7 @@ impl Model {
         let mut world = self.world.lock().unwrap();
         if self.is_transactional {
             self.open.push(message);
-        } else if message.is_letter {
+        } else if message.is_dead_letter {
             world.dead_letters.push(message.sequence);
         } else {
             let is_stored = world.stored.contains(&message.sequence);
@@ -197,7 +197,7 @@ impl Model {
     fn answer_some(&mut self, count: usize, acks: &mut Vec<Ack>) {
         let count = count.min(self.waiting.len());
         for message in self.waiting.drain(..count).collect::<Vec<_>>() {
-            if self.is_chain_broken && !message.is_letter {
+            if self.is_chain_broken && !message.is_dead_letter {
                 self.waiting.push(message);
             } else {
                 self.answer(message, false, acks);
@@ -208,7 +208,7 @@ impl Model {
 
     /// Requests that all events without an outcome are published again, unless a dead letter is in flight.
     fn resend(&mut self) -> Next {
-        if self.waiting.iter().any(|message| message.is_letter) {
+        if self.waiting.iter().any(|message| message.is_dead_letter) {
             return Next::Continue;
         }
         self.discard_refusals();
@@ -236,7 +236,7 @@ impl Model {
                 self.is_silent = true;
             }
             _ if self.is_chain_broken => {
-                if self.waiting.iter().any(|message| message.is_letter) {
+                if self.waiting.iter().any(|message| message.is_dead_letter) {
                     self.answer_some(usize::MAX, acks);
                 } else {
                     return Ok(self.resend());
@@ -245,7 +245,7 @@ impl Model {
             22..60 if !self.acks_are_cumulative => {
                 let is_shared = self.waiting.len() > 1 && self.waiting.iter().any(|message| message.is_bad);
                 for message in std::mem::take(&mut self.waiting) {
-                    self.answer(message, is_shared && !message.is_letter, acks);
+                    self.answer(message, is_shared && !message.is_dead_letter, acks);
                 }
             }
             60..75 if !self.acks_are_cumulative => {
@@ -313,7 +313,7 @@ impl Transactions for Model {
                             message.sequence < cursor.next.get(),
                             "{message:?} is after the cursor"
                         );
-                        let place = if message.is_letter {
+                        let place = if message.is_dead_letter {
                             &mut world.dead_letters
                         } else {
                             &mut world.stored
