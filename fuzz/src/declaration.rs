@@ -1,6 +1,6 @@
 //! Fuzzes declarations of feeds, and their interpretation of frames.
 
-use neurobridge_protocol::{Action, Declaration, Declared, Secrets};
+use neurobridge_protocol::{Action, Declaration, Interpreter, Secrets};
 use serde_json::value::RawValue;
 
 /// Checks that a declaration is valid or has errors with the expected value, that it interprets any frame, and that its events
@@ -13,8 +13,8 @@ pub fn declaration(bytes: &[u8]) {
     let Ok(declaration) = serde_json::from_str::<Declaration>(lines.next().unwrap_or_default()) else {
         return;
     };
-    let mut declared = match Declared::new(declaration, &[]) {
-        Ok(declared) => declared,
+    let mut interpreter = match Interpreter::new(declaration, &[]) {
+        Ok(interpreter) => interpreter,
         Err(problems) => {
             assert!(!problems.is_empty());
             for problem in problems {
@@ -24,11 +24,11 @@ pub fn declaration(bytes: &[u8]) {
         }
     };
     let mut last = None;
-    declared.begin(Secrets::new());
+    interpreter.begin(Secrets::new());
     for frame in lines {
-        let step = declared.deadline();
+        let step = interpreter.deadline();
         let mut count = 0;
-        declared.receive(frame, &mut |action| {
+        interpreter.receive(frame, &mut |action| {
             count += 1;
             if let Action::Event(event) = action {
                 for part in [event.text, event.body()] {
@@ -44,9 +44,9 @@ pub fn declaration(bytes: &[u8]) {
             }
         });
         // An answer that completes one of several opening steps may require no action.
-        assert!(count > 0 || declared.deadline() != step, "{frame}");
+        assert!(count > 0 || interpreter.deadline() != step, "{frame}");
     }
-    declared.ping();
-    declared.acknowledge(&["1", "\"b\""]);
-    declared.request(&Secrets::new(), last.as_deref());
+    interpreter.ping();
+    interpreter.acknowledge(&["1", "\"b\""]);
+    interpreter.request(&Secrets::new(), last.as_deref());
 }

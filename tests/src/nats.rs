@@ -104,7 +104,7 @@ impl Nats {
     ///
     /// # Errors
     /// Returns an error if the server does not answer, or if the status is not 200.
-    pub fn ask(&self, path: &str) -> Result<String> {
+    pub fn get(&self, path: &str) -> Result<String> {
         get_patiently(&self.monitor(), path)
     }
 

@@ -60,7 +60,7 @@ pub(crate) struct Filler {
     /// Cancelled when the gaps of a replaced source are to be filled.
     take_over: Option<CancellationToken>,
     /// Cancelled when the stored events of earlier runs are known, with which fetched events are compared.
-    knows: CancellationToken,
+    known_events_loaded: CancellationToken,
     /// The number of events that earlier attempts have stored, by the id of the gap.
     fetched: BTreeMap<u64, u64>,
 }
@@ -101,7 +101,7 @@ impl Filler {
             requests,
             started: clock::now(),
             take_over: None,
-            knows: CancellationToken::new(),
+            known_events_loaded: CancellationToken::new(),
             fetched: BTreeMap::new(),
         }
     }
@@ -112,9 +112,9 @@ impl Filler {
         self
     }
 
-    /// Fills the gaps of earlier runs only when `knows` is cancelled.
-    pub(crate) fn comparing_after(mut self, knows: CancellationToken) -> Self {
-        self.knows = knows;
+    /// Fills the gaps of earlier runs only when `known_events_loaded` is cancelled.
+    pub(crate) fn comparing_after(mut self, known_events_loaded: CancellationToken) -> Self {
+        self.known_events_loaded = known_events_loaded;
         self
     }
 
@@ -273,7 +273,7 @@ impl Filler {
                 biased;
                 // Disabled when the source has ended.
                 Some(ended) = self.ends.recv() => return Err(Interrupted::GapEnded(ended)),
-                () = self.knows.cancelled() => {}
+                () = self.known_events_loaded.cancelled() => {}
             }
         }
         let mut window = self.window(gap, state);

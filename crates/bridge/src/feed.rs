@@ -39,14 +39,14 @@ use crate::{
     redaction::read_redaction,
     spool,
     state::State,
-    tokens::{Minting, Tokens},
+    tokens::{TokenProvider, Tokens},
 };
 
 /// The running sources and the intake. They stop immediately on drop.
 pub(crate) struct Feed {
     stop: CancellationToken,
     /// Cancelled when the intake knows the stored events of earlier runs.
-    knows: CancellationToken,
+    known_events_loaded: CancellationToken,
     spool: Spool,
     parts: Arc<Parts>,
     /// The channel to the intake, which ends when all senders are dropped. `None` once no source is left.
@@ -119,7 +119,7 @@ pub(crate) struct PreparedSource {
     rules: Arc<Rules>,
     /// `None` if its gaps are neither filled nor reported.
     backfill: Option<FillerSettings>,
-    minting: Option<Minting>,
+    provider: Option<TokenProvider>,
 }
 
 impl Feed {
@@ -154,20 +154,20 @@ impl Feed {
                 }
                 _ => 0,
             },
-            knows: CancellationToken::new(),
+            known_events_loaded: CancellationToken::new(),
             dead_letters,
             concurrent_appends: match &config.spool {
                 SpoolConfig::Memory(_) => 1,
                 _ => intake::CONCURRENT_APPENDS_ON_DISK,
             },
         };
-        let knows = options.knows.clone();
+        let known_events_loaded = options.known_events_loaded.clone();
         let (batches, intake_batches) = mpsc::channel(intake::channel_capacity(config.sources.len()));
         let mut intake = JoinSet::new();
         intake.spawn(intake::run(options, spool.clone(), intake_batches));
         let mut feed = Self {
             stop: CancellationToken::new(),
-            knows,
+            known_events_loaded,
             spool,
             parts,
             batches: Some(batches),
@@ -203,7 +203,7 @@ impl Feed {
             attributes,
             rules,
             backfill,
-            minting,
+            provider,
         } = prepared;
         let earlier = self.parts.source(source.name());
         let intake = match &earlier {
@@ -222,7 +222,7 @@ impl Feed {
             address,
             intake: Arc::clone(&intake),
             stats: source.stats(),
-            tokens: minting.as_ref().map(Minting::tokens),
+            tokens: provider.as_ref().map(TokenProvider::tokens),
             has_ended: AtomicBool::new(false),
         }));
         self.last += 1;
@@ -259,7 +259,7 @@ impl Feed {
             // It continues what the filler of the replaced instance leaves.
             let filler = filler
                 .taking_over((!replaced.is_empty()).then(|| authenticated.clone()))
-                .comparing_after(self.knows.clone());
+                .comparing_after(self.known_events_loaded.clone());
             let stop = instance.stop.child_token();
             self.fillers.spawn(filler.run(Arc::clone(state), stop));
         } else if let Some(state) = state {
@@ -269,7 +269,7 @@ impl Feed {
                 state.history.filled(&gap, UNRECOVERED, 0, text);
             }
         }
-        let tokens = minting.map(|minting| minting.start(source.handle()));
+        let tokens = provider.map(|provider| provider.start(source.handle()));
         self.sources.spawn(async move {
             let running = source.run(encoder, batches, instance.stop);
             tokio::pin!(running);
@@ -400,7 +400,7 @@ impl PreparedSource {
             .await
             .context(place.clone())
             .or_exit(Exit::Config)?;
-        let minting = Minting::new(name, &settings, &config.data_dir).await?;
+        let provider = TokenProvider::new(name, &settings, &config.data_dir).await?;
         let source = build_source(name, settings, Arc::default(), fields)
             .await
             .context(place)
@@ -411,7 +411,7 @@ impl PreparedSource {
             address,
             attributes,
             rules: Arc::clone(rules),
-            minting,
+            provider,
         })
     }
 }
@@ -478,7 +478,7 @@ mod tests {
         sources.spawn(async { panic!("a source is broken") });
         let mut feed = Feed {
             stop: CancellationToken::new(),
-            knows: CancellationToken::new(),
+            known_events_loaded: CancellationToken::new(),
             spool: Spool::open(&SpoolConfig::default(), "data".as_ref()).unwrap(),
             parts: Arc::default(),
             batches: None,

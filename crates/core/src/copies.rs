@@ -152,7 +152,7 @@ impl Copies {
     /// Returns the event with the origin that the leader publishes: marked as late if the destination may contain a later event, which
     /// another member published without having received this one.
     #[must_use]
-    pub fn marked<'a>(&self, event: &Event<'a>) -> Event<'a> {
+    pub fn with_origin<'a>(&self, event: &Event<'a>) -> Event<'a> {
         let is_late =
             self.newest_matched > Some(event.sequence) || self.late_until >= Some(event.received_at);
         let origin = event.origin;

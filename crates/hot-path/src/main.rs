@@ -17,7 +17,7 @@ use neurobridge_core::{
     record::Batch,
     template::Template,
 };
-use neurobridge_protocol::{Action, Declaration, Declared, FeedEvent, Neuroio, Protocol};
+use neurobridge_protocol::{Action, Declaration, FeedEvent, Interpreter, Neuroio, Protocol};
 
 const NEUROIO_FRAMES: &str = include_str!("neuroio.ndjson");
 const OKX_FRAMES: &str = include_str!("okx.ndjson");
@@ -123,8 +123,8 @@ impl Case {
             Some(text) => {
                 let declaration: Declaration = toml::from_str(text)?;
                 type_prefix = declaration.event.type_prefix.clone().unwrap_or_default();
-                match Declared::new(declaration, &fields) {
-                    Ok(declared) => Protocol::Declared(Box::new(declared)),
+                match Interpreter::new(declaration, &fields) {
+                    Ok(interpreter) => Protocol::Declared(Box::new(interpreter)),
                     Err(problems) => bail!("{problems:?}"),
                 }
             }

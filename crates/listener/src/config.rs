@@ -12,7 +12,7 @@ use neurobridge_core::{
     units::{ByteSize, format_duration},
 };
 use neurobridge_protocol::{
-    Declaration, Declared, FeedEvent, Neuroio, Problem, Protocol, SecretSource, TOKEN,
+    Declaration, FeedEvent, Interpreter, Neuroio, Problem, Protocol, SecretSource, TOKEN,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -283,8 +283,8 @@ impl SourceConfig {
                 self.pong_timeout,
                 fields,
             )))),
-            Some(feed) => match Declared::new(Declaration::clone(feed), fields) {
-                Ok(declared) => Ok(Protocol::Declared(Box::new(declared))),
+            Some(feed) => match Interpreter::new(Declaration::clone(feed), fields) {
+                Ok(interpreter) => Ok(Protocol::Declared(Box::new(interpreter))),
                 Err(problems) => Err(problems.into_iter().next().unwrap_or_else(|| Problem {
                     key: Vec::new(),
                     message: "invalid declaration".to_owned(),
@@ -363,7 +363,7 @@ impl SourceConfig {
         let declaration = self
             .feed
             .as_deref()
-            .and_then(|feed| Declared::new(feed.clone(), &[]).err());
+            .and_then(|feed| Interpreter::new(feed.clone(), &[]).err());
         let declaration = declaration.into_iter().flatten().map(|mut problem| {
             problem.key.insert(0, "feed".to_owned());
             problem

@@ -16,7 +16,7 @@ impl Dial for TestDial {
 
     async fn dial(
         &self,
-        request: &Prepared,
+        request: &ConnectionRequest,
         other: Option<&Endpoint>,
     ) -> Result<Dialled<DuplexStream>, DialError> {
         if let Some(endpoint) = other {

@@ -1,7 +1,7 @@
 use std::{sync::Mutex, time::Duration};
 
 use neurobridge_core::secret::SecretSet;
-use neurobridge_protocol::{FeedEvent, MalformedReason, Prepared};
+use neurobridge_protocol::{ConnectionRequest, FeedEvent, MalformedReason};
 use tokio::{io::DuplexStream, join, time::Instant};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 

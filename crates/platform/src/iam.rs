@@ -40,7 +40,7 @@ pub enum Scope {
 
 /// A token that the platform created.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Minted {
+pub struct CreatedToken {
     /// The id, for its deletion.
     pub id: u64,
     /// The token.
@@ -81,12 +81,12 @@ impl Iam {
     ///
     /// # Errors
     /// The platform refuses the credential or the request, or cannot be reached.
-    pub async fn mint(
+    pub async fn create_token(
         &self,
         credential: &Secret,
         scope: Scope,
         permanent: bool,
-    ) -> Result<Minted, RequestError> {
+    ) -> Result<CreatedToken, RequestError> {
         let path = match scope {
             Scope::Own => "/v1/tokens/".to_owned(),
             Scope::Space(id) => format!("/v1/spaces/{id}/tokens"),
@@ -114,7 +114,7 @@ impl Iam {
             (Some(created), Some(expires)) => expires.duration_since(created).try_into().ok(),
             _ => None,
         };
-        Ok(Minted {
+        Ok(CreatedToken {
             id: token.id,
             key: token.key,
             life: between.or((!permanent).then_some(DOCUMENTED_LIFE)),
@@ -125,7 +125,7 @@ impl Iam {
     ///
     /// # Errors
     /// The platform refuses the credential, or cannot be reached.
-    pub async fn delete(&self, credential: &Secret, id: u64) -> Result<bool, RequestError> {
+    pub async fn delete_token(&self, credential: &Secret, id: u64) -> Result<bool, RequestError> {
         let path = format!("/v1/tokens/{id}");
         match self
             .client

@@ -35,7 +35,7 @@ pub use self::{
     client::Client,
     entries::{Entries, Outcome, Report, StopReason, Window},
     error::{PlatformAnswer, RequestError},
-    iam::{IAM_URL, Iam, Identity, Minted, Named, Scope},
+    iam::{CreatedToken, IAM_URL, Iam, Identity, Named, Scope},
     pager::{Missed, PagingError},
     renewal::{Now, Renewal, Step},
     token_file::{StoredToken, TokenFile, TokenFileError},

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use neurobridge_core::backoff::Backoff;
 
-use crate::{iam::Minted, token_file::StoredToken};
+use crate::{iam::CreatedToken, token_file::StoredToken};
 
 /// The part of its life after which a token is renewed, as numerator and denominator. A fifth of 24 hours is left for a
 /// platform that cannot be reached.
@@ -47,8 +47,8 @@ impl Now {
 /// The next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Create a token, and report the result by [`Renewal::minted`] or [`Renewal::failed`].
-    Mint,
+    /// Create a token, and report the result by [`Renewal::created`] or [`Renewal::failed`].
+    Create,
     /// Delete the token with this id, and report the result by [`Renewal::deleted`] or [`Renewal::failed`].
     Delete(u64),
     /// Do nothing until this time has passed.
@@ -78,7 +78,7 @@ pub struct Renewal {
 /// A token, and the times at which it was received.
 #[derive(Clone, Debug)]
 struct Held {
-    token: Minted,
+    token: CreatedToken,
     /// The time of receipt; for a token of an earlier process the time at which it was read, and its age then.
     since: Instant,
     age_then: Duration,
@@ -128,7 +128,7 @@ impl Renewal {
         let Some(stored) = stored else {
             return renewal;
         };
-        let held = |token: Minted, received_at: Timestamp| {
+        let held = |token: CreatedToken, received_at: Timestamp| {
             let age = Duration::try_from(now.wall.duration_since(received_at)).ok();
             Held {
                 age_then: age.or(token.life).unwrap_or_default(),
@@ -143,7 +143,7 @@ impl Renewal {
     }
 
     /// Returns the token to use; `None` if there is none, or it has expired.
-    pub fn token(&self, now: Now) -> Option<&Minted> {
+    pub fn token(&self, now: Now) -> Option<&CreatedToken> {
         let current = self.current.as_ref()?;
         (!current.is_expired(now)).then_some(&current.token)
     }
@@ -203,20 +203,20 @@ impl Renewal {
                 Step::Delete(current.token.id)
             }
             (Some(old), _) if is_old_unused => Step::Delete(old.token.id),
-            (None, _) if needs_token => Step::Mint,
+            (None, _) if needs_token => Step::Create,
             _ => Step::Wait(self.until_change(now)),
         };
         let retry = left(self.failure, now);
         let pause = left(self.pause, now);
         match step {
-            Step::Mint => retry.max(pause).map_or(step, Step::Wait),
+            Step::Create => retry.max(pause).map_or(step, Step::Wait),
             Step::Delete(_) => retry.map_or(step, Step::Wait),
             Step::Wait(_) => step,
         }
     }
 
     /// Accepts a token that was created. The previous token is kept until the new one is [in use](Self::used).
-    pub fn minted(&mut self, token: Minted, now: Now) {
+    pub fn created(&mut self, token: CreatedToken, now: Now) {
         self.succeeded();
         let held = Held {
             token,

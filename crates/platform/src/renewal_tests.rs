@@ -5,8 +5,8 @@ use super::*;
 
 const LIFE: Duration = Duration::from_secs(1_000);
 
-fn token(id: u64, life: Option<Duration>) -> Minted {
-    Minted {
+fn token(id: u64, life: Option<Duration>) -> CreatedToken {
+    CreatedToken {
         id,
         key: Secret::new(format!("key-{id}")),
         life,
@@ -27,10 +27,10 @@ fn later(now: Now, seconds: u64) -> Now {
     }
 }
 
-fn minted(now: Now) -> Renewal {
+fn created(now: Now) -> Renewal {
     let mut renewal = Renewal::new(None, now);
-    assert_eq!(renewal.step(now), Step::Mint);
-    renewal.minted(token(1, Some(LIFE)), now);
+    assert_eq!(renewal.step(now), Step::Create);
+    renewal.created(token(1, Some(LIFE)), now);
     renewal.used();
     renewal
 }
@@ -38,10 +38,10 @@ fn minted(now: Now) -> Renewal {
 #[test]
 fn token_is_renewed_at_four_fifths_of_its_life() {
     let now = start();
-    let mut renewal = minted(now);
+    let mut renewal = created(now);
     assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(800)));
     assert_eq!(renewal.step(later(now, 799)), Step::Wait(Duration::from_secs(1)));
-    assert_eq!(renewal.step(later(now, 800)), Step::Mint);
+    assert_eq!(renewal.step(later(now, 800)), Step::Create);
     assert_eq!(
         renewal.expires_in(later(now, 800)),
         Some(Duration::from_secs(200))
@@ -53,7 +53,7 @@ fn token_is_renewed_at_four_fifths_of_its_life() {
 #[test]
 fn next_renewal_follows_the_delay_after_a_failure() {
     let now = start();
-    let mut renewal = minted(now);
+    let mut renewal = created(now);
     assert_eq!(renewal.renews_in(later(now, 300)), Some(Duration::from_secs(500)));
     let now = later(now, 800);
     assert_eq!(renewal.renews_in(now), Some(Duration::ZERO));
@@ -62,16 +62,16 @@ fn next_renewal_follows_the_delay_after_a_failure() {
         panic!("the request is not repeated at once");
     };
     assert_eq!(renewal.renews_in(now), Some(delay));
-    renewal.minted(token(2, None), now);
+    renewal.created(token(2, None), now);
     assert_eq!(renewal.renews_in(now), None, "a permanent token");
 }
 
 #[test]
 fn old_token_is_deleted_once_the_new_one_is_used() {
     let now = start();
-    let mut renewal = minted(now);
+    let mut renewal = created(now);
     let now = later(now, 800);
-    renewal.minted(token(2, Some(LIFE)), now);
+    renewal.created(token(2, Some(LIFE)), now);
     assert_eq!((renewal.alive(now), renewal.token(now).unwrap().id), (2, 2));
     // The old one expires before the new one is due.
     assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(200)));
@@ -87,11 +87,11 @@ fn old_token_is_deleted_once_the_new_one_is_used() {
 #[test]
 fn refused_token_is_replaced_and_deleted() {
     let now = start();
-    let mut renewal = minted(now);
+    let mut renewal = created(now);
     let worked = later(now, 700);
     renewal.refused(worked);
-    assert_eq!(renewal.step(worked), Step::Mint);
-    renewal.minted(token(2, Some(LIFE)), worked);
+    assert_eq!(renewal.step(worked), Step::Create);
+    renewal.created(token(2, Some(LIFE)), worked);
     renewal.refused(worked);
     // Never a third one.
     assert_eq!(renewal.step(worked), Step::Delete(1));
@@ -101,29 +101,29 @@ fn refused_token_is_replaced_and_deleted() {
         panic!("a refused token is replaced at once");
     };
     assert!((REFUSED.0..=REFUSED.0 * 2).contains(&left), "{left:?}");
-    assert_eq!(renewal.step(later(worked, 2)), Step::Mint);
+    assert_eq!(renewal.step(later(worked, 2)), Step::Create);
 }
 
 #[test]
 fn refused_new_token_leaves_the_old_one_in_use() {
     let now = start();
-    let mut renewal = minted(now);
+    let mut renewal = created(now);
     let due = later(now, 800);
-    renewal.minted(token(2, Some(LIFE)), due);
+    renewal.created(token(2, Some(LIFE)), due);
     renewal.refused(due);
     assert_eq!(renewal.step(due), Step::Delete(2));
     renewal.deleted(2);
     assert_eq!((renewal.alive(due), renewal.token(due).unwrap().id), (1, 1));
     renewal.used();
     assert!(matches!(renewal.step(due), Step::Wait(left) if left <= REFUSED.0 * 2));
-    assert_eq!(renewal.step(later(due, 2)), Step::Mint);
+    assert_eq!(renewal.step(later(due, 2)), Step::Create);
 }
 
 #[test]
 fn token_without_life_makes_no_hot_loop() {
     let now = start();
     let mut renewal = Renewal::new(None, now);
-    renewal.minted(token(1, Some(Duration::ZERO)), now);
+    renewal.created(token(1, Some(Duration::ZERO)), now);
     assert_eq!(renewal.step(now), Step::Wait(MIN_INTERVAL));
 }
 
@@ -139,7 +139,7 @@ fn failed_request_is_repeated_after_a_delay() {
         panic!("the request is repeated at once");
     };
     assert!((RETRY.0..=RETRY.0 * 2).contains(&left), "{left:?}");
-    assert_eq!(renewal.step(later(now, 10)), Step::Mint);
+    assert_eq!(renewal.step(later(now, 10)), Step::Create);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn delay_after_failures_ends_soon_after_the_expiry() {
         }
     };
     assert!(longest(&mut Renewal::new(None, now), now) <= WITHOUT_TOKEN);
-    let mut renewal = minted(now);
+    let mut renewal = created(now);
     assert!(longest(&mut renewal, later(now, 800)) > WITHOUT_TOKEN);
     assert!(longest(&mut renewal, later(now, 970)) <= Duration::from_secs(30));
     assert!(longest(&mut renewal, later(now, 2_000)) <= WITHOUT_TOKEN);
@@ -163,7 +163,7 @@ fn delay_after_failures_ends_soon_after_the_expiry() {
 fn permanent_token_is_never_renewed() {
     let now = start();
     let mut renewal = Renewal::new(None, now);
-    renewal.minted(token(1, None), now);
+    renewal.created(token(1, None), now);
     assert!(matches!(renewal.step(later(now, 10_000_000)), Step::Wait(_)));
     assert_eq!(renewal.expires_in(now), None);
 }
@@ -171,8 +171,8 @@ fn permanent_token_is_never_renewed() {
 #[test]
 fn stored_token_continues_at_its_age() {
     let now = start();
-    let mut renewal = minted(now);
-    renewal.minted(token(2, Some(LIFE)), later(now, 10));
+    let mut renewal = created(now);
+    renewal.created(token(2, Some(LIFE)), later(now, 10));
     let stored = renewal.to_stored();
     let now = later(now, 110);
     let mut renewal = Renewal::new(stored.clone(), now);
@@ -193,25 +193,25 @@ fn stored_token_continues_at_its_age() {
             wall: Timestamp::UNIX_EPOCH,
             ..now
         }),
-        Step::Mint
+        Step::Create
     );
 }
 
 #[test]
 fn time_of_a_suspended_machine_counts() {
     let now = start();
-    let mut renewal = minted(now);
+    let mut renewal = created(now);
     let resumed = Now {
         monotonic: now.monotonic + MIN_INTERVAL,
         ..later(now, 900)
     };
-    assert_eq!(renewal.step(resumed), Step::Mint);
+    assert_eq!(renewal.step(resumed), Step::Create);
     // A clock that is set back makes no token younger.
     let set_back = Now {
         wall: Timestamp::UNIX_EPOCH,
         ..later(now, 900)
     };
-    assert_eq!(renewal.step(set_back), Step::Mint);
+    assert_eq!(renewal.step(set_back), Step::Create);
 }
 
 proptest! {
@@ -232,8 +232,8 @@ proptest! {
                 _ => {}
             }
             match renewal.step(now) {
-                Step::Mint if succeeds => {
-                    renewal.minted(token(next, Some(LIFE)), now);
+                Step::Create if succeeds => {
+                    renewal.created(token(next, Some(LIFE)), now);
                     alive.push((next, now.monotonic + LIFE));
                     next += 1;
                 }

@@ -16,22 +16,22 @@ use neurobridge_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::iam::Minted;
+use crate::iam::CreatedToken;
 
 /// The version of the format.
 const VERSION: u32 = 1;
 /// The consequence of an unusable file, for error texts.
-const MINT_ANEW: &str = "expected the token that this bridge stored; another one is created";
+const CREATE_ANOTHER: &str = "expected the token that this bridge stored; another one is created";
 
 /// A stored token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredToken {
     /// The token.
-    pub token: Minted,
+    pub token: CreatedToken,
     /// The time at which it was received, by the local clock.
     pub received_at: Timestamp,
     /// The previous token, if it was not deleted yet.
-    pub old: Option<(Minted, Timestamp)>,
+    pub old: Option<(CreatedToken, Timestamp)>,
 }
 
 /// The file of a stored token, readable for its owner only. The token belongs to a scope, such as an account or a space
@@ -47,7 +47,7 @@ pub struct TokenFile {
 #[non_exhaustive]
 pub enum TokenFileError {
     /// The file cannot be read.
-    #[error("the stored token in {} cannot be read, {MINT_ANEW}", path.display())]
+    #[error("the stored token in {} cannot be read, {CREATE_ANOTHER}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -55,7 +55,7 @@ pub enum TokenFileError {
         source: io::Error,
     },
     /// The file has been changed or is incomplete.
-    #[error("the stored token in {} is damaged, {MINT_ANEW}", path.display())]
+    #[error("the stored token in {} is damaged, {CREATE_ANOTHER}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -119,7 +119,7 @@ struct Line {
 }
 
 impl Line {
-    fn new(token: &Minted, received_at: Timestamp) -> Self {
+    fn new(token: &CreatedToken, received_at: Timestamp) -> Self {
         Self {
             id: token.id,
             key: token.key.expose().to_owned(),
@@ -129,12 +129,12 @@ impl Line {
     }
 
     /// Returns the token; `None` if a value is not valid.
-    fn read(self) -> Option<(Minted, Timestamp)> {
+    fn read(self) -> Option<(CreatedToken, Timestamp)> {
         let life = match self.life_seconds {
             Some(seconds) => Some(Duration::try_from_secs_f64(seconds).ok()?),
             None => None,
         };
-        let token = Minted {
+        let token = CreatedToken {
             id: self.id,
             key: Secret::new(self.key),
             life,

@@ -4,7 +4,7 @@ use super::*;
 
 fn stored() -> StoredToken {
     let received_at: Timestamp = "2026-01-31T12:00:00.5Z".parse().unwrap();
-    let token = |id, life| Minted {
+    let token = |id, life| CreatedToken {
         id,
         key: Secret::new(format!("key-{id}-hunter2")),
         life,

@@ -40,31 +40,33 @@ fn credential() -> Secret {
 async fn token_is_created_used_and_deleted() {
     let platform = platform(Duration::from_secs(3_600)).await;
     let iam = iam(&platform);
-    let minted = within(iam.mint(&credential(), Scope::Own, false)).await.unwrap();
-    assert_eq!(minted.life, Some(Duration::from_secs(3_600)));
-    let identity = within(iam.whoami(&minted.key)).await.unwrap();
+    let created = within(iam.create_token(&credential(), Scope::Own, false))
+        .await
+        .unwrap();
+    assert_eq!(created.life, Some(Duration::from_secs(3_600)));
+    let identity = within(iam.whoami(&created.key)).await.unwrap();
     assert_eq!((identity.account.id, identity.space), (1, None));
-    assert!(within(iam.delete(&credential(), minted.id)).await.unwrap());
-    assert!(!within(iam.delete(&credential(), minted.id)).await.unwrap());
-    let refused = within(iam.whoami(&minted.key)).await.unwrap_err();
+    assert!(within(iam.delete_token(&credential(), created.id)).await.unwrap());
+    assert!(!within(iam.delete_token(&credential(), created.id)).await.unwrap());
+    let refused = within(iam.whoami(&created.key)).await.unwrap_err();
     assert!(matches!(refused, RequestError::Unauthorised { .. }), "{refused}");
-    assert!(!sentence(&refused).contains(minted.key.expose()));
+    assert!(!sentence(&refused).contains(created.key.expose()));
 }
 
 #[tokio::test]
 async fn token_of_a_space_belongs_to_it() {
     let platform = platform(Duration::from_secs(3_600)).await;
     let iam = iam(&platform);
-    let minted = within(iam.mint(&credential(), Scope::Space(1), false))
+    let created = within(iam.create_token(&credential(), Scope::Space(1), false))
         .await
         .unwrap();
-    let identity = within(iam.whoami(&minted.key)).await.unwrap();
+    let identity = within(iam.whoami(&created.key)).await.unwrap();
     assert!(matches!(identity.space, Some(Named { id: 1, name: Some(_) })));
-    let missing = within(iam.mint(&credential(), Scope::Space(999), false))
+    let missing = within(iam.create_token(&credential(), Scope::Space(999), false))
         .await
         .unwrap_err();
     assert!(missing.to_string().contains("HTTP 404"), "{missing}");
-    let foreign = within(iam.mint(&minted.key, Scope::Space(2), false))
+    let foreign = within(iam.create_token(&created.key, Scope::Space(2), false))
         .await
         .unwrap_err();
     assert!(
@@ -79,8 +81,8 @@ async fn limit_of_permanent_tokens_is_described() {
     let iam = iam(&platform);
     let mut refused = None;
     for _ in 0..6 {
-        match within(iam.mint(&credential(), Scope::Own, true)).await {
-            Ok(minted) => assert_eq!(minted.life, None),
+        match within(iam.create_token(&credential(), Scope::Own, true)).await {
+            Ok(created) => assert_eq!(created.life, None),
             Err(error) => refused = Some(error),
         }
     }
@@ -104,7 +106,7 @@ async fn unusable_answer_is_an_error() {
         platform.fault(rule);
         let iam = iam(&platform);
         let errors = [
-            within(iam.mint(&credential(), Scope::Own, false))
+            within(iam.create_token(&credential(), Scope::Own, false))
                 .await
                 .unwrap_err(),
             within(iam.whoami(&credential())).await.unwrap_err(),
@@ -126,8 +128,8 @@ async fn renewal_keeps_a_valid_token_across_restarts() {
     let mut passed = Duration::ZERO;
     let folder = tempfile::tempdir().unwrap();
     let file = TokenFile::new(folder.path().join("token.json"), "account");
-    let mut minted = 0;
-    while minted < 4 {
+    let mut created = 0;
+    while created < 4 {
         let now = Now::read();
         let now = Now {
             wall: now.wall + passed,
@@ -137,13 +139,15 @@ async fn renewal_keeps_a_valid_token_across_restarts() {
         let mut renewal = Renewal::new(file.read().unwrap(), now);
         renewal.used();
         match renewal.step(now) {
-            Step::Mint => {
-                let token = within(iam.mint(&credential(), Scope::Own, false)).await.unwrap();
-                renewal.minted(token, now);
-                minted += 1;
+            Step::Create => {
+                let token = within(iam.create_token(&credential(), Scope::Own, false))
+                    .await
+                    .unwrap();
+                renewal.created(token, now);
+                created += 1;
             }
             Step::Delete(id) => {
-                within(iam.delete(&credential(), id)).await.unwrap();
+                within(iam.delete_token(&credential(), id)).await.unwrap();
                 renewal.deleted(id);
             }
             Step::Wait(left) => {

@@ -76,7 +76,7 @@ pub enum Ping {
 
 /// The request that opens a connection, with the secrets inserted.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Prepared {
+pub struct ConnectionRequest {
     /// Headers in addition to those of the client.
     pub headers: Vec<(String, String)>,
     /// The percent-encoded query without `?`; empty if there are no parameters.

@@ -6,7 +6,7 @@ use neurobridge_core::{address, positions::TimeFormat};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::notation::{FeedPath, MessageText, QueryValues, texts_schema};
+use crate::notation::{FeedPath, MessageTemplate, QueryValues, texts_schema};
 
 /// A list with past events of a feed at a REST interface, from which the events of gaps are fetched.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -39,7 +39,7 @@ pub struct BackfillList {
     /// The frame that the feed would have sent for an entry: a table with `{entry:json}` in place of the entry. By default the
     /// entry itself, or with `events` a frame with the entry as the only element of that array.
     #[serde(default)]
-    pub frame: Option<MessageText>,
+    pub frame: Option<MessageTemplate>,
 }
 
 /// How to request the next part of a list.

@@ -14,7 +14,7 @@ use neurobridge_core::{
 use self::backfill::CompiledList;
 use crate::{
     declaration::{Declaration, Heartbeat, Meaning, OpeningStep, Rule, SecretSource},
-    notation::{Answer, MessageText, Paths, Rewind},
+    notation::{Answer, MessageTemplate, Paths, Rewind},
     problem::Problem,
     text::{Allowed, Template, Text},
 };
@@ -173,7 +173,7 @@ impl Check<'_> {
             .ok()
     }
 
-    fn message(&mut self, key: &[&str], message: &MessageText, values: bool) -> Option<Template> {
+    fn message(&mut self, key: &[&str], message: &MessageTemplate, values: bool) -> Option<Template> {
         let allowed = Allowed {
             secrets: self.secrets,
             request_id: true,

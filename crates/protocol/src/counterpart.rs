@@ -207,7 +207,7 @@ mod tests {
     use neurobridge_core::secret::Secret;
 
     use super::*;
-    use crate::Declared;
+    use crate::Interpreter;
 
     const FEED: &str = r#"
         secrets = { token = { value = "a b&c" } }
@@ -221,7 +221,7 @@ mod tests {
         let declaration: Declaration = toml::from_str(FEED).unwrap();
         let right = Secrets::from([("token".to_owned(), Secret::new("a b&c"))]);
         let other = Secrets::from([("token".to_owned(), Secret::new("other"))]);
-        let client = Declared::new(declaration.clone(), &[]).unwrap();
+        let client = Interpreter::new(declaration.clone(), &[]).unwrap();
         let server = Counterpart::new(declaration, right.clone()).unwrap();
         let check = |secrets: &Secrets, last, offered: &[&str]| {
             let request = client.request(secrets, last);

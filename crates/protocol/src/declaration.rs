@@ -8,7 +8,9 @@ use serde::Deserialize;
 
 use crate::{
     backfill::BackfillList,
-    notation::{Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, When, texts_schema},
+    notation::{
+        Answer, Conditions, FeedPath, MessageTemplate, Paths, QueryValues, Rewind, TimeField, texts_schema,
+    },
 };
 
 /// A declared feed: the opening of a connection, its heartbeat, and the meaning of its frames.
@@ -91,13 +93,13 @@ pub struct Request {
 pub struct OpeningStep {
     /// The message to send: a table for JSON, a text for plain text. Without `send`, the step only waits for `until`.
     #[serde(default)]
-    pub send: Option<MessageText>,
+    pub send: Option<MessageTemplate>,
     /// The answer that completes the step. Without `until`, the next step follows at once.
     #[serde(default)]
-    pub until: Option<When>,
+    pub until: Option<Conditions>,
     /// The answer that refuses the connection, such as one to a wrong token or an invalid request. Tested after `until`.
     #[serde(default)]
-    pub refused: Option<When>,
+    pub refused: Option<Conditions>,
     /// Path of the reason in an answer that matches `refused`.
     #[serde(default)]
     pub refused_text: Option<FeedPath>,
@@ -116,7 +118,7 @@ pub struct OpeningStep {
 #[serde(default, deny_unknown_fields)]
 pub struct Heartbeat {
     /// The message to send as a ping: a table for JSON, a text for plain text.
-    pub send: Option<MessageText>,
+    pub send: Option<MessageTemplate>,
     /// Whether to send WebSocket pings, which every server has to answer with a pong (RFC 6455, 5.5.2).
     pub websocket: bool,
     /// The answer to a ping: conditions on a JSON answer, or a text for plain text.
@@ -154,7 +156,7 @@ impl Default for Heartbeat {
 pub struct Rule {
     /// Conditions on fields, by path; all must hold. Without `when` and `frame`, the rule matches everything.
     #[serde(default)]
-    pub when: Option<When>,
+    pub when: Option<Conditions>,
     /// The whole frame as plain text, instead of `when`: `frame = "ping"`.
     #[serde(default)]
     pub frame: Option<String>,
@@ -165,7 +167,7 @@ pub struct Rule {
     pub text: Option<FeedPath>,
     /// The reply to send, for `is = "reply"`: a table for JSON, a text for plain text.
     #[serde(default)]
-    pub send: Option<MessageText>,
+    pub send: Option<MessageTemplate>,
 }
 
 /// The meaning of a frame.
@@ -234,7 +236,7 @@ pub struct Acknowledgement {
     pub value: FeedPath,
     /// The message. `{value}` is replaced by the value as text, `{value:json}` by the value as the feed wrote it, and
     /// `{values:json}` by the list of the values of several events.
-    pub send: MessageText,
+    pub send: MessageTemplate,
     /// Whether an acknowledgement of an event includes all events before it, so that only the last event is acknowledged.
     #[serde(default)]
     pub cumulative: bool,

@@ -16,7 +16,7 @@ use neurobridge_core::{
 
 use crate::{
     declaration::Declaration,
-    notation::{FeedPath, Paths, When},
+    notation::{Conditions, FeedPath, Paths},
 };
 
 /// The paths that are found in a unit besides those of its event: each has a slot.
@@ -33,7 +33,7 @@ impl Slots {
     }
 
     /// Compiles conditions.
-    pub(crate) fn test(&mut self, when: &When) -> Test {
+    pub(crate) fn test(&mut self, when: &Conditions) -> Test {
         Test(
             when.iter()
                 .map(|(path, condition)| (self.of(path), condition.clone()))

@@ -17,7 +17,7 @@ use crate::{
         backfill::{CompiledList, Origin},
     },
     declaration::Declaration,
-    declared::Declared,
+    interpreter::Interpreter,
     percent,
     problem::Problem,
     text::{Secrets, Text, Values},
@@ -32,7 +32,7 @@ pub struct EventList {
     list: BackfillList,
     compiled: CompiledList,
     /// Reads the frame of an entry as one of the feed.
-    feed: Declared,
+    feed: Interpreter,
 }
 
 /// The part of a list that was missed.
@@ -126,7 +126,7 @@ impl EventList {
         let (Some(list), Some(compiled)) = (declaration.backfill.clone(), compiled.list) else {
             return Ok(None);
         };
-        let mut feed = Declared::new(declaration.clone(), &[])?;
+        let mut feed = Interpreter::new(declaration.clone(), &[])?;
         feed.skip_opening();
         Ok(Some(Self { list, compiled, feed }))
     }
@@ -301,7 +301,7 @@ impl EventList {
     }
 }
 
-fn read_entry(compiled: &CompiledList, feed: &mut Declared, entry: &str) -> ListEntry {
+fn read_entry(compiled: &CompiledList, feed: &mut Interpreter, entry: &str) -> ListEntry {
     let frame = match &compiled.frame {
         Some(template) => template
             .render(&values(&Secrets::new(), [""; 3], &[entry]))

@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use crate::{
     action::{Action, MalformedReason},
-    declared::MAX_TEXT_BYTES,
     error_fields,
     fields::FeedEvent,
+    interpreter::MAX_TEXT_BYTES,
     protocol::Pings,
     text::{Message, Secrets},
 };

@@ -94,9 +94,9 @@ impl Serialize for FeedPath {
 
 /// Conditions on fields by their paths; all must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct When(Vec<(FeedPath, Condition)>);
+pub struct Conditions(Vec<(FeedPath, Condition)>);
 
-impl When {
+impl Conditions {
     /// Returns the conditions with the path of each.
     pub fn iter(&self) -> impl Iterator<Item = &(FeedPath, Condition)> {
         self.0.iter()
@@ -109,7 +109,7 @@ impl When {
     }
 }
 
-impl<'de> Deserialize<'de> for When {
+impl<'de> Deserialize<'de> for Conditions {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let table = BTreeMap::<String, Condition>::deserialize(deserializer)?;
         if table.is_empty() {
@@ -189,9 +189,9 @@ impl<'de> Deserialize<'de> for TimeField {
 
 /// A message: JSON or plain text, whose strings may contain placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MessageText(pub(crate) Value);
+pub struct MessageTemplate(pub(crate) Value);
 
-impl<'de> Deserialize<'de> for MessageText {
+impl<'de> Deserialize<'de> for MessageTemplate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Value::deserialize(deserializer)? {
             value @ (Value::String(_) | Value::Object(_) | Value::Array(_)) => Ok(Self(value)),
@@ -206,7 +206,7 @@ pub enum Answer {
     /// A frame that equals this text.
     Text(String),
     /// A frame for which the conditions hold.
-    When(When),
+    Conditions(Conditions),
 }
 
 impl<'de> Deserialize<'de> for Answer {
@@ -214,7 +214,7 @@ impl<'de> Deserialize<'de> for Answer {
         match Value::deserialize(deserializer)? {
             Value::String(text) => Ok(Self::Text(text)),
             table @ Value::Object(_) => serde_json::from_value(table)
-                .map(Self::When)
+                .map(Self::Conditions)
                 .map_err(de::Error::custom),
             other => Err(unexpected(&other, ANSWER)),
         }
@@ -323,7 +323,7 @@ schema!(TimeField, "TimeField", generator => {
         "additionalProperties": false,
     }],
 });
-schema!(MessageText, "MessageText", generator => {
+schema!(MessageTemplate, "MessageTemplate", generator => {
     "title": MESSAGE,
     "anyOf": [
         { "type": "string", "format": SCHEMA_FORMAT },
@@ -339,7 +339,7 @@ schema!(MessagePart, "MessagePart", generator => {
         { "type": "object", "additionalProperties": generator.subschema_for::<Self>() },
     ],
 });
-schema!(When, "When", generator => {
+schema!(Conditions, "Conditions", generator => {
     "type": "object",
     "title": "conditions such as { type = \"trade\" }",
     "minProperties": 1,
@@ -347,7 +347,7 @@ schema!(When, "When", generator => {
 });
 schema!(Answer, "Answer", generator => {
     "title": ANSWER,
-    "anyOf": [{ "type": "string" }, generator.subschema_for::<When>()],
+    "anyOf": [{ "type": "string" }, generator.subschema_for::<Conditions>()],
 });
 schema!(QueryValues, "QueryValues", _generator => {
     "title": QUERY,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    action::{Action, Ping, Prepared},
-    declared::Declared,
+    action::{Action, ConnectionRequest, Ping},
+    interpreter::Interpreter,
     neuroio::Neuroio,
     text::{Message, Secrets},
 };
@@ -16,7 +16,7 @@ pub enum Protocol {
     /// The protocol of NeuroIO.
     Neuroio(Box<Neuroio>),
     /// A declared feed.
-    Declared(Box<Declared>),
+    Declared(Box<Interpreter>),
 }
 
 /// When to send pings, and when a silent connection is dead.
@@ -37,10 +37,10 @@ pub struct Pings {
 impl Protocol {
     /// Returns the additions to the request of the next connection. `last` is the resume value of the last event that is
     /// stored, as written by the feed.
-    pub fn request(&self, secrets: &Secrets, last: Option<&str>) -> Prepared {
+    pub fn request(&self, secrets: &Secrets, last: Option<&str>) -> ConnectionRequest {
         match self {
-            Self::Neuroio(_) => Prepared::default(),
-            Self::Declared(declared) => declared.request(secrets, last),
+            Self::Neuroio(_) => ConnectionRequest::default(),
+            Self::Declared(interpreter) => interpreter.request(secrets, last),
         }
     }
 
@@ -48,7 +48,7 @@ impl Protocol {
     pub fn begin(&mut self, secrets: Secrets) -> Vec<Message> {
         match self {
             Self::Neuroio(neuroio) => vec![neuroio.begin(&secrets)],
-            Self::Declared(declared) => declared.begin(secrets),
+            Self::Declared(interpreter) => interpreter.begin(secrets),
         }
     }
 
@@ -56,7 +56,7 @@ impl Protocol {
     pub fn is_ready(&self) -> bool {
         match self {
             Self::Neuroio(neuroio) => neuroio.is_ready(),
-            Self::Declared(declared) => declared.is_ready(),
+            Self::Declared(interpreter) => interpreter.is_ready(),
         }
     }
 
@@ -64,7 +64,7 @@ impl Protocol {
     pub fn deadline(&self) -> Option<(usize, Duration)> {
         match self {
             Self::Neuroio(neuroio) => neuroio.deadline(),
-            Self::Declared(declared) => declared.deadline(),
+            Self::Declared(interpreter) => interpreter.deadline(),
         }
     }
 
@@ -72,7 +72,7 @@ impl Protocol {
     pub fn pings(&self) -> Pings {
         match self {
             Self::Neuroio(neuroio) => neuroio.pings(),
-            Self::Declared(declared) => declared.pings(),
+            Self::Declared(interpreter) => interpreter.pings(),
         }
     }
 
@@ -80,15 +80,15 @@ impl Protocol {
     pub fn ping(&mut self) -> Option<Ping> {
         match self {
             Self::Neuroio(_) => Some(Ping::Message(Neuroio::ping())),
-            Self::Declared(declared) => declared.ping(),
+            Self::Declared(interpreter) => interpreter.ping(),
         }
     }
 
-    /// Returns the messages that acknowledge durable events; see [`Declared::acknowledge`].
+    /// Returns the messages that acknowledge durable events; see [`Interpreter::acknowledge`].
     pub fn acknowledge(&mut self, values: &[&str]) -> Vec<Message> {
         match self {
             Self::Neuroio(_) => Vec::new(),
-            Self::Declared(declared) => declared.acknowledge(values),
+            Self::Declared(interpreter) => interpreter.acknowledge(values),
         }
     }
 
@@ -96,7 +96,7 @@ impl Protocol {
     pub fn skip_opening(&mut self) {
         match self {
             Self::Neuroio(neuroio) => neuroio.skip_opening(),
-            Self::Declared(declared) => declared.skip_opening(),
+            Self::Declared(interpreter) => interpreter.skip_opening(),
         }
     }
 
@@ -104,7 +104,7 @@ impl Protocol {
     pub fn resumes(&self) -> bool {
         match self {
             Self::Neuroio(_) => false,
-            Self::Declared(declared) => declared.declaration().resume.is_some(),
+            Self::Declared(interpreter) => interpreter.declaration().resume.is_some(),
         }
     }
 
@@ -112,7 +112,7 @@ impl Protocol {
     pub fn acknowledges(&self) -> bool {
         match self {
             Self::Neuroio(_) => false,
-            Self::Declared(declared) => declared.declaration().ack.is_some(),
+            Self::Declared(interpreter) => interpreter.declaration().ack.is_some(),
         }
     }
 
@@ -120,7 +120,7 @@ impl Protocol {
     pub fn reads_binary(&self) -> bool {
         match self {
             Self::Neuroio(_) => false,
-            Self::Declared(declared) => declared.declaration().binary,
+            Self::Declared(interpreter) => interpreter.declaration().binary,
         }
     }
 
@@ -128,7 +128,7 @@ impl Protocol {
     pub fn max_age(&self) -> Option<Duration> {
         match self {
             Self::Neuroio(_) => None,
-            Self::Declared(declared) => declared.declaration().max_age,
+            Self::Declared(interpreter) => interpreter.declaration().max_age,
         }
     }
 
@@ -138,7 +138,7 @@ impl Protocol {
     pub fn receive(&mut self, frame: &str, act: &mut dyn FnMut(Action<'_>)) {
         match self {
             Self::Neuroio(neuroio) => neuroio.receive(frame, act),
-            Self::Declared(declared) => declared.receive(frame, act),
+            Self::Declared(interpreter) => interpreter.receive(frame, act),
         }
     }
 }

@@ -11,7 +11,7 @@ use neurobridge_core::{
 use serde_json::Value;
 
 pub use self::matching::Recognised;
-use crate::notation::MessageText;
+use crate::notation::MessageTemplate;
 
 /// The secrets of a declaration, by name.
 pub type Secrets = BTreeMap<String, Secret>;
@@ -279,7 +279,7 @@ impl Template {
     ///
     /// # Errors
     /// See [`Text::parse`].
-    pub(crate) fn parse(message: &MessageText, allowed: Allowed<'_>) -> Result<Self, String> {
+    pub(crate) fn parse(message: &MessageTemplate, allowed: Allowed<'_>) -> Result<Self, String> {
         match &message.0 {
             Value::String(text) => Text::parse(text, allowed).map(Self::Plain),
             json => node(json, allowed).map(Self::Json),
@@ -425,7 +425,7 @@ mod tests {
     };
 
     fn render(message: &Value, events: &[&str]) -> String {
-        let template = Template::parse(&MessageText(message.clone()), ALLOWED).unwrap();
+        let template = Template::parse(&MessageTemplate(message.clone()), ALLOWED).unwrap();
         let secrets = Secrets::from([("token".to_owned(), Secret::new("hunter\"2"))]);
         let message = template.render(&Values {
             secrets: &secrets,

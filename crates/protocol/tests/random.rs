@@ -8,7 +8,7 @@ mod random {
 }
 
 use neurobridge_core::secret::Secret;
-use neurobridge_protocol::{Action, Declaration, Declared, MalformedReason, Message, Ping, Secrets};
+use neurobridge_protocol::{Action, Declaration, Interpreter, MalformedReason, Message, Ping, Secrets};
 use proptest::prelude::*;
 use random::{generate, reference::Reference};
 use serde_json::{Value, json};
@@ -58,14 +58,14 @@ proptest! {
         acks in prop::collection::vec(generate::scalar(), 0..5),
     ) {
         let typed: Declaration = serde_json::from_value(declaration.clone()).unwrap();
-        let mut declared = match Declared::new(typed, &[]) {
-            Ok(declared) => declared,
+        let mut interpreter = match Interpreter::new(typed, &[]) {
+            Ok(interpreter) => interpreter,
             Err(problems) => panic!("{declaration}: {problems:?}"),
         };
         let mut reference = Reference::new(&declaration);
         for _ in 0..2 {
             let secrets = Secrets::from([("s".to_owned(), Secret::new("hunter2"))]);
-            let begun: Vec<Value> = declared.begin(secrets).iter().map(sent).collect();
+            let begun: Vec<Value> = interpreter.begin(secrets).iter().map(sent).collect();
             prop_assert_eq!(begun, reference.begin(), "{}", declaration);
             for (frame, is_pretty) in &frames {
                 let text = match frame {
@@ -74,12 +74,12 @@ proptest! {
                     json => json.to_string(),
                 };
                 let mut found = Vec::new();
-                declared.receive(&text, &mut |action| found.push(described(&action)));
+                interpreter.receive(&text, &mut |action| found.push(described(&action)));
                 prop_assert_eq!(found, reference.receive(&text), "{} {}", declaration, text);
-                prop_assert_eq!(declared.is_ready(), reference.is_ready());
-                prop_assert_eq!(declared.deadline().map(|(step, _)| step), reference.step());
+                prop_assert_eq!(interpreter.is_ready(), reference.is_ready());
+                prop_assert_eq!(interpreter.deadline().map(|(step, _)| step), reference.step());
             }
-            let ping = match declared.ping() {
+            let ping = match interpreter.ping() {
                 Some(Ping::Message(message)) => Some(sent(&message)),
                 Some(Ping::WebSocket) => Some(json!("websocket")),
                 None => None,
@@ -87,7 +87,7 @@ proptest! {
             prop_assert_eq!(ping, reference.ping());
             let raw: Vec<String> = acks.iter().map(Value::to_string).collect();
             let raw: Vec<&str> = raw.iter().map(String::as_str).collect();
-            let acknowledged: Vec<Value> = declared.acknowledge(&raw).iter().map(sent).collect();
+            let acknowledged: Vec<Value> = interpreter.acknowledge(&raw).iter().map(sent).collect();
             prop_assert_eq!(acknowledged, reference.acknowledge(&acks), "{}", declaration);
         }
     }
@@ -95,20 +95,20 @@ proptest! {
     #[test]
     fn any_text_results_in_an_action_or_completes_a_step(declaration in generate::declaration(), frames in prop::collection::vec(any::<String>(), 8)) {
         let typed: Declaration = serde_json::from_value(declaration).unwrap();
-        let mut declared = Declared::new(typed, &[]).unwrap();
-        declared.begin(Secrets::new());
+        let mut interpreter = Interpreter::new(typed, &[]).unwrap();
+        interpreter.begin(Secrets::new());
         for frame in frames {
-            let (mut count, step) = (0, declared.deadline());
-            declared.receive(&frame, &mut |_| count += 1);
+            let (mut count, step) = (0, interpreter.deadline());
+            interpreter.receive(&frame, &mut |_| count += 1);
             // An answer that completes one of several opening steps may require no action.
-            prop_assert!(count > 0 || declared.deadline() != step, "{}", frame);
+            prop_assert!(count > 0 || interpreter.deadline() != step, "{}", frame);
         }
     }
 
     #[test]
     fn invalid_declaration_has_errors_with_expected_values(text in r#"(\[(event|resume|ack|request|heartbeat)\]\n)?((id|send|value|until|query|events|url|rewind) = ("\{?[a-z.:]*\}?"|7|\[\]|\{ a = "\$" \})\n){0,3}\[\[rules\]\]\nis = "(event|reply|ignore)"\n"#) {
         if let Ok(declaration) = toml::from_str::<Declaration>(&text)
-            && let Err(problems) = Declared::new(declaration, &[])
+            && let Err(problems) = Interpreter::new(declaration, &[])
         {
             prop_assert!(problems.iter().all(|problem| problem.to_string().contains("expected")), "{:?}", problems);
         }

@@ -8,7 +8,7 @@
 use std::{fmt::Write as _, fs, path::PathBuf};
 
 use neurobridge_core::secret::Secret;
-use neurobridge_protocol::{Action, Declaration, Declared, FeedEvent, Message, Ping, SHIPPED, Secrets};
+use neurobridge_protocol::{Action, Declaration, FeedEvent, Interpreter, Message, Ping, SHIPPED, Secrets};
 
 fn feeds() -> Vec<&'static str> {
     SHIPPED.iter().map(|(name, _)| *name).collect()
@@ -18,14 +18,14 @@ fn root() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-fn declared(name: &str) -> Declared {
+fn interpreter(name: &str) -> Interpreter {
     let text = fs::read_to_string(root().join(format!("config/feeds/{name}.toml"))).unwrap();
     let declaration: Declaration = toml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-    Declared::new(declaration, &[]).unwrap_or_else(|problems| panic!("{name}: {problems:?}"))
+    Interpreter::new(declaration, &[]).unwrap_or_else(|problems| panic!("{name}: {problems:?}"))
 }
 
-fn secrets(declared: &Declared) -> Secrets {
-    let names = declared.declaration().secrets.keys();
+fn secrets(interpreter: &Interpreter) -> Secrets {
+    let names = interpreter.declaration().secrets.keys();
     names
         .map(|name| (name.clone(), Secret::new(format!("<{name}>"))))
         .collect()
@@ -57,7 +57,7 @@ fn message(message: &Message, out: &mut String) {
 }
 
 /// Replays the calls and frames of a transcript, and returns the resulting transcript.
-fn replayed(declared: &mut Declared, transcript: &str) -> String {
+fn replayed(interpreter: &mut Interpreter, transcript: &str) -> String {
     let mut out = String::new();
     for line in transcript.lines() {
         let (kind, rest) = line.split_at(line.len().min(2));
@@ -67,26 +67,26 @@ fn replayed(declared: &mut Declared, transcript: &str) -> String {
         }
         match (kind, rest) {
             ("! ", "begin") => {
-                let secrets = secrets(declared);
-                declared
+                let secrets = secrets(interpreter);
+                interpreter
                     .begin(secrets)
                     .iter()
                     .for_each(|sent| message(sent, &mut out));
             }
-            ("! ", "ping") => match declared.ping() {
+            ("! ", "ping") => match interpreter.ping() {
                 Some(Ping::Message(ping)) => message(&ping, &mut out),
                 Some(Ping::WebSocket) => out.push_str("= websocket ping\n"),
                 None => out.push_str("= no ping\n"),
             },
             ("! ", call) if call == "request" || call.starts_with("resume ") => {
-                let request = declared.request(&secrets(declared), call.strip_prefix("resume "));
+                let request = interpreter.request(&secrets(interpreter), call.strip_prefix("resume "));
                 let _ = writeln!(
                     out,
                     "= ?{} {:?} {:?}",
                     request.query, request.headers, request.subprotocols
                 );
             }
-            ("< ", frame) => declared.receive(frame, &mut |action| match action {
+            ("< ", frame) => interpreter.receive(frame, &mut |action| match action {
                 Action::Event(found) => event(&found, &mut out),
                 Action::Alive => out.push_str("= alive\n"),
                 Action::Ready => out.push_str("= ready\n"),
@@ -110,7 +110,7 @@ fn shipped_declarations_interpret_their_transcripts() {
     for name in feeds() {
         let path = root().join(format!("crates/protocol/tests/transcripts/{name}.txt"));
         let transcript = fs::read_to_string(&path).unwrap();
-        let replayed = replayed(&mut declared(name), &transcript);
+        let replayed = replayed(&mut interpreter(name), &transcript);
         if std::env::var_os("UPDATE_TRANSCRIPTS").is_some() {
             fs::write(&path, &replayed).unwrap();
             continue;

@@ -7,7 +7,7 @@ mod support;
 use std::{collections::HashSet, fs};
 
 use futures_util::{SinkExt, StreamExt};
-use neurobridge_protocol::{Action, Declaration, Declared, Ping, SHIPPED, Secrets};
+use neurobridge_protocol::{Action, Declaration, Interpreter, Ping, SHIPPED, Secrets};
 use neurobridge_simulator::{DeclaredFeed, Options, Script};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -22,7 +22,7 @@ fn declaration(name: &str) -> Declaration {
     toml::from_str(&fs::read_to_string(format!("{folder}/{name}.toml")).unwrap()).unwrap()
 }
 
-async fn playing(name: &str, expected: &str) -> (Running, Declared) {
+async fn playing(name: &str, expected: &str) -> (Running, Interpreter) {
     let declaration = declaration(name);
     let feed = DeclaredFeed {
         secrets: secrets(&declaration, expected),
@@ -32,7 +32,7 @@ async fn playing(name: &str, expected: &str) -> (Running, Declared) {
         feed: Some(feed),
         ..Options::default()
     };
-    (start(options).await, Declared::new(declaration, &[]).unwrap())
+    (start(options).await, Interpreter::new(declaration, &[]).unwrap())
 }
 
 fn secrets(declaration: &Declaration, value: &str) -> Secrets {
@@ -41,7 +41,7 @@ fn secrets(declaration: &Declaration, value: &str) -> Secrets {
 }
 
 /// Connects and receives at least `count` events; returns their ids, fewer if the connection ends.
-async fn ids(simulator: &Running, feed: &mut Declared, secret: &str, count: usize) -> Vec<String> {
+async fn ids(simulator: &Running, feed: &mut Interpreter, secret: &str, count: usize) -> Vec<String> {
     let secrets = secrets(feed.declaration(), secret);
     let prepared = feed.request(&secrets, None);
     let mut request = format!("ws://localhost/?{}", prepared.query)
@@ -118,7 +118,7 @@ struct Seen {
 
 struct Client {
     socket: WebSocketStream<TcpStream>,
-    feed: Declared,
+    feed: Interpreter,
 }
 
 async fn playing_feed(more: &str, faults: &[&str]) -> (Running, Declaration) {
@@ -135,7 +135,7 @@ async fn playing_feed(more: &str, faults: &[&str]) -> (Running, Declaration) {
 
 impl Client {
     async fn connect(simulator: &Running, declaration: &Declaration, last: Option<&str>) -> Self {
-        let mut feed = Declared::new(declaration.clone(), &[]).unwrap();
+        let mut feed = Interpreter::new(declaration.clone(), &[]).unwrap();
         let query = feed.request(&Secrets::new(), last).query;
         let stream = TcpStream::connect(simulator.handle.local_addr()).await.unwrap();
         let (socket, _) = within(client_async(format!("ws://localhost/?{query}"), stream))

@@ -32,7 +32,7 @@ async fn post(simulator: &Running, path: &str, body: &str) -> (u16, Value) {
 }
 
 /// Creates a temporary token and returns its id and key.
-async fn mint(simulator: &Running) -> (u64, String) {
+async fn create_token(simulator: &Running) -> (u64, String) {
     let (status, token) = post(simulator, "/v1/tokens/", TEMPORARY).await;
     assert_eq!(status, 201, "{token}");
     (
@@ -84,7 +84,7 @@ async fn expired_token_silences_its_connection() {
         ..TokenOptions::default()
     })
     .await;
-    let (_, key) = mint(&simulator).await;
+    let (_, key) = create_token(&simulator).await;
     let mut client = simulator.connect().await.unwrap();
     client.send(&auth(&key)).await;
     client.json().await;
@@ -98,7 +98,7 @@ async fn expired_token_silences_its_connection() {
 #[tokio::test]
 async fn deleted_token_closes_its_connection() {
     let simulator = with_tokens(TokenOptions::default()).await;
-    let (id, key) = mint(&simulator).await;
+    let (id, key) = create_token(&simulator).await;
     let mut client = simulator.connect().await.unwrap();
     client.send(&auth(&key)).await;
     client.json().await;
@@ -168,7 +168,7 @@ async fn second_connection_replaces_the_first() {
         ..TokenOptions::default()
     })
     .await;
-    let (_, key) = mint(&simulator).await;
+    let (_, key) = create_token(&simulator).await;
     let mut first = simulator.authenticated().await;
     let mut other = simulator.connect().await.unwrap();
     other.send(&auth(&key)).await;

@@ -98,8 +98,8 @@ impl Membership {
     }
 
     /// Returns an event as this member publishes it.
-    pub(crate) fn marked<'a>(&self, event: &Event<'a>) -> Event<'a> {
-        self.copies.marked(event)
+    pub(crate) fn with_origin<'a>(&self, event: &Event<'a>) -> Event<'a> {
+        self.copies.with_origin(event)
     }
 
     /// Returns the buffer for the text of an identity.

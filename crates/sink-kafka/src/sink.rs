@@ -165,7 +165,7 @@ impl KafkaSink {
         let marked = self
             .membership
             .as_ref()
-            .map(|membership| membership.marked(event));
+            .map(|membership| membership.with_origin(event));
         let event = marked.as_ref().unwrap_or(event);
         self.config.oversize.publish(event, |event, stripped| {
             let record = self.encoder.encode(event, &self.spool, stripped);
@@ -190,7 +190,10 @@ impl KafkaSink {
         })?;
         let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         connection.ready()?;
-        connection.send(dead_letter.sequence, crate::encode::dead_letter(topic, dead_letter.json))
+        connection.send(
+            dead_letter.sequence,
+            crate::encode::dead_letter(topic, dead_letter.json),
+        )
     }
 
     fn collect_warnings(&mut self, connection: &Connection) {

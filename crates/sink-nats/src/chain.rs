@@ -197,7 +197,7 @@ impl Chain {
     }
 
     /// Returns whether the next message has to wait until nothing is in flight.
-    pub(crate) const fn goes_alone(&self) -> bool {
+    pub(crate) const fn sends_alone(&self) -> bool {
         matches!(self.link, Link::Place { is_anchored: false })
     }
 
@@ -301,7 +301,7 @@ mod tests {
         Nats-Expected-Last-Sequence: 8
         Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111/5:00000000000000000044
         ");
-        assert!(!chain.goes_alone());
+        assert!(!chain.sends_alone());
     }
 
     #[test]
@@ -311,7 +311,7 @@ mod tests {
             has(&chain, 39) && has(&chain, 41) && !has(&chain, 40),
             "a hole is one"
         );
-        assert!(chain.goes_alone());
+        assert!(chain.sends_alone());
         insta::assert_snapshot!(message(&mut chain, 42, true).0, @r"
         Nats-Expected-Last-Sequence: 7
         Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111/5:00000000000000000042
@@ -319,9 +319,9 @@ mod tests {
         // It was a duplicate, then: it has no place.
         chain.passed_over(8);
         assert_eq!(message(&mut chain, 43, true).1, Role::Chained { place: 8 });
-        assert!(chain.goes_alone());
+        assert!(chain.sends_alone());
         chain.stored();
-        assert!(!chain.goes_alone());
+        assert!(!chain.sends_alone());
         message(&mut chain, 44, false);
         assert_eq!(message(&mut chain, 45, true).1, Role::Chained { place: 9 });
         assert_eq!(message(&mut chain, 46, true).1, Role::Chained { place: 10 });

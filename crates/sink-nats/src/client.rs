@@ -49,7 +49,7 @@ impl NatsClient {
             client: &self.client,
             events: &self.events,
         };
-        api.ask(what, request).await
+        api.request(what, request).await
     }
 
     /// Publishes a message to a stream and returns its place in the stream.

@@ -67,7 +67,7 @@ pub(crate) struct Connection {
     max_in_flight: usize,
     is_full: bool,
     limits: Limits,
-    letter_subject: Option<String>,
+    dead_letter_subject: Option<String>,
     /// The pattern of the events' subjects.
     pattern: String,
     /// Set if the stream does not accept all subjects of the pattern.
@@ -123,7 +123,7 @@ impl Connection {
                 .stream
                 .as_ref()
                 .and_then(|stream| Routes::of(config, stream)),
-            letter_subject: config.dead_letter_subject().map(str::to_owned),
+            dead_letter_subject: config.dead_letter_subject().map(str::to_owned),
             ack_timeout: config.ack_timeout,
             last_answer: Instant::now(),
             round_trip: None,
@@ -152,17 +152,17 @@ impl Connection {
             return Err(PublishError::Full);
         }
         self.check_lead()?;
-        self.ready_for_letter()
+        self.ready_for_dead_letter()
     }
 
     /// Checks whether a dead letter may be sent. Unlike an event it may be sent while the chain is broken.
-    pub(crate) fn ready_for_letter(&mut self) -> Result<(), PublishError> {
+    pub(crate) fn ready_for_dead_letter(&mut self) -> Result<(), PublishError> {
         let expected = self.following.as_ref().map_or(0, Following::expected);
         let used = self.in_flight.len() + self.known.len() + expected;
         // Full until a quarter is free: otherwise each acknowledgement would cause a wake-up and a write for one message.
         let limit = self.most_in_flight();
         self.is_full = used >= limit || self.is_full && used > limit - limit / 4;
-        let must_wait = self.goes_alone() && self.in_flight.len() > 0;
+        let must_wait = self.sends_alone() && self.in_flight.len() > 0;
         if self.is_full || must_wait {
             return Err(PublishError::Full);
         }
@@ -204,7 +204,7 @@ impl Connection {
                 error => error,
             });
         }
-        if self.leaves_to_others(sequence, message.id) {
+        if self.is_left_out(sequence, message.id) {
             return Ok(());
         }
         // Checked only for events that can be sent: one rejected above is not stored, although later ones are.

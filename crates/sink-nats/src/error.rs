@@ -125,7 +125,7 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
 }
 
 /// Creates the fault of the stream that stores the subject of dead letters.
-pub(crate) fn of_letter(error: &ApiError, subject: &str) -> SinkFault {
+pub(crate) fn of_dead_letter(error: &ApiError, subject: &str) -> SinkFault {
     SinkFault::new(
         fault(error, subject).kind,
         format!(

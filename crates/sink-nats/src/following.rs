@@ -138,8 +138,8 @@ impl Following {
     }
 
     /// Returns an event as this member publishes it; `None` for a follower.
-    pub(crate) fn marked<'a>(&self, event: &Event<'a>) -> Option<Event<'a>> {
-        self.is_leading.then(|| self.membership.copies.marked(event))
+    pub(crate) fn with_origin<'a>(&self, event: &Event<'a>) -> Option<Event<'a>> {
+        self.is_leading.then(|| self.membership.copies.with_origin(event))
     }
 
     pub(crate) const fn membership(&self) -> &Membership {
@@ -246,7 +246,7 @@ impl Following {
             }
             self.settle(acks, Room::Unlimited);
             let Takeover::ReadTo(end) = self.takeover else {
-                let end = self.ask(None).await?.unwrap_or_default();
+                let end = self.find_place(None).await?.unwrap_or_default();
                 self.takeover = Takeover::ReadTo(end);
                 continue;
             };
@@ -261,7 +261,7 @@ impl Following {
             }
             if self.reader.is_at_end() || self.answer.is_some() {
                 // The last messages may be deleted, or the server of the consumer lags behind.
-                let first = self.ask(Some(next)).await?;
+                let first = self.find_place(Some(next)).await?;
                 if first.is_none_or(|first| first > end) {
                     self.membership.copies.read_to(0, end + 1);
                     continue;
@@ -300,7 +300,7 @@ impl Following {
     }
 
     /// Returns the place of the first message from a place on, or of the last one of the stream.
-    async fn ask(&mut self, from: Option<u64>) -> Result<Option<u64>, SinkFault> {
+    async fn find_place(&mut self, from: Option<u64>) -> Result<Option<u64>, SinkFault> {
         let answer = self.answer.get_or_insert_with(|| {
             let (client, events) = (self.client.clone(), Arc::clone(&self.events));
             let stream = Arc::clone(&self.stream);
@@ -333,7 +333,7 @@ async fn first_from(api: &Api<'_>, stream: &str, from: u64) -> Result<Option<u64
     }
     let request = json!({ "seq": from, "next_by_subj": ">" });
     let asked = api
-        .ask::<Answer>(&format!("STREAM.MSG.GET.{stream}"), &request)
+        .request::<Answer>(&format!("STREAM.MSG.GET.{stream}"), &request)
         .await?;
     match asked {
         Ok(found) => Ok(Some(found.message.seq)),

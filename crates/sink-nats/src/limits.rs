@@ -43,7 +43,7 @@ impl Limits {
     /// Returns a rejection if the message is too large.
     pub(crate) fn check(&self, size: usize, role: Role) -> Result<(), PublishError> {
         let limit = match role {
-            Role::DeadLetter => self.letter,
+            Role::DeadLetter => self.dead_letter,
             Role::Chained { .. } | Role::Free => self.event,
         };
         if size > limit.bytes {

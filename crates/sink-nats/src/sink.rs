@@ -182,7 +182,7 @@ impl DeadLetterSink for NatsSink {
             )
         })?;
         let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
-        connection.ready_for_letter()?;
+        connection.ready_for_dead_letter()?;
         let message = encode::dead_letter(subject, dead_letter, &self.name, &self.spool, self.config.mode);
         connection.send_dead_letter(dead_letter.sequence, message)
     }
@@ -257,7 +257,7 @@ impl Sink for NatsSink {
     fn publish(&mut self, event: &Event<'_>, buffer: &Bytes) -> Result<(), PublishError> {
         let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         connection.ready()?;
-        let marked = connection.marked(event);
+        let marked = connection.with_origin(event);
         let event = marked.as_ref().unwrap_or(event);
         self.config.oversize.publish(event, |event, stripped| {
             let message = self

@@ -108,7 +108,7 @@ impl Api<'_> {
         may_create: bool,
     ) -> Result<Option<Stream>, SinkFault> {
         let asked = self
-            .ask(&format!("STREAM.INFO.{}", stream.name), &Value::Null)
+            .request(&format!("STREAM.INFO.{}", stream.name), &Value::Null)
             .await?;
         let found: Stream = match asked {
             Ok(found) => found,
@@ -199,7 +199,7 @@ impl Api<'_> {
         in_flight: u64,
     ) -> Result<End, SinkFault> {
         let asked = self
-            .ask::<Stream>(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .request::<Stream>(&format!("STREAM.INFO.{stream}"), &Value::Null)
             .await?;
         match asked {
             Ok(found) => self.end(&found, owner, next, in_flight).await,
@@ -213,7 +213,7 @@ impl Api<'_> {
     /// Returns a fault if the stream does not exist, or no response arrives.
     pub(crate) async fn last_place(&self, stream: &str) -> Result<u64, SinkFault> {
         let asked = self
-            .ask::<Stream>(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .request::<Stream>(&format!("STREAM.INFO.{stream}"), &Value::Null)
             .await?;
         match asked {
             Ok(found) => Ok(found.last_place()),
@@ -233,7 +233,7 @@ impl Api<'_> {
             hdrs: Option<String>,
         }
         let asked = self
-            .ask::<Found>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": place }))
+            .request::<Found>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": place }))
             .await?;
         match asked {
             Ok(found) => {
@@ -251,7 +251,7 @@ impl Api<'_> {
 
     async fn create(&self, config: &NatsConfig, stream: &StreamConfig) -> Result<Stream, SinkFault> {
         let asked = self
-            .ask(
+            .request(
                 &format!("STREAM.CREATE.{}", stream.name),
                 &creation(config, stream),
             )
@@ -289,7 +289,7 @@ impl Api<'_> {
             streams: Vec<String>,
         }
         let asked = self
-            .ask::<Names>("STREAM.NAMES", &json!({ "subject": subject }))
+            .request::<Names>("STREAM.NAMES", &json!({ "subject": subject }))
             .await?;
         match asked {
             Ok(names) if names.streams.is_empty() => Err(SinkFault::new(
@@ -304,7 +304,7 @@ impl Api<'_> {
     }
 
     /// Sends a request and waits for the response, with the client's time limit.
-    pub(crate) async fn ask<T: DeserializeOwned>(
+    pub(crate) async fn request<T: DeserializeOwned>(
         &self,
         what: &str,
         request: &Value,

@@ -177,7 +177,7 @@ impl StreamReader {
                 };
                 let name = client.new_inbox().replace('.', "-");
                 let request = creation(&stream, &name, next);
-                api.ask(&format!("CONSUMER.CREATE.{stream}.{name}"), &request)
+                api.request(&format!("CONSUMER.CREATE.{stream}.{name}"), &request)
                     .await
             })
         });

@@ -17,7 +17,7 @@ fn server_survives_stop_kill_and_freeze() {
     let url = nats.url();
     answers(&url).unwrap();
     assert!(
-        nats.ask("/jsz").unwrap().contains("\"config\""),
+        nats.get("/jsz").unwrap().contains("\"config\""),
         "JetStream must be enabled"
     );
 
@@ -35,7 +35,7 @@ fn server_survives_stop_kill_and_freeze() {
     nats.start_again().unwrap();
 
     nats.reconfigure("max_payload: 4096").unwrap();
-    assert!(nats.ask("/varz").unwrap().contains("\"max_payload\": 4096"));
+    assert!(nats.get("/varz").unwrap().contains("\"max_payload\": 4096"));
     let dir = nats.dir().to_path_buf();
     drop(nats);
     assert!(answers(&url).is_err() && !dir.exists());

@@ -106,6 +106,6 @@ fn kill_in_flight_stores_each_event_once_in_order() {
 
 /// Returns the number of messages in the stream.
 fn stored(nats: &neurobridge_tests::nats::Nats) -> u64 {
-    let answer: serde_json::Value = serde_json::from_str(&nats.ask("/jsz").unwrap()).unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&nats.get("/jsz").unwrap()).unwrap();
     answer["messages"].as_u64().unwrap_or(0)
 }

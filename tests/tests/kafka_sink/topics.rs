@@ -232,7 +232,10 @@ async fn batches_fit_the_topic_limit_or_become_dead_letters() {
             let dead_letter: serde_json::Value =
                 serde_json::from_slice(dead_letters[0].value.as_ref().unwrap()).unwrap();
             assert_eq!(
-                (dead_letter["reason"].as_str(), dead_letter["event"]["id"].as_u64()),
+                (
+                    dead_letter["reason"].as_str(),
+                    dead_letter["event"]["id"].as_u64()
+                ),
                 (Some("too_large"), Some(50))
             );
         }
@@ -309,7 +312,7 @@ async fn lowered_limit_is_read_after_the_first_rejection() {
     let mut patience = Patience::new("the refusal by the new limit", LIMIT);
     // The broker rejects the first event; the sink then rejects events before sending.
     while !delivery
-        .letters()
+        .dead_letters()
         .iter()
         .any(|dead_letter| dead_letter.contains("expected at most 3000"))
     {

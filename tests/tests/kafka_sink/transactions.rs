@@ -73,7 +73,8 @@ async fn rejection_in_a_transaction_becomes_one_dead_letter() {
     assert_eq!(ids, wanted, "each once, in order");
     let dead_letters = records(&bootstrap, &dead).await;
     assert_eq!(dead_letters.len(), 1);
-    let dead_letter: serde_json::Value = serde_json::from_slice(dead_letters[0].value.as_ref().unwrap()).unwrap();
+    let dead_letter: serde_json::Value =
+        serde_json::from_slice(dead_letters[0].value.as_ref().unwrap()).unwrap();
     assert_eq!(dead_letter["sequence"], 30);
 }
 

@@ -50,7 +50,9 @@ async fn subject_outside_the_stream_becomes_a_dead_letter() {
         assert_eq!((counts.delivered, counts.dead_lettered), (10, 1));
         assert_eq!(ending.faults.total(), 0);
         assert!(
-            dead_letters[0].contains("unroutable") && dead_letters[0].contains(JUNK) && dead_letters[0].contains("event 6"),
+            dead_letters[0].contains("unroutable")
+                && dead_letters[0].contains(JUNK)
+                && dead_letters[0].contains("event 6"),
             "{dead_letters:?}"
         );
         context.delete_stream(STREAM).await.unwrap();
@@ -105,7 +107,9 @@ async fn subject_too_long_for_the_server_is_a_dead_letter() {
     let counts = ending.cursor.counts;
     assert_eq!((counts.delivered, counts.dead_lettered), (40, 4));
     assert!(
-        dead_letters.iter().all(|dead_letter| dead_letter.contains("unroutable")),
+        dead_letters
+            .iter()
+            .all(|dead_letter| dead_letter.contains("unroutable")),
         "{dead_letters:?}"
     );
     assert_eq!(stored(&url, STREAM).await.len(), 40);

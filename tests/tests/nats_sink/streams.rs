@@ -210,12 +210,12 @@ async fn message_too_large_is_stripped_or_dead_lettered() {
         ..stream_of(STREAM)
     };
     context.create_stream(small).await.unwrap();
-    let dead_letters = stream::Config {
+    let stream = stream::Config {
         name: "LETTERS".into(),
         subjects: vec!["dead.>".into()],
         ..stream::Config::default()
     };
-    context.create_stream(dead_letters).await.unwrap();
+    context.create_stream(stream).await.unwrap();
     for order in [Order::Strict, Order::Relaxed] {
         let mut config = NatsConfig::new(&url, STREAM);
         config.order = Some(order);

@@ -152,9 +152,9 @@ fn frozen_bridge_is_shown_as_unreachable_until_resumed() {
         return;
     };
     bridge.process().freeze().unwrap();
-    let gone = "document.querySelector('#word').textContent === 'Unknown'";
+    let is_unknown = "document.querySelector('#word').textContent === 'Unknown'";
     browser
-        .wait("the page to show that the bridge is silent", SOON, gone)
+        .wait("the page to show that the bridge is silent", SOON, is_unknown)
         .unwrap();
     bridge.process().thaw().unwrap();
     let live = "document.querySelector('#link').textContent === 'live'";

@@ -34,7 +34,7 @@ impl Filler {
         state: &State,
     ) -> Result<(), Interrupted> {
         // After a start, the deduplication window is not complete at once: without it, events of earlier runs would be stored again.
-        self.knows.cancelled().await;
+        self.known_events_loaded.cancelled().await;
         let window = Window {
             after: request.after,
             skips_known: false,

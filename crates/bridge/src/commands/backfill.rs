@@ -17,7 +17,7 @@ use neurobridge_protocol::{Action, Protocol};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{ask, print, print_json};
+use super::{print, print_json, send_request};
 use crate::{
     backfill,
     cli::{BackfillFlags, Since},
@@ -53,7 +53,7 @@ async fn store(config: &Config, flags: &BackfillFlags) -> Result<(), Failure> {
         after: flags.after.clone(),
     };
     print(
-        ask(
+        send_request(
             &config.data_dir,
             request,
             "start it, or show the events with --dry-run",

@@ -1,6 +1,6 @@
 //! `neurobridge cluster`: shows the members of the cluster, or hands the leadership over.
 
-use super::{ask, print};
+use super::{print, send_request};
 use crate::{cli::ClusterFlags, config::Config, control::Request, exit::Failure};
 
 /// Sends the request to the running bridge, and prints the answer.
@@ -13,5 +13,5 @@ pub(super) async fn run(config: &Config, flags: &ClusterFlags) -> Result<(), Fai
     } else {
         Request::Cluster
     };
-    print(ask(&config.data_dir, request, "start it").await?)
+    print(send_request(&config.data_dir, request, "start it").await?)
 }

@@ -137,7 +137,7 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
 }
 
 /// Sends a request to the running bridge, and returns the text of its answer. `hint`: what to do if none runs.
-async fn ask(data_dir: &Path, request: Request, hint: &str) -> Result<String, Failure> {
+async fn send_request(data_dir: &Path, request: Request, hint: &str) -> Result<String, Failure> {
     let answer = Client::request(data_dir, request)
         .await
         .or_exit(Exit::Unavailable)?;

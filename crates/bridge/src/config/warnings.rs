@@ -39,7 +39,7 @@ impl Loaded {
         let mut found = Found {
             origins: &self.origins,
             // The fields of declared feeds are unknown.
-            knows_fields: self.config.sources.values().all(|source| source.feed.is_none()),
+            fields_are_known: self.config.sources.values().all(|source| source.feed.is_none()),
             warnings: Vec::new(),
         };
         let config = &self.config;
@@ -106,7 +106,7 @@ impl Loaded {
                     let message = "events of declared feeds have NeuroIO's name too; \"feeds.{feed}\" is one name for each source";
                     found.add(format!("{key}.{part}"), message);
                 }
-                if !found.knows_fields {
+                if !found.fields_are_known {
                     continue;
                 }
                 for field in template.fields().filter_map(|field| field.unknown_field()) {
@@ -128,7 +128,7 @@ impl Loaded {
 struct Found<'a> {
     origins: &'a BTreeMap<String, Origin>,
     /// Whether all sources are NeuroIO's, whose fields are known.
-    knows_fields: bool,
+    fields_are_known: bool,
     warnings: Vec<Warning>,
 }
 
@@ -210,7 +210,7 @@ impl Found<'_> {
 
     /// Warns of unknown fields and results in a filter: a filter with a mistyped name passes no event, without any error.
     fn of_filter(&mut self, table: &str, filter: &Filter) {
-        if !self.knows_fields {
+        if !self.fields_are_known {
             return;
         }
         for (path, field) in filter.fields() {
@@ -233,7 +233,7 @@ impl Found<'_> {
 
     /// Warns of unknown fields in patterns: with a mistyped pattern, personal data stays in the events.
     fn of_patterns(&mut self, table: &str, redact: &[Pattern], pseudonymise: Option<&Pseudonymise>) {
-        if !self.knows_fields {
+        if !self.fields_are_known {
             return;
         }
         let fields = pseudonymise.map_or(&[][..], |pseudonymise| &pseudonymise.fields);

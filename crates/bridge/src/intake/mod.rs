@@ -77,7 +77,7 @@ pub(crate) struct Options {
     /// The number of events of earlier runs with which fetched events are compared, at least [`LEAST_KNOWN_EVENTS`].
     pub(crate) known_events: usize,
     /// Cancelled when these events are known. Others are stored meanwhile.
-    pub(crate) knows: CancellationToken,
+    pub(crate) known_events_loaded: CancellationToken,
     pub(crate) dead_letters: Arc<dyn DeadLetters>,
     /// The largest number of concurrent appends.
     pub(crate) concurrent_appends: usize,
@@ -182,7 +182,7 @@ pub(crate) async fn run(
             Some(appended) = appends.next() => Intake::settle(appended?),
             (events, _) = &mut known => {
                 intake.orders.add_known(&events);
-                options.knows.cancel();
+                options.known_events_loaded.cancel();
             }
             received = batches.recv_many(&mut waiting, MAX_MERGED_BATCHES), if appends.len() < concurrent => {
                 if received == 0 {

@@ -270,19 +270,19 @@ mod tests {
 
     #[test]
     fn source_that_creates_its_tokens_needs_a_restart() {
-        let minting = |more: &str| {
+        let with_token_from = |more: &str| {
             format!(
                 "[sources.m]\n{more}[sources.m.token_from]\ncredential_file = \"credential\"\n[sinks.file]\ntype = \"file\"\n"
             )
         };
-        let old = loaded(&minting(""));
-        let changed = loaded(&minting("connections = 2\n"));
+        let old = loaded(&with_token_from(""));
+        let changed = loaded(&with_token_from("connections = 2\n"));
         let keys = plan(&old, &changed, &old.config.named_fields()).unwrap_err();
         assert!(
             keys[0].contains("sources.m") && keys[0].contains("token_from"),
             "{keys:?}"
         );
-        let removed = loaded(&minting("").replace("sources.m", "sources.n"));
+        let removed = loaded(&with_token_from("").replace("sources.m", "sources.n"));
         assert_eq!(
             plan(&old, &removed, &old.config.named_fields())
                 .unwrap()

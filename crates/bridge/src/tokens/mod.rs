@@ -13,7 +13,7 @@ use neurobridge_core::{
 };
 use neurobridge_listener::{Handle, SourceConfig, TokenFromConfig, TokenState};
 use neurobridge_platform::{
-    Client, Iam, Minted, Now, Renewal, RequestError, Scope, Step, TokenFile, TokenFileError, sentence,
+    Client, CreatedToken, Iam, Now, Renewal, RequestError, Scope, Step, TokenFile, TokenFileError, sentence,
 };
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -37,8 +37,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// The delays between attempts to read the credential at the start.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// A source's tokens, before the source is started.
-pub(crate) struct Minting {
+/// Creates and renews the tokens of a source, from its start on.
+pub(crate) struct TokenProvider {
     source: Arc<str>,
     settings: TokenFromConfig,
     iam: Iam,
@@ -86,7 +86,7 @@ pub(crate) async fn credential(settings: &TokenFromConfig) -> Result<Secret, Req
     Ok(credential.unwrap_or_else(|| Secret::new("")))
 }
 
-impl Minting {
+impl TokenProvider {
     /// Prepares the tokens of a source; `None` if it has no `token_from`.
     ///
     /// # Errors
@@ -185,7 +185,7 @@ impl Minting {
 
 /// The tokens of a running source.
 struct Renewing {
-    minting: Minting,
+    provider: TokenProvider,
     file: TokenFile,
     renewal: Renewal,
     handle: Handle,
@@ -197,16 +197,16 @@ struct Renewing {
 
 impl Renewing {
     /// Continues with the stored token, if there is one.
-    async fn begin(minting: Minting, handle: Handle, credential: &Secret) -> Self {
-        let file = minting.file(credential);
+    async fn begin(provider: TokenProvider, handle: Handle, credential: &Secret) -> Self {
+        let file = provider.file(credential);
         let reader = file.clone();
         let stored = joined(spawn_blocking(move || reader.read()).await).unwrap_or_else(|error| {
-            minting.file_failed(&error);
+            provider.file_failed(&error);
             None
         });
         let mut renewing = Self {
             renewal: Renewal::new(stored, Now::read()),
-            minting,
+            provider,
             file,
             handle,
             set: None,
@@ -222,7 +222,7 @@ impl Renewing {
         let step = self.renewal.step(now);
         self.publish(now);
         match step {
-            Step::Mint => self.mint().await,
+            Step::Create => self.create().await,
             Step::Delete(id) => self.delete(id).await,
             Step::Wait(time) => {
                 let known = self.state;
@@ -242,7 +242,7 @@ impl Renewing {
             TokenState::InUse => self.renewal.used(),
             TokenState::Refused => {
                 warn!(
-                    source = &*self.minting.source,
+                    source = &*self.provider.source,
                     "the feed refused the created token; creating another one"
                 );
                 self.renewal.refused(Now::read());
@@ -251,17 +251,17 @@ impl Renewing {
         }
     }
 
-    async fn mint(&mut self) {
-        let settings = &self.minting.settings;
+    async fn create(&mut self) {
+        let settings = &self.provider.settings;
         let scope = settings.space.map_or(Scope::Own, Scope::Space);
-        let minted = match credential(settings).await {
-            Ok(credential) => self.minting.iam.mint(&credential, scope, false).await,
+        let created = match credential(settings).await {
+            Ok(credential) => self.provider.iam.create_token(&credential, scope, false).await,
             Err(error) => Err(error),
         };
-        match minted {
+        match created {
             Ok(token) => {
                 self.log_created(&token);
-                self.renewal.minted(token, Now::read());
+                self.renewal.created(token, Now::read());
                 // Before it is set: a token that is in use is known after a crash.
                 self.store().await;
                 self.apply();
@@ -272,13 +272,13 @@ impl Renewing {
     }
 
     async fn delete(&mut self, id: u64) {
-        let deleted = match credential(&self.minting.settings).await {
-            Ok(credential) => self.minting.iam.delete(&credential, id).await,
+        let deleted = match credential(&self.provider.settings).await {
+            Ok(credential) => self.provider.iam.delete_token(&credential, id).await,
             Err(error) => Err(error),
         };
         match deleted {
             Ok(_) => {
-                info!(source = &*self.minting.source, id, "token deleted");
+                info!(source = &*self.provider.source, id, "token deleted");
                 self.renewal.deleted(id);
                 self.store().await;
                 self.apply();
@@ -289,14 +289,14 @@ impl Renewing {
     }
 
     fn succeeded(&self, outcome: Outcome) {
-        self.minting.tokens.count(outcome);
-        self.minting.tokens.set_problem(None);
+        self.provider.tokens.count(outcome);
+        self.provider.tokens.set_problem(None);
     }
 
-    fn log_created(&self, token: &Minted) {
+    fn log_created(&self, token: &CreatedToken) {
         let life = token.life.map(format_duration);
         info!(
-            source = &*self.minting.source,
+            source = &*self.provider.source,
             id = token.id,
             life,
             "token created"
@@ -309,7 +309,7 @@ impl Renewing {
         let Step::Wait(delay) = self.renewal.step(now) else {
             return;
         };
-        self.minting.failed(what, error, delay);
+        self.provider.failed(what, error, delay);
     }
 
     /// Sets the current token if it is another one than before, and publishes its expiry.
@@ -336,7 +336,7 @@ impl Renewing {
         let time = |left: Option<Duration>| now.wall.checked_add(left?).ok();
         let (expires, renews) = (self.renewal.expires_in(now), self.renewal.renews_in(now));
         let alive = self.renewal.alive(now);
-        self.minting.tokens.set(time(expires), time(renews), alive);
+        self.provider.tokens.set(time(expires), time(renews), alive);
     }
 
     /// Stores the tokens for the next run. A failure is reported, and has no effect on this run.
@@ -346,7 +346,7 @@ impl Renewing {
         };
         let file = self.file.clone();
         if let Err(error) = joined(spawn_blocking(move || file.write(&stored)).await) {
-            self.minting.file_failed(&error);
+            self.provider.file_failed(&error);
         }
     }
 }

@@ -59,14 +59,14 @@ impl Bench {
     }
 
     async fn read(&self) -> Reading {
-        let minting = Minting::new("main", &self.config, self.folder.path())
+        let provider = TokenProvider::new("main", &self.config, self.folder.path())
             .await
             .unwrap();
-        let minting = minting.unwrap();
-        let tokens = minting.tokens();
+        let provider = provider.unwrap();
+        let tokens = provider.tokens();
         let source = Source::new("main", self.config.clone(), Arc::<SourceLedger>::default(), &[]).unwrap();
         let (handle, stop) = (source.handle(), CancellationToken::new());
-        let running = minting.start(source.handle());
+        let running = provider.start(source.handle());
         let (items, mut batches) = mpsc::channel(16);
         tokio::spawn(source.run(Messages::new("main"), items, stop.clone()));
         Reading {
@@ -168,7 +168,7 @@ async fn deleted_token_is_replaced_before_its_time() {
     let id = stored["token"]["id"].as_u64().unwrap();
     let from = bench.config.token_from.clone().unwrap();
     let iam = client(&bench.config, &from).await.unwrap();
-    iam.delete(&"credential".into(), id).await.unwrap();
+    iam.delete_token(&"credential".into(), id).await.unwrap();
     bench
         .until("another token is in use", || {
             reading.is_in_use() && count(&reading.tokens, Outcome::Created) == 2

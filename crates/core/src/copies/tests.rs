@@ -131,7 +131,7 @@ impl Member {
                 destination.push(Message {
                     item,
                     publisher: self.number,
-                    is_late: self.copies.marked(&event).origin.is_late(),
+                    is_late: self.copies.with_origin(&event).origin.is_late(),
                 });
                 self.copies.read_to(0, destination.len() as u64);
             }
@@ -328,7 +328,7 @@ fn event_before_a_published_one_is_marked_as_late() {
         ..crate::testing::event(r#"{"id":1,"data":{}}"#)
     };
     let (before, long_after) = (Timestamp::UNIX_EPOCH, clock::now() + 2 * MAX_DELAY);
-    let is_late = |copies: &Copies, index, time| copies.marked(&of(index, time)).origin.is_late();
+    let is_late = |copies: &Copies, index, time| copies.with_origin(&of(index, time)).origin.is_late();
     copies.lead();
     assert!(!is_late(&copies, 0, before), "no message precedes it");
     copies.read(place(0), b);

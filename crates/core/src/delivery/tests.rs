@@ -210,7 +210,10 @@ fn dead_letters_with_a_certain_cause_stop_no_sink() {
             ..Setup::default()
         });
         assert_eq!(outcome.ended, Ended::Drained);
-        assert_eq!((outcome.dead_letters.len(), outcome.broker.stored), (29, vec![30]));
+        assert_eq!(
+            (outcome.dead_letters.len(), outcome.broker.stored),
+            (29, vec![30])
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
 use neurobridge_core::{secret::SecretSet, units::ByteSize};
-use neurobridge_protocol::Prepared;
+use neurobridge_protocol::ConnectionRequest;
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -62,7 +62,7 @@ pub(crate) trait Dial: Send + Sync + 'static {
     /// given. Dropping the future cancels the attempt.
     fn dial(
         &self,
-        request: &Prepared,
+        request: &ConnectionRequest,
         other: Option<&Endpoint>,
     ) -> impl Future<Output = Result<Dialled<Self::Stream>, DialError>> + Send;
 }
@@ -133,7 +133,7 @@ impl Dialler {
         })
     }
 
-    async fn open(&self, request: &Prepared) -> Result<Dialled<BufReader<Stream>>, DialError> {
+    async fn open(&self, request: &ConnectionRequest) -> Result<Dialled<BufReader<Stream>>, DialError> {
         let progress = Progress::default();
         self.first(&progress, |address, tls| {
             // Boxed, because the handshakes are large and rare.
@@ -197,7 +197,7 @@ impl Dialler {
         &self,
         address: SocketAddr,
         tls: Option<Arc<ClientConfig>>,
-        request: &Prepared,
+        request: &ConnectionRequest,
         progress: &Progress,
     ) -> Result<Dialled<BufReader<Stream>>, DialError> {
         let stream = self.stream_at(address, tls, progress).await?;
@@ -226,7 +226,7 @@ impl Dialler {
         Ok(tls::connect(config, &self.endpoint.host, stream).await?)
     }
 
-    async fn upgrade<S>(&self, mut stream: S, request: &Prepared) -> Result<Dialled<S>, DialError>
+    async fn upgrade<S>(&self, mut stream: S, request: &ConnectionRequest) -> Result<Dialled<S>, DialError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -262,7 +262,7 @@ impl Dial for Dialler {
 
     async fn dial(
         &self,
-        request: &Prepared,
+        request: &ConnectionRequest,
         other: Option<&Endpoint>,
     ) -> Result<Dialled<Self::Stream>, DialError> {
         match other {

@@ -55,7 +55,7 @@ async fn answering(answer: &'static str) -> String {
 }
 
 async fn failure(dialler: &Dialler) -> DialError {
-    match dialler.dial(&Prepared::default(), None).await {
+    match dialler.dial(&ConnectionRequest::default(), None).await {
         Ok(_) => panic!("it is open"),
         Err(error) => error,
     }
@@ -147,7 +147,7 @@ async fn clock_is_compared_with_the_platform() {
             .unwrap();
     });
     let dialled = dialler(&format!("ws://{address}"), |_| {})
-        .dial(&Prepared::default(), None)
+        .dial(&ConnectionRequest::default(), None)
         .await
         .unwrap();
     assert!(
@@ -180,7 +180,7 @@ async fn data_in_the_packet_of_the_answer_is_read() {
         stream.write_all(&answer).await.unwrap();
     });
     let mut dialled = dialler(&format!("ws://{address}"), |_| {})
-        .dial(&Prepared::default(), None)
+        .dial(&ConnectionRequest::default(), None)
         .await
         .unwrap();
     for number in 0..2_000 {

@@ -82,7 +82,7 @@ async fn certificates_are_verified_and_shown() {
     let trusting = |url: &str| dialler(url, |config| config.tls.ca_file = file("ca.pem"));
     let port = tls_server(&issuer, folder.path(), "localhost", false).await;
     trusting(&format!("wss://localhost:{port}"))
-        .dial(&Prepared::default(), None)
+        .dial(&ConnectionRequest::default(), None)
         .await
         .unwrap();
 
@@ -119,7 +119,10 @@ async fn certificates_are_verified_and_shown() {
         config.tls.cert_file = file("client.pem");
         config.tls.key_file = file("client.key");
     });
-    with_certificate.dial(&Prepared::default(), None).await.unwrap();
+    with_certificate
+        .dial(&ConnectionRequest::default(), None)
+        .await
+        .unwrap();
 
     // A missing file is a failure of this attempt only.
     std::fs::remove_file(folder.path().join("client.pem")).unwrap();

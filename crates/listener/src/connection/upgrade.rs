@@ -5,7 +5,7 @@
 
 use std::io;
 
-use neurobridge_protocol::Prepared;
+use neurobridge_protocol::ConnectionRequest;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::{
     self,
@@ -54,7 +54,11 @@ pub(crate) enum UpgradeError {
 ///
 /// # Errors
 /// The connection failed, or the answer is not a valid upgrade.
-pub(crate) async fn upgrade<S>(stream: &mut S, uri: &Uri, additions: &Prepared) -> Result<Head, UpgradeError>
+pub(crate) async fn upgrade<S>(
+    stream: &mut S,
+    uri: &Uri,
+    additions: &ConnectionRequest,
+) -> Result<Head, UpgradeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -79,7 +83,7 @@ where
 }
 
 /// Returns the request and its key.
-fn request(uri: &Uri, additions: &Prepared) -> Result<(Vec<u8>, String), UpgradeError> {
+fn request(uri: &Uri, additions: &ConnectionRequest) -> Result<(Vec<u8>, String), UpgradeError> {
     let mut request = with_query(uri, &additions.query)?
         .into_client_request()
         .map_err(UpgradeError::Request)?;

@@ -42,7 +42,7 @@ async fn answered(answer: &str, piece: usize) -> (Result<Head, UpgradeError>, Ve
     };
     let uri = "wss://host:81/feed?a=b".parse().unwrap();
     let client = async {
-        let result = upgrade(&mut ours, &uri, &Prepared::default()).await;
+        let result = upgrade(&mut ours, &uri, &ConnectionRequest::default()).await;
         let mut rest = Vec::new();
         if result.is_ok() {
             ours.read_to_end(&mut rest).await.unwrap();
@@ -62,7 +62,7 @@ fn runtime() -> tokio::runtime::Runtime {
 async fn request_conforms_to_rfc_6455() {
     let (mut ours, mut theirs) = duplex(4096);
     let uri = "WSS://host:81/feed?a=b".parse().unwrap();
-    let additions = Prepared::default();
+    let additions = ConnectionRequest::default();
     let (request, _) = join!(
         async {
             let request = read_request(&mut theirs).await;
@@ -160,12 +160,16 @@ async fn response_before_the_request_is_accepted() {
     theirs.write_all(b"HTTP/1.0 429\n").await.unwrap();
     // The request can no longer be written.
     drop(theirs);
-    let error = upgrade(&mut ours, &uri, &Prepared::default()).await.unwrap_err();
+    let error = upgrade(&mut ours, &uri, &ConnectionRequest::default())
+        .await
+        .unwrap_err();
     assert!(
         matches!(&error, UpgradeError::Status(head) if head.status == 429),
         "{error}"
     );
-    let error = upgrade(&mut ours, &uri, &Prepared::default()).await.unwrap_err();
+    let error = upgrade(&mut ours, &uri, &ConnectionRequest::default())
+        .await
+        .unwrap_err();
     assert!(matches!(error, UpgradeError::Send(_)), "{error}");
 }
 
@@ -229,7 +233,7 @@ proptest! {
 
 #[tokio::test]
 async fn request_has_the_declared_additions() {
-    let additions = Prepared {
+    let additions = ConnectionRequest {
         headers: vec![("X-Key".into(), "s3cret".into())],
         query: "cursor=5&a=x%20y".into(),
         subprotocols: vec!["graphql-transport-ws".into(), "json".into()],
@@ -261,9 +265,9 @@ async fn request_has_the_declared_additions() {
         }
     }
     let (mut ours, _theirs) = duplex(4096);
-    let additions = Prepared {
+    let additions = ConnectionRequest {
         headers: vec![("X-Key".into(), "s3\ncret".into())],
-        ..Prepared::default()
+        ..ConnectionRequest::default()
     };
     let error = upgrade(&mut ours, &"ws://host".parse().unwrap(), &additions)
         .await

@@ -7,7 +7,7 @@ use super::Check;
 use crate::{
     backfill::{BackfillList, PageType, Pages},
     declaration::Declaration,
-    notation::{MessageText, Paths},
+    notation::{MessageTemplate, Paths},
     percent::pairs,
     text::{Allowed, Template, Text},
 };
@@ -268,7 +268,7 @@ impl Check<'_> {
                         Err(_) => Value::Object([(step.to_owned(), frame)].into_iter().collect()),
                     };
                 }
-                MessageText(frame)
+                MessageTemplate(frame)
             }
             (None, None) => return Some(None),
         };

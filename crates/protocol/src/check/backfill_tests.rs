@@ -1,4 +1,4 @@
-use crate::{Declaration, Declared};
+use crate::{Declaration, Interpreter};
 
 /// Returns the problems of a list, one in each line. `feed` has further keys of the declaration.
 fn problems(feed: &str, list: &str) -> String {
@@ -6,7 +6,7 @@ fn problems(feed: &str, list: &str) -> String {
         "{feed}\nsecrets = {{ key = {{ value = \"k\" }} }}\nrules = [{{ is = \"event\" }}]\n[backfill]\n{list}"
     );
     let declaration: Declaration = toml::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
-    let problems = Declared::new(declaration, &[]).err().unwrap_or_default();
+    let problems = Interpreter::new(declaration, &[]).err().unwrap_or_default();
     let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
     lines.join("\n")
 }

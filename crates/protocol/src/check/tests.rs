@@ -1,4 +1,4 @@
-use crate::{Declaration, Declared};
+use crate::{Declaration, Interpreter};
 
 const RULES: &str = "[[rules]]\nwhen = { type = \"x\" }\nis = \"event\"\n";
 
@@ -6,7 +6,7 @@ const RULES: &str = "[[rules]]\nwhen = { type = \"x\" }\nis = \"event\"\n";
 fn problems(head: &str, tail: &str) -> String {
     let text = format!("{head}\n{RULES}{tail}");
     let declaration: Declaration = toml::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
-    match Declared::new(declaration, &[]) {
+    match Interpreter::new(declaration, &[]) {
         Ok(_) => String::new(),
         Err(problems) => problems
             .iter()
@@ -198,7 +198,7 @@ fn each_error_is_explained_at_its_key() {
 #[test]
 fn declaration_without_events_is_refused() {
     let declaration: Declaration = toml::from_str("[[rules]]\nis = \"ignore\"").unwrap();
-    let problems = Declared::new(declaration, &[]).unwrap_err();
+    let problems = Interpreter::new(declaration, &[]).unwrap_err();
     assert_eq!(
         problems[0].to_string(),
         "rules: found no rule for events, expected at least one with is = \"event\""

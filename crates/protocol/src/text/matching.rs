@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        notation::MessageText,
+        notation::MessageTemplate,
         text::{Allowed, Values},
     };
 
@@ -203,7 +203,7 @@ mod tests {
             window: false,
             entry: false,
         };
-        Template::parse(&MessageText(message.clone()), allowed).unwrap()
+        Template::parse(&MessageTemplate(message.clone()), allowed).unwrap()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use neurobridge_core::{condition::Condition, json, path::Path};
-use neurobridge_protocol::{FeedPath, When};
+use neurobridge_protocol::{Conditions, FeedPath};
 use serde_json::{Map, Value};
 
 /// A frame that is being built: a unit, and the values of the frame that contains it.
@@ -15,12 +15,12 @@ pub(super) struct Builder {
 
 impl Builder {
     /// Creates a frame for which conditions hold, if they can be satisfied one by one.
-    pub(super) fn of(when: Option<&When>) -> Self {
+    pub(super) fn of(when: Option<&Conditions>) -> Self {
         let mut builder = Self {
             unit: Value::Object(Map::new()),
             frame: Vec::new(),
         };
-        for (path, condition) in when.into_iter().flat_map(When::iter) {
+        for (path, condition) in when.into_iter().flat_map(Conditions::iter) {
             if let Some(value) = value_for(condition) {
                 builder.set(path, value);
             }
@@ -178,8 +178,8 @@ fn scalar(text: &str) -> Value {
 mod tests {
     use super::*;
 
-    fn built(when: &str, array: Option<&str>) -> (When, String) {
-        let when: When = serde_json::from_str(when).unwrap();
+    fn built(when: &str, array: Option<&str>) -> (Conditions, String) {
+        let when: Conditions = serde_json::from_str(when).unwrap();
         let array = array.map(|path| FeedPath::parse(path).unwrap());
         let frame = Builder::of(Some(&when)).finish(array.as_ref());
         (when, frame)

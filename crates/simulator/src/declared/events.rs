@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_core::{cloudevents, path::Path, positions::TimeFormat};
-use neurobridge_protocol::{Action, Declaration, Declared, FeedPath};
+use neurobridge_protocol::{Action, Declaration, FeedPath, Interpreter};
 
 use super::{
     FeedError,
@@ -37,7 +37,7 @@ pub(super) struct Events {
     /// The path of the body in a frame with one event.
     body: Path,
     /// Reads the sent events for the record.
-    reader: Mutex<Declared>,
+    reader: Mutex<Interpreter>,
 }
 
 /// An event as the declaration reads it.
@@ -54,7 +54,7 @@ impl Events {
     pub(super) fn new(
         samples: Vec<Sample>,
         roles: Roles,
-        reader: Declared,
+        reader: Interpreter,
         (seed, keys): (u64, u64),
         step: Duration,
         start: Option<Timestamp>,

@@ -1,7 +1,8 @@
 //! The frames of a declared feed that are not events: from a script, or built from the conditions.
 
 use neurobridge_protocol::{
-    Action, Answer, Counterpart, Declaration, Declared, FeedPath, Meaning, OpeningStep, Secrets, When,
+    Action, Answer, Conditions, Counterpart, Declaration, FeedPath, Interpreter, Meaning, OpeningStep,
+    Secrets,
 };
 
 use super::{FeedError, build::Builder, sample::range_of, script::Line};
@@ -113,7 +114,7 @@ struct Effect {
     malformed: bool,
 }
 
-fn effect(client: &mut Declared, frame: &str) -> Effect {
+fn effect(client: &mut Interpreter, frame: &str) -> Effect {
     let mut effect = Effect::default();
     client.receive(frame, &mut |action| match action {
         Action::Event(_) => effect.event = true,
@@ -135,9 +136,9 @@ impl Frames {
         counterpart: &Counterpart,
         secrets: &Secrets,
         script: &[Line],
-    ) -> Result<(Self, Declared), FeedError> {
+    ) -> Result<(Self, Interpreter), FeedError> {
         let declaration = counterpart.declaration();
-        let mut client = Declared::new(declaration.clone(), &[]).map_err(|problems| {
+        let mut client = Interpreter::new(declaration.clone(), &[]).map_err(|problems| {
             let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
             FeedError::new(texts.join("; "))
         })?;
@@ -202,7 +203,7 @@ impl Frames {
     /// Sorts the lines of a script by their effects.
     fn classify(
         &mut self,
-        client: &Declared,
+        client: &Interpreter,
         declaration: &Declaration,
         script: &[Line],
         used: &[bool],
@@ -240,7 +241,7 @@ impl Frames {
     }
 
     /// Builds the frames that the script does not contain.
-    fn complete(&mut self, client: &Declared, declaration: &Declaration) -> Result<(), FeedError> {
+    fn complete(&mut self, client: &Interpreter, declaration: &Declaration) -> Result<(), FeedError> {
         let frame_of = |meaning: Meaning, has_effect: fn(&Effect) -> bool| {
             let rules = declaration.rules.iter().filter(move |rule| rule.is == meaning);
             let mut built = rules.filter_map(|rule| {
@@ -259,7 +260,7 @@ impl Frames {
         if self.ping_answer.is_none() {
             self.ping_answer = match &declaration.heartbeat.answer {
                 Some(Answer::Text(text)) => Some(text.clone()),
-                Some(Answer::When(when)) => {
+                Some(Answer::Conditions(when)) => {
                     let own = built(declaration, Some(when), None);
                     let own = own.filter(|frame| effect(&mut client.clone(), frame).alive);
                     Some(own.ok_or_else(|| {
@@ -286,13 +287,13 @@ impl Frames {
 fn is_answer(declaration: &Declaration, frame: &str) -> bool {
     match &declaration.heartbeat.answer {
         Some(Answer::Text(text)) => text == frame,
-        Some(Answer::When(when)) => holds(when, frame, declaration),
+        Some(Answer::Conditions(when)) => holds(when, frame, declaration),
         None => false,
     }
 }
 
 /// Returns whether conditions hold for a frame, or for the first element of its array of events.
-fn holds(when: &When, frame: &str, declaration: &Declaration) -> bool {
+fn holds(when: &Conditions, frame: &str, declaration: &Declaration) -> bool {
     if serde_json::from_str::<serde::de::IgnoredAny>(frame).is_err() {
         return false;
     }
@@ -311,7 +312,7 @@ fn holds(when: &When, frame: &str, declaration: &Declaration) -> bool {
 }
 
 /// Builds a frame that is no event: in an array only if each frame is one.
-fn built(declaration: &Declaration, when: Option<&When>, text: Option<&FeedPath>) -> Option<String> {
+fn built(declaration: &Declaration, when: Option<&Conditions>, text: Option<&FeedPath>) -> Option<String> {
     let mut builder = Builder::of(Some(when?));
     if let Some(path) = text {
         builder.set_default(path, ERROR.into());
@@ -325,7 +326,7 @@ fn built(declaration: &Declaration, when: Option<&When>, text: Option<&FeedPath>
 
 /// Returns a frame that refuses an opening step, from the script or built.
 fn refusal(
-    client: &Declared,
+    client: &Interpreter,
     declaration: &Declaration,
     step: &OpeningStep,
     script: &[Line],

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use neurobridge_core::{path::Path, positions::TimeFormat};
-use neurobridge_protocol::{Declaration, FeedPath, Meaning, When};
+use neurobridge_protocol::{Conditions, Declaration, FeedPath, Meaning};
 
 use super::{FeedError, build::Builder};
 
@@ -35,7 +35,7 @@ impl Roles {
             let rules = declaration.rules.iter().filter(|rule| rule.is == Meaning::Event);
             rules
                 .filter_map(|rule| rule.when.as_ref())
-                .flat_map(When::iter)
+                .flat_map(Conditions::iter)
                 .any(|(known, condition)| {
                     use neurobridge_core::condition::Condition;
                     known == path && !matches!(condition, Condition::Present(true) | Condition::Prefix(_))

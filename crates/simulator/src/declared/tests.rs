@@ -1,4 +1,4 @@
-use neurobridge_protocol::{Action, Declared};
+use neurobridge_protocol::{Action, Interpreter};
 
 use super::*;
 
@@ -81,8 +81,8 @@ fn unusable_declaration_or_script_is_explained() {
 mod generate;
 
 /// Completes the opening of a client, and returns the client.
-fn opened(service: &Service) -> Declared {
-    let mut client = Declared::new(service.declaration().clone(), &[]).unwrap();
+fn opened(service: &Service) -> Interpreter {
+    let mut client = Interpreter::new(service.declaration().clone(), &[]).unwrap();
     let mut sent = client.begin(Secrets::from([("s".to_owned(), "hunter2".into())]));
     for (index, step) in service.opening().iter().enumerate() {
         let mut id = None;
@@ -110,7 +110,7 @@ fn opened(service: &Service) -> Declared {
     client
 }
 
-fn meanings(client: &Declared, frame: &str) -> Vec<&'static str> {
+fn meanings(client: &Interpreter, frame: &str) -> Vec<&'static str> {
     let mut meanings = Vec::new();
     client.clone().receive(frame, &mut |action| {
         meanings.push(match action {

@@ -50,7 +50,7 @@ impl Connection {
     }
 
     fn nobody_takes(&self, sent: Sent) -> SinkFault {
-        match &self.letter_subject {
+        match &self.dead_letter_subject {
             Some(subject) if sent.role == Role::DeadLetter => {
                 error::nobody_takes("the dead letter of event", sent.sequence, subject)
             }
@@ -60,9 +60,9 @@ impl Connection {
 
     /// Returns the subject of the message with this number if the message is a dead letter, which goes to another stream than
     /// events.
-    fn letter_subject_of(&self, number: u64) -> Option<&str> {
+    fn dead_letter_subject_of(&self, number: u64) -> Option<&str> {
         let sent = self.in_flight.get(number)?;
-        self.letter_subject
+        self.dead_letter_subject
             .as_deref()
             .filter(|_| sent.role == Role::DeadLetter)
     }
@@ -103,10 +103,12 @@ impl Connection {
                     }
                     Ok(())
                 }
-                Blame::Sink(_) | Blame::Order | Blame::SameId => Err(match self.letter_subject_of(number) {
-                    Some(subject) => error::of_letter(&error, subject),
-                    None => error::fault(&error, stream),
-                }),
+                Blame::Sink(_) | Blame::Order | Blame::SameId => {
+                    Err(match self.dead_letter_subject_of(number) {
+                        Some(subject) => error::of_dead_letter(&error, subject),
+                        None => error::fault(&error, stream),
+                    })
+                }
             };
         }
         let Some(sent) = self.in_flight.take(number) else {

@@ -38,8 +38,8 @@ impl Connection {
     }
 
     /// Returns whether the next message has to wait until nothing is in flight.
-    pub(super) fn goes_alone(&self) -> bool {
-        self.backend.chain().is_some_and(Chain::goes_alone)
+    pub(super) fn sends_alone(&self) -> bool {
+        self.backend.chain().is_some_and(Chain::sends_alone)
             || self.backend.recovery().is_some_and(Recovery::is_contended)
             || self.is_contested()
     }
@@ -77,12 +77,12 @@ impl Connection {
 
     /// Returns an event as a member of a cluster publishes it; `None` outside of a cluster, or for a
     /// follower.
-    pub(crate) fn marked<'a>(&self, event: &Event<'a>) -> Option<Event<'a>> {
-        self.following.as_ref()?.marked(event)
+    pub(crate) fn with_origin<'a>(&self, event: &Event<'a>) -> Option<Event<'a>> {
+        self.following.as_ref()?.with_origin(event)
     }
 
     /// Returns whether this member does not send an event: because it is stored, or because another member publishes.
-    pub(super) fn leaves_to_others(&mut self, sequence: Sequence, id: Option<&str>) -> bool {
+    pub(super) fn is_left_out(&mut self, sequence: Sequence, id: Option<&str>) -> bool {
         let (Some(following), Some(id)) = (&mut self.following, id) else {
             return false;
         };

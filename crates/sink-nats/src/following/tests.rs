@@ -26,7 +26,7 @@ async fn member(messages: &[&'static str], room: usize) -> (Following, FakeServe
         events: &events,
     };
     let stream: Stream = api
-        .ask("STREAM.INFO.S", &serde_json::Value::Null)
+        .request("STREAM.INFO.S", &serde_json::Value::Null)
         .await
         .unwrap()
         .unwrap();

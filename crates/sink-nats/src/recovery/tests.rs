@@ -142,11 +142,11 @@ fn deliver(
         if settled.len() as u64 == count {
             return (server, duplicates, end_requests);
         }
-        let goes_alone = chain.goes_alone() || recovery.is_contended();
+        let sends_alone = chain.sends_alone() || recovery.is_contended();
         while next <= count
             && !recovery.is_broken()
             && in_flight.len() + unanswered.len() < room
-            && (!goes_alone || in_flight.is_empty() && unanswered.is_empty())
+            && (!sends_alone || in_flight.is_empty() && unanswered.is_empty())
         {
             let event = next;
             next += 1;

@@ -121,13 +121,13 @@ fn describe(members: &[Member], latest: &[Option<Latest>]) -> Vec<String> {
         let Latest {
             membership,
             pending,
-            troubles,
+            down_sinks,
             ..
         } = latest;
-        let troubles = troubles.join("; ");
+        let down_sinks = down_sinks.join("; ");
         (*pending > 0).then(|| {
             format!(
-                "{}: {membership}, {pending} events pending; {troubles}",
+                "{}: {membership}, {pending} events pending; {down_sinks}",
                 member.name
             )
         })
@@ -149,7 +149,7 @@ mod tests {
                 lag: Duration::ZERO,
                 durable: 9,
                 received: Some(9),
-                troubles: Vec::new(),
+                down_sinks: Vec::new(),
             })
         };
         let (leader, follower) = (Role::Leader, Role::Follower);

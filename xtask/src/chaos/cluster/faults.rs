@@ -79,7 +79,7 @@ impl Cluster<'_> {
             let began = Journal::now();
             self.inject_into(member, fault)?;
             if interrupts_feed(fault.kind) {
-                lock(self.feeds).give_back(member);
+                lock(self.feeds).restore(member);
             }
             self.journal.add(Target::Member(member), fault.kind, began);
             match fault.kind {
@@ -137,7 +137,7 @@ impl Cluster<'_> {
                 Kind::CutFrom(Link::Kafka) => Ok(()),
                 // The member stays connected to the feed, but may lose the leadership.
                 Kind::CutFrom(Link::Nats) => feeds.check(member, now, latest.lag),
-                _ => feeds.take(member, now, latest.lag),
+                _ => feeds.interrupt(member, now, latest.lag),
             };
             match begun {
                 Ok(()) => return Ok(member),

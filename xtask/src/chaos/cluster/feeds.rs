@@ -14,7 +14,7 @@ struct Feed {
     /// The time of the run since which the member receives events, as far as it is known.
     connected_since: Option<Duration>,
     /// Whether a fault interrupts the connection.
-    is_taken: bool,
+    is_interrupted: bool,
 }
 
 impl Feeds {
@@ -27,7 +27,7 @@ impl Feeds {
         let feed = &mut self.0[member];
         if !is_connected {
             feed.connected_since = None;
-        } else if !feed.is_taken {
+        } else if !feed.is_interrupted {
             feed.connected_since.get_or_insert(now);
         }
     }
@@ -43,12 +43,12 @@ impl Feeds {
         now: Duration,
         unpublished: Duration,
     ) -> Result<(), &'static str> {
-        if self.0[member].is_taken {
+        if self.0[member].is_interrupted {
             return Err("another fault of the member has not ended");
         }
         let needed = unpublished + MARGIN;
         let is_enough = |feed: &Feed| {
-            let since = feed.connected_since.filter(|_| !feed.is_taken);
+            let since = feed.connected_since.filter(|_| !feed.is_interrupted);
             since.is_some_and(|since| now.saturating_sub(since) >= needed)
         };
         let mut others = self.0.iter().enumerate().filter(|(other, _)| *other != member);
@@ -62,7 +62,7 @@ impl Feeds {
     ///
     /// # Errors
     /// Returns the reason if the fault must not begin now.
-    pub(super) fn take(
+    pub(super) fn interrupt(
         &mut self,
         member: usize,
         now: Duration,
@@ -71,13 +71,13 @@ impl Feeds {
         self.check(member, now, unpublished)?;
         self.0[member] = Feed {
             connected_since: None,
-            is_taken: true,
+            is_interrupted: true,
         };
         Ok(())
     }
 
     /// Ends the fault of a member. It counts as connected after the next observation.
-    pub(super) fn give_back(&mut self, member: usize) {
+    pub(super) fn restore(&mut self, member: usize) {
         self.0[member] = Feed::default();
     }
 }
@@ -100,20 +100,23 @@ mod tests {
             for member in 0..members {
                 feeds.observe(member, true, now);
             }
-            let mut taken = 0;
+            let mut interrupted = 0;
             for _ in 0..200 {
                 now += Duration::from_millis(random.u64(0..3000));
                 let member = random.usize(0..members);
                 match random.u8(0..3) {
                     0 => feeds.observe(member, true, now),
-                    1 if feeds.0[member].is_taken => feeds.give_back(member),
+                    1 if feeds.0[member].is_interrupted => feeds.restore(member),
                     1 => {}
-                    _ => taken += u32::from(feeds.take(member, now, seconds(random.u64(0..3))).is_ok()),
+                    _ => {
+                        interrupted +=
+                            u32::from(feeds.interrupt(member, now, seconds(random.u64(0..3))).is_ok())
+                    }
                 }
-                let is_connected = |feed: &Feed| !feed.is_taken && feed.connected_since.is_some();
+                let is_connected = |feed: &Feed| !feed.is_interrupted && feed.connected_since.is_some();
                 assert!(feeds.0.iter().any(is_connected), "seed {seed}: {feeds:?}");
             }
-            assert!(taken > 5, "seed {seed}");
+            assert!(interrupted > 5, "seed {seed}");
         }
     }
 
@@ -122,30 +125,36 @@ mod tests {
         let mut feeds = Feeds::new(2);
         feeds.observe(0, true, seconds(0));
         assert!(
-            feeds.take(0, seconds(100), seconds(0)).is_err(),
+            feeds.interrupt(0, seconds(100), seconds(0)).is_err(),
             "no other member"
         );
         feeds.observe(1, true, seconds(100));
         assert!(
-            feeds.take(0, seconds(104), seconds(3)).is_err(),
+            feeds.interrupt(0, seconds(104), seconds(3)).is_err(),
             "received too little"
         );
-        assert!(feeds.take(0, seconds(105), seconds(3)).is_ok());
-        assert!(feeds.take(1, seconds(200), seconds(0)).is_err(), "the last one");
+        assert!(feeds.interrupt(0, seconds(105), seconds(3)).is_ok());
+        assert!(
+            feeds.interrupt(1, seconds(200), seconds(0)).is_err(),
+            "the last one"
+        );
         feeds.observe(0, true, seconds(200));
         assert!(
-            feeds.take(1, seconds(300), seconds(0)).is_err(),
+            feeds.interrupt(1, seconds(300), seconds(0)).is_err(),
             "not observed during a fault"
         );
-        feeds.give_back(0);
+        feeds.restore(0);
         assert!(
-            feeds.take(1, seconds(300), seconds(0)).is_err(),
+            feeds.interrupt(1, seconds(300), seconds(0)).is_err(),
             "not connected yet"
         );
         feeds.observe(0, true, seconds(301));
         feeds.observe(0, false, seconds(302));
-        assert!(feeds.take(1, seconds(400), seconds(0)).is_err(), "disconnected");
+        assert!(
+            feeds.interrupt(1, seconds(400), seconds(0)).is_err(),
+            "disconnected"
+        );
         feeds.observe(0, true, seconds(401));
-        assert!(feeds.take(1, seconds(404), seconds(0)).is_ok());
+        assert!(feeds.interrupt(1, seconds(404), seconds(0)).is_ok());
     }
 }

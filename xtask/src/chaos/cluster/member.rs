@@ -74,13 +74,13 @@ pub(super) struct Latest {
     /// The number of events received since the start; `None` while the source does not read.
     pub(super) received: Option<u64>,
     /// The state of each sink that is not up.
-    pub(super) troubles: Vec<String>,
+    pub(super) down_sinks: Vec<String>,
 }
 
 impl Latest {
     fn of(answer: &Answer) -> Self {
         let sinks = answer.status.sinks.iter();
-        let troubles = sinks.filter_map(|(name, sink)| {
+        let down_sinks = sinks.filter_map(|(name, sink)| {
             let reason = sink.reason.as_deref()?;
             Some(format!("{name} {:?}: {reason}", sink.state))
         });
@@ -90,7 +90,7 @@ impl Latest {
             lag: Duration::from_secs_f64(answer.lag().max(0.0)),
             durable: answer.status.spool.durable_sequence,
             received: None,
-            troubles: troubles.collect(),
+            down_sinks: down_sinks.collect(),
         }
     }
 }

@@ -34,7 +34,7 @@ use crate::{
 /// The time limit of a sink's probe, about as long as librdkafka's own time-out.
 const SINK_TIMEOUT: Duration = Duration::from_secs(15);
 /// The interval of looking at a source's state.
-const ASK_INTERVAL: Duration = Duration::from_millis(20);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A source, a sink, the lease of the cluster or the HTTP address that was tried.
 #[derive(Debug)]
@@ -96,44 +96,44 @@ pub(super) fn table(attempts: &[Attempt]) -> String {
     for Attempt { kind, name, answer } in attempts {
         let what = format!("{kind} {name}");
         match answer {
-            Ok(Fine { time, dangers }) if dangers.is_empty() => {
-                table.row([FINE.to_owned(), what, format!("ok, {} ms", time.as_millis())]);
+            Ok(Passed { time, warnings }) if warnings.is_empty() => {
+                table.row([PASSED.to_owned(), what, format!("ok, {} ms", time.as_millis())]);
             }
-            Ok(Fine { dangers, .. }) => {
-                for danger in dangers {
-                    table.row([DANGER.to_owned(), what.clone(), danger.clone()]);
+            Ok(Passed { warnings, .. }) => {
+                for warning in warnings {
+                    table.row([WARNING.to_owned(), what.clone(), warning.clone()]);
                 }
             }
-            Err((_, reason)) => table.row([WRONG.to_owned(), what, reason.clone()]),
+            Err((_, reason)) => table.row([FAILED.to_owned(), what, reason.clone()]),
         }
     }
     let paint = Paint::of(&io::stdout());
     let table = table
         .to_string()
-        .replace(FINE, &paint.paint(Style::Green, FINE))
-        .replace(WRONG, &paint.paint(Style::Red, WRONG))
-        .replace(DANGER, &paint.paint(Style::Yellow, DANGER));
+        .replace(PASSED, &paint.paint(Style::Green, PASSED))
+        .replace(FAILED, &paint.paint(Style::Red, FAILED))
+        .replace(WARNING, &paint.paint(Style::Yellow, WARNING));
     let advice = if worst(attempts) == Exit::Ok {
         String::new()
     } else {
-        format!("\nFix the lines marked {WRONG} and run the command again. Nothing was published.\n")
+        format!("\nFix the lines marked {FAILED} and run the command again. Nothing was published.\n")
     };
     format!("\n{table}{advice}")
 }
 
 /// The marks of success, failure, and success with a warning.
-const FINE: &str = "✓";
-const WRONG: &str = "✗";
-const DANGER: &str = "⚠";
+const PASSED: &str = "✓";
+const FAILED: &str = "✗";
+const WARNING: &str = "⚠";
 
 /// A successful attempt: its duration and warnings.
 #[derive(Debug)]
-pub(super) struct Fine {
+pub(super) struct Passed {
     pub(super) time: Duration,
-    pub(super) dangers: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
-pub(super) type Answer = Result<Fine, (Exit, String)>;
+pub(super) type Answer = Result<Passed, (Exit, String)>;
 
 /// Connects, authenticates, and closes the connection. With `token_from` the credential itself is used, so that no token
 /// is created.
@@ -153,7 +153,7 @@ async fn try_source(name: &str, mut config: SourceConfig) -> Answer {
     let (batches, _kept) = mpsc::channel(2);
     let running = source.run(messages, batches, stop.clone());
     tokio::pin!(running);
-    let mut ask = interval(ASK_INTERVAL);
+    let mut look = interval(LOOK_INTERVAL);
     loop {
         tokio::select! {
             biased;
@@ -164,7 +164,7 @@ async fn try_source(name: &str, mut config: SourceConfig) -> Answer {
                     Ok(()) => Err((Exit::Unavailable, "source ended unexpectedly".to_owned())),
                 };
             }
-            _ = ask.tick() => {}
+            _ = look.tick() => {}
         }
         // One attempt ends within its own time-outs: open_timeout, then auth_timeout.
         let snapshot = stats.snapshot();
@@ -176,9 +176,9 @@ async fn try_source(name: &str, mut config: SourceConfig) -> Answer {
         };
         match snapshot.state {
             SourceState::Authenticated | SourceState::Blocked => {
-                return Ok(Fine {
+                return Ok(Passed {
                     time: begin.elapsed(),
-                    dangers: Vec::new(),
+                    warnings: Vec::new(),
                 });
             }
             SourceState::Refused => return Err((Exit::TokenRefused, reason())),
@@ -218,12 +218,12 @@ async fn try_credential(config: &SourceConfig, from: &TokenFromConfig) -> Result
 async fn try_listening(address: SocketAddr) -> Answer {
     let begin = Instant::now();
     let bound = TcpListener::bind(address).await;
-    let mut dangers = Vec::new();
+    let mut warnings = Vec::new();
     match bound {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let danger = "address in use; unless this bridge is running, set http.listen to another address";
-            dangers.push(danger.to_owned());
+            let warning = "address in use; unless this bridge is running, set http.listen to another address";
+            warnings.push(warning.to_owned());
         }
         Err(error) => {
             let reason = format!("cannot listen: {error}; set http.listen to an address of this machine");
@@ -231,7 +231,7 @@ async fn try_listening(address: SocketAddr) -> Answer {
         }
     }
     let time = begin.elapsed();
-    Ok(Fine { time, dangers })
+    Ok(Passed { time, warnings })
 }
 
 /// Probes a sink: connects as for delivery, and publishes nothing.
@@ -250,7 +250,7 @@ async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &Path) -> Answer {
         .unwrap_or_else(|_| Err(steps.pending().fault));
     let time = begin.elapsed();
     match probed {
-        Ok(dangers) => Ok(Fine { time, dangers }),
+        Ok(warnings) => Ok(Passed { time, warnings }),
         Err(fault) if fault.kind == FaultKind::Disk => Err((Exit::Disk, fault.reason)),
         Err(fault) => Err((Exit::Unavailable, fault.reason)),
     }
@@ -262,7 +262,7 @@ async fn try_lease(cluster: &ClusterConfig) -> Answer {
     let probed = timeout(SINK_TIMEOUT, cluster.probe("check")).await;
     let time = begin.elapsed();
     match probed {
-        Ok(Ok(dangers)) => Ok(Fine { time, dangers }),
+        Ok(Ok(warnings)) => Ok(Passed { time, warnings }),
         Ok(Err(fault)) => Err((Exit::Unavailable, fault.reason)),
         Err(_) => {
             let reason = format!(
@@ -337,9 +337,9 @@ mod tests {
             name: name.to_owned(),
             answer,
         };
-        let fine = |dangers: &[&str]| Fine {
+        let fine = |warnings: &[&str]| Passed {
             time: Duration::from_millis(7),
-            dangers: dangers.iter().map(|danger| (*danger).to_owned()).collect(),
+            warnings: warnings.iter().map(|warning| (*warning).to_owned()).collect(),
         };
         let attempts = [
             attempt("a", Ok(fine(&[]))),
@@ -368,9 +368,9 @@ mod tests {
     async fn http_address_is_free_in_use_or_not_local() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
-        assert_eq!(try_listening(address).await.unwrap().dangers.len(), 1);
+        assert_eq!(try_listening(address).await.unwrap().warnings.len(), 1);
         let any = "127.0.0.1:0".parse().unwrap();
-        assert!(try_listening(any).await.unwrap().dangers.is_empty());
+        assert!(try_listening(any).await.unwrap().warnings.is_empty());
         // An address reserved for documentation, which no machine has.
         let (exit, reason) = try_listening("192.0.2.1:9797".parse().unwrap())
             .await

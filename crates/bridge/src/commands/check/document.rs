@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::connect::{Attempt, Fine};
+use super::connect::{Attempt, Passed};
 use crate::{
     config::{Loaded, Origin, Report},
     exit::Failure,
@@ -111,9 +111,9 @@ impl Note {
 impl<'a> AttemptDocument<'a> {
     fn of(attempt: &'a Attempt) -> Self {
         let (result, seconds, messages) = match &attempt.answer {
-            Ok(Fine { time, dangers }) => {
-                let result = if dangers.is_empty() { "ok" } else { "warning" };
-                let messages = dangers.iter().map(String::as_str).collect();
+            Ok(Passed { time, warnings }) => {
+                let result = if warnings.is_empty() { "ok" } else { "warning" };
+                let messages = warnings.iter().map(String::as_str).collect();
                 (result, Some(time.as_secs_f64()), messages)
             }
             Err((_, reason)) => ("failed", None, vec![reason.as_str()]),

@@ -24,7 +24,7 @@ fn loopback_is_not_a_network() {
 fn unknown_field_is_reported_with_a_suggestion() {
     let filter = Filter::new([("resutl", ["new"]), ("space.id", ["1"]), ("feed", ["main"])]).unwrap();
     let mut found = Found {
-        knows_fields: true,
+        fields_are_known: true,
         origins: &BTreeMap::new(),
         warnings: Vec::new(),
     };

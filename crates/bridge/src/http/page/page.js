@@ -17,21 +17,21 @@ const SEEN = 50;
 const REASONS = 6;
 
 const way = new Way($);
-let before = null, last = null, heard = performance.now(), tried = heard, shown = 0, gone = false, paused = false, stream = null, version = null;
+let before = null, last = null, heard = performance.now(), tried = heard, shown = 0, isUnresponsive = false, paused = false, stream = null, version = null;
 let states = new Map();
 
 function listen() {
   stream?.close();
   tried = performance.now();
   stream = new EventSource("status/stream");
-  stream.onmessage = message => take(JSON.parse(message.data));
+  stream.onmessage = message => update(JSON.parse(message.data));
   stream.onerror = async () => {
     stream.close();
     // The stream fails also when too many clients listen to it, or when a proxy does not forward streams.
     try {
       const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(AGAIN) });
       if (!answer.ok) throw new Error(answer.statusText);
-      take(await answer.json());
+      update(await answer.json());
     } catch {
       lost();
     }
@@ -40,7 +40,7 @@ function listen() {
 }
 
 /** Processes a status of the bridge. */
-function take(status) {
+function update(status) {
   heard = performance.now();
   // The page of an earlier version of the bridge may not know all fields of this status.
   if (version !== null && version !== status.version) location.reload();
@@ -49,11 +49,11 @@ function take(status) {
     note("The bridge was restarted", "warn");
     before = null;
   }
-  const back = gone;
-  gone = false;
+  const back = isUnresponsive;
+  isUnresponsive = false;
   if (back) note("The bridge responds again", "good");
   const span = before ? Math.max(.001, status.uptime_seconds - before.uptime_seconds) : 1;
-  way.take(status, before, span, Date.now() / 1000);
+  way.update(status, before, span, Date.now() / 1000);
   let isNews = back || before?.losing_events.answer !== status.losing_events.answer;
   for (const kind of ["sources", "sinks"])
     for (const [name, part] of Object.entries(status[kind])) isNews = changed(name, part) || isNews;
@@ -88,8 +88,8 @@ function note(sentence, tone) {
 
 /** Shows immediately that the bridge does not respond, once for each outage. */
 function lost() {
-  if (gone) return;
-  gone = true;
+  if (isUnresponsive) return;
+  isUnresponsive = true;
   note("The bridge does not respond", "bad");
   show();
 }
@@ -97,8 +97,8 @@ function lost() {
 function show() {
   shown = performance.now();
   const status = last;
-  document.documentElement.classList.toggle("gone", gone);
-  pill($("link"), ...gone ? ["gone", "bad"] : paused ? ["paused", "warn"] : ["live", "good"]);
+  document.documentElement.classList.toggle("unresponsive", isUnresponsive);
+  pill($("link"), ...isUnresponsive ? ["no response", "bad"] : paused ? ["paused", "warn"] : ["live", "good"]);
   if (!status) {
     answer("Unknown", "bad", ["The bridge does not respond. The page retries every second."]);
     return;
@@ -107,7 +107,7 @@ function show() {
   const { losing_events: losing } = status;
   const [word, tone] = ANSWERS[losing.answer];
   const before = losing.lost_events > 0 || losing.missed_seconds > 0;
-  if (gone) answer("Unknown", "bad", [`The bridge does not respond: it has stopped, or the network is down. The data below is from ${moment(new Date(Date.now() - performance.now() + heard))}.`]);
+  if (isUnresponsive) answer("Unknown", "bad", [`The bridge does not respond: it has stopped, or the network is down. The data below is from ${moment(new Date(Date.now() - performance.now() + heard))}.`]);
   // Events that were lost earlier are not a present fault, but the page still shows a warning.
   else answer(word, tone === "good" && before ? "warn" : tone, losing.because);
   text($("lost"), number(losing.lost_events));
@@ -149,8 +149,8 @@ function answer(word, tone, because) {
   if (all > REASONS) because = [...because.slice(0, REASONS - 1), `And ${all - REASONS + 1} more: see the states below.`];
   const list = $("because");
   if (list.textContent !== because.join("")) list.replaceChildren(...because.map(sentence => element("li", "", sentence)));
-  text($("said"), gone ? "The bridge does not respond." : `Losing events: ${word}. ${because.join(" ")}`);
-  document.title = [gone ? "gone" : word, last?.instance, "neurobridge"].filter(Boolean).join(" · ");
+  text($("said"), isUnresponsive ? "The bridge does not respond." : `Losing events: ${word}. ${because.join(" ")}`);
+  document.title = [isUnresponsive ? "no response" : word, last?.instance, "neurobridge"].filter(Boolean).join(" · ");
   const colour = { good: "0b7a75", warn: "b36b00", bad: "c62828", idle: "607080" }[tone];
   const shape = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="8" fill="#${colour}"/><path d="M4 22h24M8 22v-9m16 9v-9M4 18c3 0 4-5 4-5s2 6 8 6 8-6 8-6 1 5 4 5" fill="none" stroke="#fff" stroke-width="2.2" stroke-linecap="round"/></svg>`;
   const icon = `data:image/svg+xml,${encodeURIComponent(shape)}`;

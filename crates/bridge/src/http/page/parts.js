@@ -18,8 +18,8 @@ export class Source {
     ];
   }
 
-  take(source, before, span, at, clock) {
-    this.connection.take(source, at, clock);
+  update(source, before, span, at, clock) {
+    this.connection.update(source, at, clock);
     const isBad = tone(source) === "bad";
     this.flow = perSecond(source.ledger.received, before?.ledger.received, span);
     this.events.push([this.flow], isBad, at);
@@ -79,7 +79,7 @@ export class Sink {
     ];
   }
 
-  take(sink, before, span, at) {
+  update(sink, before, span, at) {
     const isBad = tone(sink) === "bad";
     this.flow = perSecond(sink.ledger.delivered, before?.ledger.delivered, span);
     this.events.push([this.flow], isBad, at);
@@ -117,7 +117,7 @@ export class Spool {
     this.plots = [{ title: "pending", series: this.pending, format: bytes, scale: scaleOfBytes }];
   }
 
-  take(spool, before, span, at) {
+  update(spool, before, span, at) {
     // The spool deletes settled events that it retains for `retain` when it needs space, so only pending events fill it.
     this.pending.push([spool.pending_bytes], spool.is_full || spool.has_failed, at);
     const growth = before ? (spool.pending_bytes - before.pending_bytes) / span : 0;
@@ -160,7 +160,7 @@ export class Group {
   }
 
   /** Adds up the values of the models of the parts, after these have processed the status. */
-  take(models, isBad, at) {
+  update(models, isBad, at) {
     const flows = models.map(model => model.flow).filter(flow => flow !== null && flow !== undefined);
     this.flow = flows.length ? flows.reduce((sum, flow) => sum + flow, 0) : null;
     this.events.push([this.flow], isBad, at);

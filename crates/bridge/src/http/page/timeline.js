@@ -27,7 +27,7 @@ export class Connection {
   gaps = [];
 
   /** Processes the status of the source. `at`: the present time; `clock`: the clock of this browser minus that of the bridge. */
-  take(source, at, clock) {
+  update(source, at, clock) {
     const local = time => Date.parse(time) / 1000 + clock;
     this.since = source.connection_known_since === null ? null : local(source.connection_known_since);
     this.gaps = source.newest_gaps.map(gap => ({ ...gap, from: local(gap.began), to: gap.ended === null ? Infinity : local(gap.ended) }));

@@ -26,12 +26,12 @@ class Side {
   }
 
   /** Processes the status of all parts. Creates the models and cards again if the configured parts have changed. */
-  take(parts, before, span, at, clock) {
+  update(parts, before, span, at, clock) {
     const names = Object.keys(parts);
     if (names.length !== this.models.size || names.some(name => !this.models.has(name))) this.build(parts);
-    for (const [name, part] of Object.entries(parts)) this.models.get(name).take(part, before?.[name], span, at, clock);
+    for (const [name, part] of Object.entries(parts)) this.models.get(name).update(part, before?.[name], span, at, clock);
     this.parts = parts;
-    this.group?.take([...this.models.values()], this.views(new Date()).some(({ tone }) => tone === "bad"), at);
+    this.group?.update([...this.models.values()], this.views(new Date()).some(({ tone }) => tone === "bad"), at);
   }
 
   build(parts) {
@@ -92,15 +92,15 @@ export class Way {
     return this.sides.sources.isMany || this.sides.sinks.isMany;
   }
 
-  take(status, before, span, at) {
+  update(status, before, span, at) {
     const clock = at - Date.parse(status.time) / 1000;
-    for (const [kind, side] of Object.entries(this.sides)) side.take(status[kind], before?.[kind], span, at, clock);
+    for (const [kind, side] of Object.entries(this.sides)) side.update(status[kind], before?.[kind], span, at, clock);
     this.at = at;
     if (!this.spool) {
       this.spool = new Card(new Spool(status.spool));
       this.place.append(this.spool.element);
     }
-    this.spool.model.take(status.spool, before?.spool, span, at);
+    this.spool.model.update(status.spool, before?.spool, span, at);
   }
 
   /** Shows a status. Returns the spool's view. */

@@ -97,7 +97,7 @@ fn check(world: World) {
             Kind::Dropped => {}
             Kind::Filtered => assert!(!is_stored && !has_dead_letter, "{sequence} was filtered"),
             Kind::Good => assert!(is_stored && !has_dead_letter, "{sequence} was good"),
-            Kind::Bad | Kind::BadLetter => {
+            Kind::Bad | Kind::BadDeadLetter => {
                 assert!(!is_stored && has_dead_letter, "{sequence} was bad");
             }
         }

@@ -39,7 +39,7 @@ fn is_bad(sequence: u64) -> bool {
 }
 
 /// Returns whether the broker rejects even the dead letter of this event while it contains the event.
-fn has_bad_letter(sequence: u64) -> bool {
+fn has_bad_dead_letter(sequence: u64) -> bool {
     sequence % 14 == 10
 }
 
@@ -116,7 +116,7 @@ impl FakeSink {
 impl DeadLetterSink for FakeSink {
     fn publish_dead_letter(&mut self, dead_letter: &DeadLetter<'_>) -> Result<(), PublishError> {
         let json: serde_json::Value = serde_json::from_str(dead_letter.json).unwrap();
-        let is_bad = has_bad_letter(dead_letter.sequence.get()) && json.get("event").is_some();
+        let is_bad = has_bad_dead_letter(dead_letter.sequence.get()) && json.get("event").is_some();
         self.accept(dead_letter.sequence, true, is_bad)
     }
 }

@@ -108,7 +108,13 @@ async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
     .unwrap()
     .unwrap();
     assert_eq!(ended, Ended::Drained);
-    let dead_letters = dead_letters.0.lock().unwrap().lines().map(str::to_owned).collect();
+    let dead_letters = dead_letters
+        .0
+        .lock()
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
     let cursor = committed.lock().unwrap().clone();
     Delivered {
         cursor,

@@ -99,7 +99,7 @@ impl DeadLetters for DeadLetterPlace {
                 for sequence in &lines[..stored] {
                     let kind = world.reference.kind(*sequence);
                     assert!(
-                        matches!(kind, Kind::Bad | Kind::BadLetter),
+                        matches!(kind, Kind::Bad | Kind::BadDeadLetter),
                         "a dead letter of {sequence}: {kind:?}"
                     );
                     assert_eq!(world.settlement(*sequence), None, "{sequence} is settled");

@@ -13,7 +13,7 @@ pub(super) enum Kind {
     /// The broker rejects the event.
     Bad,
     /// The broker rejects the event, and also the dead letter while it contains the event.
-    BadLetter,
+    BadDeadLetter,
     /// The filter of the sink excludes the event.
     Filtered,
     /// The log has dropped the event.
@@ -61,7 +61,7 @@ impl Reference {
     }
 
     /// Discards the settlements of the events from a sequence on, when a process starts or a transaction is rolled back.
-    pub(super) fn forget_from(&mut self, next: Sequence) {
+    pub(super) fn discard_from(&mut self, next: Sequence) {
         self.settled.split_off(&next.get());
     }
 

@@ -282,11 +282,11 @@ impl DeadLetterSink for Model {
         let json: serde_json::Value = serde_json::from_str(dead_letter.json).unwrap();
         let kind = self.world.lock().unwrap().reference.kind(sequence);
         assert!(
-            matches!(kind, Kind::Bad | Kind::BadLetter),
+            matches!(kind, Kind::Bad | Kind::BadDeadLetter),
             "a dead letter of {sequence}: {kind:?}"
         );
         assert!(self.is_transactional || self.rejected.contains(&sequence));
-        let is_bad = kind == Kind::BadLetter && json.get("event").is_some();
+        let is_bad = kind == Kind::BadDeadLetter && json.get("event").is_some();
         self.accept(sequence, true, is_bad)
     }
 }

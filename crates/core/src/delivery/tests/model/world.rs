@@ -44,7 +44,7 @@ impl World {
             0..20 => Kind::Dropped,
             _ if filtered && (index + 1).is_multiple_of(3) => Kind::Filtered,
             20..50 => Kind::Bad,
-            50..60 => Kind::BadLetter,
+            50..60 => Kind::BadDeadLetter,
             _ => Kind::Good,
         };
         let kinds: Vec<Kind> = kinds.iter().enumerate().map(kind).collect();
@@ -134,7 +134,7 @@ impl World {
             .broker_cursor
             .as_ref()
             .map_or(Sequence::FIRST, |cursor| cursor.next);
-        self.reference.forget_from(self.cursor.next.max(committed));
+        self.reference.discard_from(self.cursor.next.max(committed));
     }
 
     pub(super) fn draw(&mut self) -> u8 {

@@ -2,18 +2,18 @@ use neurobridge_core::secret::Secret;
 
 use super::*;
 
-fn declared(text: &str) -> Declared {
+fn interpreter(text: &str) -> Interpreter {
     let text = format!("{text}\n[[rules]]\nwhen = {{ id = {{ present = true }} }}\nis = \"event\"\n");
-    Declared::new(toml::from_str(&text).unwrap(), &[]).unwrap()
+    Interpreter::new(toml::from_str(&text).unwrap(), &[]).unwrap()
 }
 
 fn sent(messages: &[Message]) -> Vec<&str> {
     messages.iter().map(Message::expose).collect()
 }
 
-fn actions(declared: &mut Declared, frame: &str) -> Vec<String> {
+fn actions(interpreter: &mut Interpreter, frame: &str) -> Vec<String> {
     let mut actions = Vec::new();
-    declared.receive(frame, &mut |action| {
+    interpreter.receive(frame, &mut |action| {
         actions.push(match action {
             Action::Event(event) => event.text.to_owned(),
             Action::Reply(message) => message.expose().to_owned(),
@@ -25,13 +25,13 @@ fn actions(declared: &mut Declared, frame: &str) -> Vec<String> {
 
 #[test]
 fn request_contains_secrets_and_resumes() {
-    let declared = declared(
+    let interpreter = interpreter(
         "secrets = { key = { variable = \"KEY\" } }\nresume = { value = \"id\", query = \"since\", rewind = 1 }\n\
          [request]\nheaders = { Authorization = \"Bearer {secret.key}\" }\nquery = { key = \"{secret.key}\", x = [1, \"a b&c\"] }\n\
          subprotocols = [\"v1\"]",
     );
     let secrets = Secrets::from([("key".to_owned(), Secret::new("hunter2="))]);
-    let request = declared.request(&secrets, Some("8"));
+    let request = interpreter.request(&secrets, Some("8"));
     assert_eq!(
         request.headers,
         [("Authorization".to_owned(), "Bearer hunter2=".to_owned())]
@@ -39,54 +39,54 @@ fn request_contains_secrets_and_resumes() {
     assert_eq!(request.query, "key=hunter2%3D&x=1&x=a%20b%26c&since=7");
     assert_eq!(request.subprotocols, ["v1"]);
     assert_eq!(
-        declared.request(&secrets, None).query,
+        interpreter.request(&secrets, None).query,
         "key=hunter2%3D&x=1&x=a%20b%26c"
     );
 }
 
 #[test]
 fn answer_of_another_request_is_not_the_answer() {
-    let mut declared = declared(
+    let mut interpreter = interpreter(
         "open = [{ send = { n = \"{request_id:json}\" } }, { send = { n = \"{request_id:json}\" }, until = { ok = true }, \
          refused = { ok = false }, answer_id = \"n\", timeout = \"3s\" }]",
     );
     assert_eq!(
-        sent(&declared.begin(Secrets::new())),
+        sent(&interpreter.begin(Secrets::new())),
         [r#"{"n":1}"#, r#"{"n":2}"#]
     );
-    assert_eq!(declared.deadline(), Some((1, Duration::from_secs(3))));
-    let malformed = actions(&mut declared, r#"{"n":1,"ok":true}"#);
+    assert_eq!(interpreter.deadline(), Some((1, Duration::from_secs(3))));
+    let malformed = actions(&mut interpreter, r#"{"n":1,"ok":true}"#);
     assert!(malformed[0].starts_with("Malformed"), "{malformed:?}");
-    assert!(!declared.is_ready());
-    assert_eq!(actions(&mut declared, r#"{"n":2,"ok":true}"#), ["Ready"]);
-    assert!(declared.is_ready());
-    assert_eq!(declared.deadline(), None);
+    assert!(!interpreter.is_ready());
+    assert_eq!(actions(&mut interpreter, r#"{"n":2,"ok":true}"#), ["Ready"]);
+    assert!(interpreter.is_ready());
+    assert_eq!(interpreter.deadline(), None);
     // Each connection counts its request ids from 1.
     assert_eq!(
-        sent(&declared.begin(Secrets::new())),
+        sent(&interpreter.begin(Secrets::new())),
         [r#"{"n":1}"#, r#"{"n":2}"#]
     );
     assert_eq!(
-        actions(&mut declared, r#"{"n":"2","ok":false}"#),
+        actions(&mut interpreter, r#"{"n":"2","ok":false}"#),
         [r#"Refused("{\"n\":\"2\",\"ok\":false}")"#]
     );
 }
 
 #[test]
 fn reply_during_the_opening_does_not_change_the_awaited_answer() {
-    let mut declared = declared(
+    let mut interpreter = interpreter(
         "open = [{ send = { n = \"{request_id:json}\" }, until = { ok = true }, answer_id = \"n\" }]\n\
          [[rules]]\nwhen = { ask = true }\nis = \"reply\"\nsend = { n = \"{request_id:json}\" }",
     );
-    assert_eq!(sent(&declared.begin(Secrets::new())), [r#"{"n":1}"#]);
-    assert_eq!(actions(&mut declared, r#"{"ask":true}"#), [r#"{"n":2}"#]);
-    assert_eq!(actions(&mut declared, r#"{"n":1,"ok":true}"#), ["Ready"]);
+    assert_eq!(sent(&interpreter.begin(Secrets::new())), [r#"{"n":1}"#]);
+    assert_eq!(actions(&mut interpreter, r#"{"ask":true}"#), [r#"{"n":2}"#]);
+    assert_eq!(actions(&mut interpreter, r#"{"n":1,"ok":true}"#), ["Ready"]);
 }
 
 #[test]
 fn frame_whose_events_need_too_much_memory_is_malformed() {
-    let mut declared = declared("events = \"list\"");
-    declared.begin(Secrets::new());
+    let mut interpreter = interpreter("events = \"list\"");
+    interpreter.begin(Secrets::new());
     let frame = |around: usize, count: usize| {
         let list = vec![r#"{"id":1}"#; count].join(",");
         format!(r#"{{"x":"{}","list":[{list}]}}"#, "y".repeat(around))
@@ -98,7 +98,7 @@ fn frame_whose_events_need_too_much_memory_is_malformed() {
         (1 << 20, 70, false),
     ] {
         let (mut events, mut malformed) = (0, 0);
-        declared.receive(&frame(around, count), &mut |action| match action {
+        interpreter.receive(&frame(around, count), &mut |action| match action {
             Action::Event(_) => events += 1,
             Action::Malformed(_, MalformedReason::TooManyEvents) => malformed += 1,
             other => panic!("{other:?}"),
@@ -114,18 +114,18 @@ fn frame_whose_events_need_too_much_memory_is_malformed() {
 
 #[test]
 fn event_that_answers_a_step_is_delivered_after_ready() {
-    let mut declared = declared("open = [{ until = { id = 1 } }]");
-    assert!(declared.begin(Secrets::new()).is_empty());
-    assert_eq!(actions(&mut declared, r#"{"id":7}"#), [r#"{"id":7}"#]);
-    assert_eq!(actions(&mut declared, r#"{"id":1}"#), ["Ready", r#"{"id":1}"#]);
+    let mut interpreter = interpreter("open = [{ until = { id = 1 } }]");
+    assert!(interpreter.begin(Secrets::new()).is_empty());
+    assert_eq!(actions(&mut interpreter, r#"{"id":7}"#), [r#"{"id":7}"#]);
+    assert_eq!(actions(&mut interpreter, r#"{"id":1}"#), ["Ready", r#"{"id":1}"#]);
 }
 
 #[test]
 fn element_is_an_event_in_its_own_frame() {
-    let mut declared = declared("events = \"a.list\"");
-    declared.begin(Secrets::new());
+    let mut interpreter = interpreter("events = \"a.list\"");
+    interpreter.begin(Secrets::new());
     assert_eq!(
-        actions(&mut declared, r#"{"a":{"list":[ {"id":1} , {"id":2}]},"b":3}"#),
+        actions(&mut interpreter, r#"{"a":{"list":[ {"id":1} , {"id":2}]},"b":3}"#),
         [
             r#"{"a":{"list":[{"id":1}]},"b":3}"#,
             r#"{"a":{"list":[{"id":2}]},"b":3}"#
@@ -133,17 +133,17 @@ fn element_is_an_event_in_its_own_frame() {
     );
     // With one element, the frame is not copied.
     let one = r#"{"a":{"list":[ {"id":1} ]}}"#;
-    assert_eq!(actions(&mut declared, one), [one]);
-    assert_eq!(actions(&mut declared, r#"{"a":{"list":[]}}"#), ["Ignore"]);
+    assert_eq!(actions(&mut interpreter, one), [one]);
+    assert_eq!(actions(&mut interpreter, r#"{"a":{"list":[]}}"#), ["Ignore"]);
     // A frame without the array contains no event.
-    assert!(actions(&mut declared, r#"{"id":1}"#)[0].starts_with("Malformed"));
+    assert!(actions(&mut interpreter, r#"{"id":1}"#)[0].starts_with("Malformed"));
 }
 
 #[test]
 fn acknowledgements_name_one_event_or_several() {
     let ack = |form: &str| {
-        let mut declared = declared(&format!("ack = {{ value = \"id\", {form} }}"));
-        let messages = declared.acknowledge(&["1", "\"b\"", "3"]);
+        let mut interpreter = interpreter(&format!("ack = {{ value = \"id\", {form} }}"));
+        let messages = interpreter.acknowledge(&["1", "\"b\"", "3"]);
         sent(&messages).join(" ")
     };
     assert_eq!(
@@ -155,16 +155,16 @@ fn acknowledgements_name_one_event_or_several() {
         ack("send = [\"{values:json}\"], max_batch = 2"),
         r#"[[1,"b"]] [[3]]"#
     );
-    assert!(declared("").acknowledge(&["1"]).is_empty());
+    assert!(interpreter("").acknowledge(&["1"]).is_empty());
 }
 
 #[test]
 fn shown_text_is_bounded() {
     let rule = "[[rules]]\nwhen = { e = { present = true } }\nis = \"error\"\ntext = \"e\"";
-    let mut declared = declared(rule);
+    let mut interpreter = interpreter(rule);
     let frame = format!(r#"{{"e":"{}"}}"#, "ü".repeat(100_000));
     let mut lengths = Vec::new();
-    declared.receive(&frame, &mut |action| {
+    interpreter.receive(&frame, &mut |action| {
         if let Action::Error(text) = action {
             lengths.push(text.len());
         }

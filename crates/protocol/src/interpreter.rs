@@ -10,12 +10,12 @@ use neurobridge_core::{
 };
 
 use crate::{
-    action::{Action, MalformedReason, Ping, Prepared},
+    action::{Action, ConnectionRequest, MalformedReason, Ping},
     check::{self, Compiled},
     declaration::{Declaration, Meaning},
     elements::Elements,
     fields::{EventSlots, Slots, Test, Unit, UnitReader},
-    notation::{Answer, FeedPath, When},
+    notation::{Answer, Conditions, FeedPath},
     percent,
     problem::Problem,
     protocol::Pings,
@@ -45,9 +45,9 @@ enum Phase {
     Refused,
 }
 
-/// A declared feed and the state of its connection.
+/// The interpreter of a declared feed, with the state of its connection.
 #[derive(Clone, Debug)]
-pub struct Declared {
+pub struct Interpreter {
     declaration: Declaration,
     compiled: Compiled,
     tests: Tests,
@@ -83,7 +83,7 @@ struct Tests {
 
 impl Tests {
     fn new(declaration: &Declaration, slots: &mut Slots) -> Self {
-        let mut test = |when: &Option<When>| when.as_ref().map(|when| slots.test(when));
+        let mut test = |when: &Option<Conditions>| when.as_ref().map(|when| slots.test(when));
         Self {
             open: declaration
                 .open
@@ -92,14 +92,14 @@ impl Tests {
                 .collect(),
             rules: declaration.rules.iter().map(|rule| test(&rule.when)).collect(),
             answer: match &declaration.heartbeat.answer {
-                Some(Answer::When(when)) => Some(slots.test(when)),
+                Some(Answer::Conditions(when)) => Some(slots.test(when)),
                 _ => None,
             },
         }
     }
 }
 
-impl Declared {
+impl Interpreter {
     /// Compiles a declaration. The positions of `fields`, which filters and templates name, are found in each event.
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl Declared {
 
     /// Returns the request of the next connection. `last` is the resume value of the last event that is stored, as the feed
     /// wrote it.
-    pub fn request(&self, secrets: &Secrets, last: Option<&str>) -> Prepared {
+    pub fn request(&self, secrets: &Secrets, last: Option<&str>) -> ConnectionRequest {
         let values = Values {
             secrets,
             request_id: 0,
@@ -162,7 +162,7 @@ impl Declared {
             .iter()
             .map(|(name, value)| percent::pair(name, value))
             .collect();
-        Prepared {
+        ConnectionRequest {
             headers: self.compiled.headers.iter().map(render).collect(),
             query: pairs.join("&"),
             subprotocols: self.declaration.request.subprotocols.clone(),
