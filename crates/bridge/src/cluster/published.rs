@@ -54,8 +54,7 @@ pub(crate) async fn published_hash(config: &Config) -> Result<String, Failure> {
     Ok(format!("{:032x}", identity::body_hash(&text)))
 }
 
-#[cfg(all(feature = "kafka", feature = "nats"))]
-#[cfg(test)]
+#[cfg(all(test, feature = "kafka", feature = "nats"))]
 mod tests {
     use std::fs;
 
