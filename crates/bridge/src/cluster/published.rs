@@ -55,6 +55,7 @@ pub(crate) async fn published_hash(config: &Config) -> Result<String, Failure> {
 }
 
 #[cfg(all(test, feature = "kafka", feature = "nats"))]
+#[cfg(test)]
 mod tests {
     use std::fs;
 
