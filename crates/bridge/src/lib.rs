@@ -31,6 +31,7 @@ mod systemd;
 mod table;
 mod terminal;
 mod tokens;
+mod workers;
 
 use std::{io, process::ExitCode};
 

@@ -24,6 +24,7 @@ use crate::{
     logging,
     parts::Parts,
     reload::{Configuration, ConfigurationView},
+    workers,
 };
 
 /// Handles on all parts of a running bridge.
@@ -68,6 +69,8 @@ pub(crate) struct View<'a> {
     pub(crate) spool_sync: histogram::Snapshot,
     /// Log lines that were not written.
     pub(crate) dropped_log_lines: u64,
+    /// Worker threads that run tasks.
+    pub(crate) active_workers: usize,
     pub(crate) http: &'a Connections,
     pub(crate) history: HistoryView,
     pub(crate) configuration: ConfigurationView,
@@ -166,6 +169,7 @@ impl State {
             spool,
             spool_sync: self.spool.sync_duration(),
             dropped_log_lines: logging::dropped_lines(),
+            active_workers: workers::active(),
             http: &self.http,
             history,
             configuration: self.configuration.view(),

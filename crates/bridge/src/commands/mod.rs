@@ -38,6 +38,7 @@ use crate::{
     logging::{self, Guard},
     signals::Signals,
     sinks,
+    workers::Workers,
 };
 
 /// The time limit of the runtime's shutdown: a pending name lookup or a blocked terminal must not delay the exit.
@@ -184,8 +185,10 @@ fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, F
         .enable_all()
         .build()
         .or_exit(Exit::Unavailable)?;
+    let workers = Workers::start(&runtime).or_exit(Exit::Unavailable)?;
     // On the heap, because the future of a bridge is too large for the stack.
     let result = runtime.block_on(Box::pin(command));
+    drop(workers);
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN_LIMIT);
     result
 }

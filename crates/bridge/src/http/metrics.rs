@@ -73,6 +73,8 @@ metrics! {
     COUNTER configuration_reload_failures_total = view.configuration.failed_reloads;
     /// Log lines that were not written, because standard error was blocked or refused writes.
     COUNTER log_lines_dropped_total = view.dropped_log_lines;
+    /// Worker threads that run tasks: one at a low load, and at a high one as many as cores, or as TOKIO_WORKER_THREADS.
+    GAUGE active_workers = view.active_workers as u64;
     /// HTTP connections open at this moment, the one of this scrape among them.
     GAUGE http_open_connections = view.http.open() as u64;
     /// HTTP connections closed and requests refused by the bridge, by reason.
