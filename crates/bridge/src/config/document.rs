@@ -62,15 +62,6 @@ pub(super) enum Place {
 }
 
 impl Document {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// Fails when the file cannot be read or is invalid TOML; all syntax errors that the parser recovers from are reported.
-    pub(super) fn read(path: &Path, shape: &Shape<'_>) -> Result<Self, ReadError> {
-        let text = read_text(path)?;
-        Self::parse(path, &text, shape).map_err(ReadError::Report)
-    }
-
     /// Parses the text of a file.
     ///
     /// # Errors
@@ -93,14 +84,19 @@ impl Document {
         shape: &Shape<'_>,
     ) -> Result<(), Report> {
         let table = self.add_file(&mut key.to_vec(), path, text, shape)?;
-        let value = key.split_first().and_then(|(first, rest)| {
+        self.replace(key, Value::Object(table));
+        Ok(())
+    }
+
+    /// Replaces the value of a key, which must exist.
+    pub(super) fn replace(&mut self, key: &[String], value: Value) {
+        let replaced = key.split_first().and_then(|(first, rest)| {
             rest.iter()
                 .try_fold(self.values.get_mut(first)?, |value, key| value.get_mut(key))
         });
-        if let Some(value) = value {
-            *value = Value::Object(table);
+        if let Some(replaced) = replaced {
+            *replaced = value;
         }
-        Ok(())
     }
 
     /// Adds a file, and returns its values, whose keys are below `key`.
@@ -132,10 +128,7 @@ impl Document {
                 ..Problem::new(origin, &[], message)
             });
         }
-        if !report.is_empty() {
-            report.sort();
-            return Err(report);
-        }
+        report.finish()?;
         self.files.push(TextFile {
             path: path.to_owned(),
             text: text.to_owned(),
@@ -212,23 +205,35 @@ impl Document {
     }
 
     fn table(&mut self, path: &mut KeyPath, table: &DeTable<'_>) -> Map<String, Value> {
-        let mut values = Map::new();
-        for (key, value) in table {
-            path.push(key.get_ref().clone().into_owned());
-            let place = Place::File {
-                file: self.files.len() - 1,
-                key: key.span(),
-                value: value.span(),
-            };
-            self.places.insert(path.clone(), place);
-            values.insert(key.get_ref().clone().into_owned(), self.convert(path, value));
-            path.pop();
-        }
-        values
+        let entries = table.iter().map(|(key, value)| {
+            let name: &str = key.get_ref();
+            (name.to_owned(), self.entry(path, name, key.span(), value))
+        });
+        entries.collect()
     }
 
-    fn convert(&mut self, path: &mut KeyPath, value: &Spanned<DeValue<'_>>) -> Value {
-        match value.get_ref() {
+    /// Notes the place of a key or item, and returns its value.
+    fn entry(
+        &mut self,
+        path: &mut KeyPath,
+        key: &str,
+        span: Range<usize>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Value {
+        path.push(key.to_owned());
+        let place = Place::File {
+            file: self.files.len() - 1,
+            key: span,
+            value: value.span(),
+        };
+        self.places.insert(path.clone(), place);
+        let value = self.convert(path, value.get_ref());
+        path.pop();
+        value
+    }
+
+    fn convert(&mut self, path: &mut KeyPath, value: &DeValue<'_>) -> Value {
+        match value {
             DeValue::String(string) => Value::String(string.clone().into_owned()),
             DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
                 .map_or_else(|_| Value::String(integer.as_str().to_owned()), Value::from),
@@ -242,19 +247,10 @@ impl Document {
             DeValue::Boolean(boolean) => Value::Bool(*boolean),
             DeValue::Datetime(_) => Value::Null,
             DeValue::Array(array) => {
-                let mut values = Vec::new();
-                for (index, item) in array.iter().enumerate() {
-                    path.push(index.to_string());
-                    let place = Place::File {
-                        file: self.files.len() - 1,
-                        key: item.span(),
-                        value: item.span(),
-                    };
-                    self.places.insert(path.clone(), place);
-                    values.push(self.convert(path, item));
-                    path.pop();
-                }
-                Value::Array(values)
+                let items = array.iter().enumerate();
+                items
+                    .map(|(index, item)| self.entry(path, &index.to_string(), item.span(), item))
+                    .collect()
             }
             DeValue::Table(table) => Value::Object(self.table(path, table)),
         }

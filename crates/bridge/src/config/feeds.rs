@@ -6,14 +6,14 @@ use std::{
 };
 
 use anyhow::Context;
-use neurobridge_core::suggest::did_you_mean;
 use neurobridge_protocol::{Declaration, SHIPPED, shipped};
 use serde_json::Value;
 
 use super::{
     document::{Document, ReadError, read_text},
-    report::{Problem, Report},
+    report::Report,
     shape::Shape,
+    validate::{self, ConfigError},
 };
 use crate::exit::{Exit, Failure, OrExit};
 
@@ -69,43 +69,41 @@ pub(super) fn include(document: &mut Document, shape: &Shape<'_>, report: &mut R
         for problem in problems.into_problems() {
             report.push(problem);
         }
-        // A declaration that cannot be read has no further errors.
-        if let Some(source) = document
-            .values
-            .get_mut("sources")
-            .and_then(|sources| sources.get_mut(&key[1]))
-            .and_then(Value::as_object_mut)
-        {
-            source.insert("feed".to_owned(), stand_in());
-        }
+        // A declaration that cannot be read has no further errors. This valid one is never used.
+        let valid = serde_json::json!({ "url": "ws://localhost", "rules": [{ "is": "event" }] });
+        document.replace(&key, valid);
     }
 }
 
-/// Reports time limits of NeuroIO's protocol beside a declared feed, which has its own.
-pub(super) fn check(document: &Document, shape: &Shape<'_>, report: &mut Report) {
-    let Some(Value::Object(sources)) = document.values.get("sources") else {
-        return;
-    };
-    for (source, table) in sources.iter().filter(|(_, table)| table.get("feed").is_some()) {
+/// Returns errors for time limits of NeuroIO's protocol beside a declared feed, which has its own.
+pub(super) fn check(document: &Document) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    let sources = document.values.get("sources").and_then(Value::as_object);
+    let declared = sources
+        .into_iter()
+        .flatten()
+        .filter(|(_, table)| table.get("feed").is_some());
+    for (source, table) in declared {
         for (key, instead) in [
             ("auth_timeout", "feed.open.0.timeout"),
             ("ping_interval", "feed.heartbeat.interval"),
             ("pong_timeout", "feed.heartbeat.timeout"),
         ] {
-            if table.get(key).is_none() {
-                continue;
+            if table.get(key).is_some() {
+                let message = format!(
+                    "found a key of NeuroIO's protocol beside a declared feed, expected \"{instead}\" in its place"
+                );
+                errors.push(ConfigError::new(["sources", source, key], message));
             }
-            let key = ["sources".to_owned(), source.clone(), key.to_owned()];
-            let (origin, at) = document.origin(&key);
-            let message = format!(
-                "found a key of NeuroIO's protocol beside a declared feed, expected \"{instead}\" in its place"
-            );
-            report.push(Problem {
-                excerpt: super::excerpt::of(document, shape, at),
-                ..Problem::new(origin, &key, message)
-            });
         }
     }
+    errors
+}
+
+/// Returns whether a dotted key is this key of a secret of a declared feed.
+pub(super) fn is_of_secret(key: &str, part: &str) -> bool {
+    let secret = key.strip_suffix(part).filter(|_| key.starts_with("sources."));
+    secret.is_some_and(|secret| secret.contains(".feed.secrets.") && secret.ends_with('.'))
 }
 
 /// The keyword in the schema of a sink's key with the default for declared feeds.
@@ -143,20 +141,15 @@ fn include_file(
     named: &str,
     shape: &Shape<'_>,
 ) -> Result<(), Report> {
-    let names = names();
     let refuse = |document: &Document, found: String| {
-        let mut report = Report::default();
+        let names = names();
         let message = format!(
             "{found}, expected a declaration, the path of a file such as \"feeds/example.toml\", or one of {}",
-            super::validate::list(&names)
+            validate::list(&names)
         );
-        let (origin, at) = document.origin(key);
-        let hint = did_you_mean(named, &names);
-        report.push(Problem {
-            hint: (!hint.is_empty()).then(|| hint.trim().trim_matches(['(', ')']).to_owned()),
-            excerpt: super::excerpt::of(document, shape, at),
-            ..Problem::new(origin, key, message)
-        });
+        let error = ConfigError::new(key, message).with_suggestion(named, &names);
+        let mut report = Report::default();
+        report.locate([error], document, shape);
         report
     };
     if Path::new(named)
@@ -182,11 +175,6 @@ fn include_file(
         }
     };
     document.include(key, &path, &text, &shape.at(key))
-}
-
-/// Returns a valid declaration, which takes the place of an invalid one; it is never used.
-fn stand_in() -> Value {
-    serde_json::json!({ "url": "ws://localhost", "rules": [{ "is": "event" }] })
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ use serde_json::{Map, Value};
 
 use super::{
     checks,
-    document::{Document, KeyPath, ReadError},
-    environment, examples, excerpt, feeds,
+    document::{Document, KeyPath, ReadError, read_text},
+    environment, examples, feeds,
     model::Config,
-    report::{Origin, Problem, Report},
+    report::{Origin, Report},
     shape::Shape,
     tables, validate,
 };
@@ -139,7 +139,7 @@ pub(super) fn load_from<'p>(
     let mut report = Report::default();
     environment::read(variables, &shape, &mut document, &mut report);
     feeds::include(&mut document, &shape, &mut report);
-    feeds::check(&document, &shape, &mut report);
+    report.locate(feeds::check(&document), &document, &shape);
     feeds::set_defaults(&mut document, &shape);
     let (config, mut errors) = tables::read(document.values.clone(), &shape);
     if keys == Keys::Read {
@@ -147,25 +147,15 @@ pub(super) fn load_from<'p>(
         checks::check_keys(&config, &mut errors);
         errors = validate::without_consequences(errors);
     }
-    for mut error in errors {
-        if let Some(hint) = error
-            .hint
-            .as_mut()
-            .filter(|_| document.path().is_none() && error.key == ["sources"])
+    for error in errors.iter_mut().filter(|error| error.key == ["sources"]) {
+        if document.path().is_none()
+            && let Some(hint) = &mut error.hint
         {
             *hint = no_file(&places, hint);
         }
-        let (origin, found) = document.origin(&error.key);
-        report.push(Problem {
-            hint: error.hint,
-            excerpt: excerpt::of(&document, &shape, found),
-            ..Problem::new(origin, &error.key, error.message)
-        });
     }
-    report.sort();
-    if !report.is_empty() {
-        return Err(report);
-    }
+    report.locate(errors, &document, &shape);
+    report.finish()?;
     let mut files = Vec::new();
     named_files(&document.values, &mut Vec::new(), &mut files);
     Ok(Loaded {
@@ -195,8 +185,8 @@ pub fn schema() -> Value {
 /// Finds and parses the configuration file. Without one, the document is empty.
 fn find(named: Option<&Path>, places: &[&Path], shape: &Shape<'_>) -> Result<Document, Report> {
     for path in named.map_or(places, |_| &[]).iter().copied().chain(named) {
-        match Document::read(path, shape) {
-            Ok(document) => return Ok(document),
+        match read_text(path) {
+            Ok(text) => return Document::parse(path, &text, shape),
             Err(ReadError::Io(error)) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {}
             Err(ReadError::Io(error)) => {
                 let message = format!(
@@ -227,20 +217,17 @@ fn unreadable(path: &Path) -> Option<io::Error> {
     file::try_open(path).err()
 }
 
-/// Returns whether a key is the file of a secret of a declared feed.
-fn is_secret_of_feed(key: &[String]) -> bool {
-    matches!(key, [sources, _, feed, secrets, _, file]
-        if sources == "sources" && feed == "feed" && secrets == "secrets" && file == "file")
-}
-
 /// Collects the values of all keys that end with `_file`, and the files of the secrets of declared feeds.
 fn named_files(table: &Map<String, Value>, at: &mut KeyPath, files: &mut Vec<(String, PathBuf)>) {
     for (key, value) in table {
         at.push(key.clone());
         match value {
             Value::Object(table) => named_files(table, at, files),
-            Value::String(path) if key.ends_with("_file") || is_secret_of_feed(at) => {
-                files.push((at.join("."), path.into()))
+            Value::String(path) => {
+                let key = at.join(".");
+                if key.ends_with("_file") || feeds::is_of_secret(&key, "file") {
+                    files.push((key, path.into()));
+                }
             }
             _ => {}
         }

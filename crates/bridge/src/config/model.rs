@@ -21,12 +21,9 @@ use neurobridge_sink_file::{DeadLettersConfig, FileConfig};
 use neurobridge_spool::SpoolConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{
-    checks,
-    report::{Origin, Problem, Report},
-    sink::SinkEntry,
-};
+use super::{checks, document::Document, report::Report, shape::Shape, sink::SinkEntry};
 
 /// The name of the default sink, which exists when none is configured.
 pub const DEFAULT_SINK: &str = "events";
@@ -59,7 +56,6 @@ pub struct Config {
     #[serde(deserialize_with = "no_sinks")]
     pub sinks: BTreeMap<String, SinkEntry>,
     /// The cluster of which this bridge is a member: several bridges read the same feeds, and one of them publishes. None by default.
-    #[serde(deserialize_with = "no_cluster")]
     pub cluster: Option<ClusterConfig>,
     /// The file for dead letters of sinks without their own.
     pub dead_letters: DeadLettersConfig,
@@ -79,13 +75,8 @@ impl Config {
         let mut errors = Vec::new();
         checks::check(self, &mut errors);
         let mut report = Report::default();
-        for error in errors {
-            report.push(Problem {
-                hint: error.hint,
-                ..Problem::new(Origin::Nowhere, &error.key, error.message)
-            });
-        }
-        if report.is_empty() { Ok(()) } else { Err(report) }
+        report.locate(errors, &Document::default(), &Shape::root(&Value::Null));
+        report.finish()
     }
 
     /// Returns the fields of an event that filters and templates name.
@@ -261,7 +252,7 @@ pub struct LogConfig {
 impl LogConfig {
     /// Returns the level and the filter in the notation of `--log-level`.
     pub fn directives(&self) -> String {
-        let level = tracing::Level::from(self.level).as_str().to_ascii_lowercase();
+        let level = self.level.as_str().to_owned();
         self.filter
             .iter()
             .fold(level, |level, filter| format!("{level},{filter}"))
@@ -285,14 +276,14 @@ pub enum LogLevel {
     Trace,
 }
 
-impl From<LogLevel> for tracing::Level {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Error => Self::ERROR,
-            LogLevel::Warn => Self::WARN,
-            LogLevel::Info => Self::INFO,
-            LogLevel::Debug => Self::DEBUG,
-            LogLevel::Trace => Self::TRACE,
+impl LogLevel {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
         }
     }
 }
@@ -323,9 +314,4 @@ fn listen_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<S
 /// Sinks are deserialised apart: their type decides how.
 fn no_sinks<'de, D: serde::Deserializer<'de>>(_: D) -> Result<BTreeMap<String, SinkEntry>, D::Error> {
     Ok(BTreeMap::new())
-}
-
-/// The cluster is deserialised separately, because the type of its lease determines the keys.
-fn no_cluster<'de, D: serde::Deserializer<'de>>(_: D) -> Result<Option<ClusterConfig>, D::Error> {
-    Ok(None)
 }

@@ -7,7 +7,12 @@ use std::{
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::excerpt::Excerpt;
+use super::{
+    document::Document,
+    excerpt::{self, Excerpt},
+    shape::Shape,
+    validate::ConfigError,
+};
 use crate::terminal::columns;
 
 /// The terminal width where it is unknown, and the largest width of an explanation on a wider terminal.
@@ -54,11 +59,6 @@ pub enum Origin {
 }
 
 impl Report {
-    /// Returns whether there are no errors.
-    pub fn is_empty(&self) -> bool {
-        self.problems.is_empty()
-    }
-
     /// Returns the errors.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -80,15 +80,28 @@ impl Report {
         }
     }
 
+    /// Adds errors with their places in a document.
+    pub(super) fn locate(
+        &mut self,
+        errors: impl IntoIterator<Item = ConfigError>,
+        document: &Document,
+        shape: &Shape<'_>,
+    ) {
+        for error in errors {
+            let (origin, found) = document.origin(&error.key);
+            self.push(Problem {
+                hint: error.hint,
+                excerpt: excerpt::of(document, shape, found),
+                ..Problem::new(origin, &error.key, error.message)
+            });
+        }
+    }
+
     /// Adds a problem, unless its key or an enclosing table has one already, of which it would be a mere consequence.
     pub(super) fn push(&mut self, problem: Problem) {
         let is_known = |known: &Problem| {
-            !known.key.is_empty()
-                && (problem.key == known.key
-                    || problem
-                        .key
-                        .strip_prefix(&known.key)
-                        .is_some_and(|rest| rest.starts_with('.')))
+            let below = problem.key.strip_prefix(&known.key);
+            !known.key.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         if !self.problems.iter().any(is_known) {
             self.problems.push(problem);
@@ -117,14 +130,22 @@ impl Report {
         text
     }
 
-    /// Sorts the problems by position in the file, then by environment variable.
-    pub(super) fn sort(&mut self) {
+    /// Sorts the errors by position in the file, then by environment variable.
+    ///
+    /// # Errors
+    /// Returns the report, unless it is empty.
+    pub(super) fn finish(mut self) -> Result<(), Self> {
         let rank = |problem: &Problem| match &problem.origin {
             Origin::File { position, .. } => (0, *position, String::new()),
             Origin::Variable(name) => (1, None, name.clone()),
             Origin::Nowhere => (2, None, String::new()),
         };
         self.problems.sort_by_cached_key(rank);
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(self)
+        }
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use neurobridge_cluster::{ClusterConfig, LeaseConfig, Standby};
+use neurobridge_cluster::{ClusterConfig, LeaseConfig};
 use neurobridge_spool::SpoolConfig;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
@@ -25,11 +24,13 @@ pub(super) fn read(mut table: Map<String, Value>, shape: &Shape<'_>) -> (Config,
     remove_left_out_sinks(&mut table, &mut errors);
     let mut value = Value::Object(table);
     validate::validate(&mut value, &mut Vec::new(), shape, &mut errors);
-    // Sinks, spool and lease have several types: only the deserialiser of the chosen type reports the path of an error in the table.
     let mut take = |key| value.as_object_mut().and_then(|table| table.remove(key));
     let (sinks, spool, cluster) = (take("sinks"), take("spool"), take("cluster"));
-    let mut config: Config = read_value(parse, value, &[], shape, &mut errors).unwrap_or_default();
-    if let Some(spool) = spool.and_then(|spool| read_spool(spool, shape, &mut errors)) {
+    let mut config: Config = read_value(parse, &mut value, &[], shape, &mut errors).unwrap_or_default();
+    let at = ["spool".to_owned()];
+    if let Some(spool) =
+        spool.and_then(|mut spool| read_typed(&mut spool, &at, spool_parser, shape, &mut errors))
+    {
         config.spool = spool;
     }
     config.cluster = cluster.and_then(|cluster| read_cluster(cluster, shape, &mut errors));
@@ -61,43 +62,18 @@ fn remove_left_out_sinks(table: &mut Map<String, Value>, errors: &mut Vec<Config
     });
 }
 
-fn read_spool(mut value: Value, shape: &Shape<'_>, errors: &mut Vec<ConfigError>) -> Option<SpoolConfig> {
-    let at = ["spool".to_owned()];
-    match value
-        .as_object_mut()?
-        .remove("type")
-        .unwrap_or("memory".into())
-        .as_str()?
-    {
-        "memory" => read_value(parse, value, &at, shape, errors).map(SpoolConfig::Memory),
-        "disk" => read_value(parse, value, &at, shape, errors).map(SpoolConfig::Disk),
+fn spool_parser(kind: &str) -> Option<Parse<SpoolConfig>> {
+    match kind {
+        "memory" => Some(|table| parse(table).map(SpoolConfig::Memory)),
+        "disk" => Some(|table| parse(table).map(SpoolConfig::Disk)),
         _ => None,
     }
 }
 
 fn read_cluster(mut value: Value, shape: &Shape<'_>, errors: &mut Vec<ConfigError>) -> Option<ClusterConfig> {
-    #[derive(Deserialize)]
-    struct Keys {
-        name: String,
-        #[serde(default)]
-        member: Option<String>,
-        #[serde(default)]
-        standby: Standby,
-    }
-    let mut lease = value.as_object_mut()?.remove("lease")?;
-    let kind = lease.as_object_mut()?.remove("type")?;
-    let kind = kind.as_str()?;
-    // The type is known: another one is an error of the table's shape.
-    let read = LeaseConfig::reader(kind)?;
     let at = ["cluster".to_owned(), "lease".to_owned()];
-    let lease = read_value(read, lease, &at, shape, errors);
-    let keys: Keys = read_value(parse, value, &at[..1], shape, errors)?;
-    Some(ClusterConfig {
-        name: keys.name,
-        member: keys.member,
-        standby: keys.standby,
-        lease: lease?,
-    })
+    read_typed(value.get_mut("lease")?, &at, LeaseConfig::reader, shape, errors)?;
+    read_value(parse, &mut value, &at[..1], shape, errors)
 }
 
 fn read_sinks(
@@ -106,40 +82,56 @@ fn read_sinks(
     errors: &mut Vec<ConfigError>,
 ) -> BTreeMap<String, SinkEntry> {
     let mut read = BTreeMap::new();
-    for (name, value) in sinks {
-        let Value::Object(mut table) = value else {
+    for (name, mut value) in sinks {
+        let Value::Object(table) = &mut value else {
             continue;
         };
         let at = ["sinks".to_owned(), name.clone()];
-        let common = Value::Object(sink::split_common(&mut table));
-        let common = read_value(parse, common, &at, shape, errors).unwrap_or_default();
-        // Without a type, it is unknown how to read the other keys.
-        let Some(sink_type) = table.remove("type").and_then(|kind| sinks::find(kind.as_str()?)) else {
-            continue;
-        };
-        if let Some(config) = read_value(sink_type.parse, Value::Object(table), &at, shape, errors) {
+        let mut common = Value::Object(sink::split_common(table));
+        let common = read_value(parse, &mut common, &at, shape, errors).unwrap_or_default();
+        let parser = |kind: &str| sinks::find(kind).map(|sink_type| sink_type.parse);
+        if let Some(config) = read_typed(&mut value, &at, parser, shape, errors) {
             read.insert(name, SinkEntry { common, config });
         }
     }
     read
 }
 
+/// Deserialises a table; an error has the path of the invalid value.
+type Parse<T> = fn(&Value) -> Result<T, ParseError>;
+
 fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, ParseError> {
     serde_path_to_error::deserialize(value)
+}
+
+/// Deserialises a table with several types, by the parser of its type: only that one reports the path of an error. Returns `None`
+/// for an unknown type, of which the keys are unknown too.
+fn read_typed<T>(
+    table: &mut Value,
+    at: &[String],
+    parser: impl Fn(&str) -> Option<Parse<T>>,
+    shape: &Shape<'_>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<T> {
+    // Only a spool has a default type.
+    let kind = table.as_object_mut()?.remove("type").unwrap_or("memory".into());
+    let read = read_value(parser(kind.as_str()?)?, table, at, shape, errors);
+    table.as_object_mut()?.insert("type".to_owned(), kind);
+    read
 }
 
 /// Deserialises a value that was validated: its errors are sentences of the types that parse a text. As serde stops at the first
 /// one, the invalid value is replaced, and the rest is deserialised again. Returns `None` when the rest is invalid as a whole.
 fn read_value<T>(
     parse: impl Fn(&Value) -> Result<T, ParseError>,
-    mut value: Value,
+    value: &mut Value,
     at: &[String],
     shape: &Shape<'_>,
     errors: &mut Vec<ConfigError>,
 ) -> Option<T> {
     let shape = shape.at(at);
     loop {
-        let error = match parse(&value) {
+        let error = match parse(value) {
             Ok(read) => return Some(read),
             Err(error) => error,
         };
@@ -151,7 +143,7 @@ fn read_value<T>(
         });
         let path: KeyPath = keys.collect();
         errors.push(ConfigError::new([at, &path].concat(), error.inner().to_string()));
-        if !replace(&mut value, &path, &shape) {
+        if !replace(value, &path, &shape) {
             return None;
         }
     }

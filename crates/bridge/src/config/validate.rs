@@ -31,7 +31,7 @@ impl ConfigError {
     }
 
     /// Adds the nearest of the valid words as a suggestion.
-    fn with_suggestion(self, found: &str, candidates: &[&str]) -> Self {
+    pub(super) fn with_suggestion(self, found: &str, candidates: &[&str]) -> Self {
         let hint = nearest(found, candidates).map(|suggestion| format!("did you mean \"{suggestion}\"?"));
         Self { hint, ..self }
     }

@@ -16,6 +16,7 @@ use neurobridge_simulator::EntryResult;
 use neurobridge_spool::{SpoolConfig, SyncPolicy, WhenFull};
 
 use super::{
+    feeds,
     load::Loaded,
     model::{Config, HttpConfig},
     report::Origin,
@@ -45,9 +46,12 @@ impl Loaded {
         let config = &self.config;
         let file = self.file.as_deref().unwrap_or(Path::new("")).display();
         for (key, origin) in &self.origins {
-            if (is_secret(key) || is_secret_of_feed(key)) && matches!(origin, Origin::File { .. }) {
+            if (is_secret(key) || feeds::is_of_secret(key, "value")) && matches!(origin, Origin::File { .. })
+            {
                 let instead = match key.strip_suffix(".value") {
-                    Some(secret) if is_secret_of_feed(key) => format!("{secret}.file or {secret}.variable"),
+                    Some(secret) if feeds::is_of_secret(key, "value") => {
+                        format!("{secret}.file or {secret}.variable")
+                    }
                     _ => format!("{key}_file or an environment variable"),
                 };
                 let message = format!("secret in plain text in {file}; use {instead} instead");
@@ -285,11 +289,6 @@ fn is_secret(key: &str) -> bool {
         name,
         "token" | "credential" | "password" | "key_password" | "nkey"
     )
-}
-
-/// Returns whether a key holds a secret of a declared feed.
-fn is_secret_of_feed(key: &str) -> bool {
-    key.starts_with("sources.") && key.contains(".feed.secrets.") && key.ends_with(".value")
 }
 
 /// Returns whether an address has this scheme, which does not encrypt, and is not on this machine.

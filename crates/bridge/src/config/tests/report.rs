@@ -33,8 +33,7 @@ fn problems_come_in_the_order_of_the_file() {
     for (key, line) in [("c", None), ("b", Some(9)), ("a", Some(2))] {
         report.push(problem(key, line));
     }
-    report.sort();
-    insta::assert_snapshot!(report, @"
+    insta::assert_snapshot!(report.finish().unwrap_err(), @"
     error: a: found nothing
     --> n.toml:2:1
      = expected: something
