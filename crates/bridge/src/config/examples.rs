@@ -59,26 +59,21 @@ fn alternatives(
     depth: usize,
     found: &mut Vec<String>,
 ) {
-    let (Some(object), Some(depth)) = (
-        schema.pointer(node).and_then(Value::as_object),
-        depth.checked_sub(1),
-    ) else {
+    let (Some(object), Some(depth)) = (schema.pointer(node), depth.checked_sub(1)) else {
         return;
     };
-    if let Some(reference) = object.get("$ref").and_then(Value::as_str) {
-        alternatives(schema, reference.trim_start_matches('#'), values, depth, found);
+    let target = object.get("$ref").and_then(Value::as_str);
+    let target = target.map(|reference| reference.trim_start_matches('#').to_owned());
+    let several = ["oneOf", "anyOf", "allOf"].into_iter().flat_map(|key| {
+        let count = object.get(key).and_then(Value::as_array).map_or(0, Vec::len);
+        (0..count).map(move |index| format!("{node}/{key}/{index}"))
+    });
+    for node in target.into_iter().chain(several) {
+        alternatives(schema, &node, values, depth, found);
     }
-    for several in ["oneOf", "anyOf", "allOf"] {
-        let count = object.get(several).and_then(Value::as_array).map_or(0, Vec::len);
-        for place in 0..count {
-            alternatives(schema, &format!("{node}/{several}/{place}"), values, depth, found);
-        }
-    }
-    let kind = object
-        .get("properties")
-        .and_then(|properties| properties.pointer("/type/const"));
+    let kind = object.pointer("/properties/type/const");
     let is_of_kind = kind.is_none_or(|kind| values.get("type") == Some(kind));
-    if is_of_kind && (object.contains_key("properties") || object.contains_key("additionalProperties")) {
+    if is_of_kind && (object.get("properties").or(object.get("additionalProperties"))).is_some() {
         found.push(node.to_owned());
     }
 }

@@ -10,7 +10,7 @@ use neurobridge_core::{
 use neurobridge_spool::Start;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::sinks::{self, AnySink};
 
@@ -101,23 +101,16 @@ impl JsonSchema for SinkEntry {
 fn with_common(common: &Schema, kind: &str, specific: Schema) -> Schema {
     let mut schema = specific;
     let object = schema.ensure_object();
-    let properties = object
-        .entry("properties")
-        .or_insert_with(|| Value::Object(Map::new()));
-    if let Some(properties) = properties.as_object_mut() {
-        properties.insert(
-            "type".to_owned(),
-            serde_json::json!({ "type": "string", "const": kind, "description": "The type of the sink." }),
-        );
-        if let Some(common) = common.get("properties").and_then(Value::as_object) {
-            properties.extend(common.clone());
-        }
+    let properties = object.entry("properties").or_insert_with(|| json!({}));
+    properties["type"] = json!({ "type": "string", "const": kind, "description": "The type of the sink." });
+    let keys = common.get("properties").and_then(Value::as_object);
+    for (key, schema) in keys.into_iter().flatten() {
+        properties[key] = schema.clone();
     }
-    let required = object
-        .entry("required")
-        .or_insert_with(|| Value::Array(Vec::new()));
-    if let Some(required) = required.as_array_mut() {
-        required.push("type".into());
-    }
+    let required = object.entry("required").or_insert_with(|| json!([]));
+    required
+        .as_array_mut()
+        .into_iter()
+        .for_each(|keys| keys.push("type".into()));
     schema
 }
