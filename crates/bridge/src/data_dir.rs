@@ -1,12 +1,13 @@
 //! The data folder of a bridge, locked so that only one bridge uses it.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
+use neurobridge_core::private_folder;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -19,8 +20,6 @@ use crate::{
     feed::joined,
 };
 
-/// Only the owner has access, because events contain personal data.
-const FOLDER_MODE: u32 = 0o700;
 /// The mode bits that allow others than owner and group to enter, or to create and remove files.
 const OTHERS_ENTER: u32 = 0o001;
 const OTHERS_WRITE: u32 = 0o002;
@@ -75,11 +74,8 @@ impl DataDir {
                 source,
             }
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(FOLDER_MODE)
-            .create(path)
-            .map_err(failed("create"))?;
+        // Only the owner has access, because events contain personal data.
+        private_folder::create_all(path, &private_folder::create, &|_| Ok(())).map_err(failed("create"))?;
         let folder = File::open(path).map_err(failed("open"))?;
         match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self { _lock: Some(lock) }),
