@@ -9,6 +9,7 @@ mod all_sinks;
 mod backfilled_gaps;
 mod cluster_sizes;
 mod clusters;
+mod deliveries;
 mod disk_spool;
 mod documents;
 mod exactly_once;

@@ -1,43 +1,29 @@
 //! A delivery from a spool in memory to Kafka, and the results of the delivery.
 
-use std::{
-    fs,
-    future::Future,
-    io,
-    net::TcpListener,
-    pin::Pin,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fs, net::TcpListener, sync::Arc};
 
 use jiff::Timestamp;
 use neurobridge_core::{
-    connect::ConnectSteps,
-    dead_letter::DeadLetters,
-    delivery::{Ended, Options, Progress, ProgressSnapshot, Shutdown, deliver},
-    epoch::Epochs,
+    delivery::{Ended, Progress, ProgressSnapshot, deliver},
     event::{Event, Sequence},
-    filter::Filter,
     reader::Cursor,
     record::Batch,
-    redact::Redaction,
-    sink::{ConnectContext, Sink, SinkFault},
+    sink::SinkFault,
     testing,
 };
 use neurobridge_sink_kafka::{KafkaConfig, KafkaSink};
-use neurobridge_spool::{Spool, SpoolConfig};
+use neurobridge_spool::Spool;
 use neurobridge_tests::{
     kafka::{
         Kafka,
         records::{Record, read_topic},
     },
-    poll::{Patience, within},
+    poll::within,
 };
-use tokio::{task::JoinHandle, time::sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinHandle;
 
-/// The limit of every wait: much longer than any operation takes, so that a slow machine fails no test.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) use crate::deliveries::LIMIT;
+use crate::deliveries::{self, RecordedDeadLetters, connect_once};
 
 /// Restarts a broker with other advertised listeners; without an address, with the correct ones.
 pub(crate) fn advertise(kafka: &mut Kafka, address: Option<&str>) {
@@ -71,41 +57,23 @@ pub(crate) struct Delivery {
     appended: u64,
 }
 
-#[derive(Default)]
-struct RecordedDeadLetters(Mutex<Vec<String>>);
-
-impl DeadLetters for RecordedDeadLetters {
-    fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
-        Box::pin(async move {
-            self.0.lock().unwrap().extend(lines.lines().map(str::to_owned));
-            Ok(())
-        })
-    }
-}
-
 impl Delivery {
     pub(crate) fn start(config: KafkaConfig) -> Self {
         assert_eq!(config.check(), []);
-        let spool = Spool::open(&SpoolConfig::default(), "data".as_ref()).unwrap();
+        let spool = deliveries::spool();
         let reader = spool.reader("kafka");
         let cursor = Cursor::starting_at(Sequence::FIRST);
         let progress = Arc::new(Progress::new(cursor));
         let dead_letters = Arc::new(RecordedDeadLetters::default());
-        let options = Options {
-            name: "kafka".into(),
-            spool: spool.id(),
-            filter: Filter::default(),
-            redaction: Redaction::default(),
-            dead_letters: Arc::<RecordedDeadLetters>::clone(&dead_letters),
-            dead_letter_place: String::new(),
-            max_dead_letters_in_a_row: 100,
-        };
-        let shutdown = Shutdown {
-            drain: CancellationToken::new(),
-            abort: CancellationToken::new(),
-        };
+        let options = deliveries::options("kafka", spool.id(), &dead_letters);
         let sink = KafkaSink::new("kafka", config);
-        let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown);
+        let delivery = deliver(
+            sink,
+            reader,
+            options,
+            Arc::clone(&progress),
+            deliveries::shutdown(),
+        );
         let task = tokio::spawn(async move { delivery.await.unwrap() });
         Self {
             spool,
@@ -141,18 +109,7 @@ impl Delivery {
         what: &str,
         wanted: impl Fn(&ProgressSnapshot) -> bool,
     ) -> ProgressSnapshot {
-        let mut patience = Patience::new(what, LIMIT);
-        loop {
-            let snapshot = self.progress.snapshot();
-            if wanted(&snapshot) {
-                return snapshot;
-            }
-            patience.observe(snapshot.cursor.counts.settled());
-            patience
-                .check()
-                .unwrap_or_else(|error| panic!("{error:#}: {snapshot:?}"));
-            sleep(Duration::from_millis(10)).await;
-        }
+        deliveries::until(&self.progress, what, wanted).await
     }
 
     pub(crate) async fn until_settled(&self) -> ProgressSnapshot {
@@ -165,7 +122,7 @@ impl Delivery {
 
     /// Returns the dead letters so far.
     pub(crate) fn dead_letters(&self) -> Vec<String> {
-        self.dead_letters.0.lock().unwrap().clone()
+        self.dead_letters.lines()
     }
 
     /// Delivers the remaining events and ends.
@@ -201,30 +158,14 @@ pub(crate) fn frame(id: u64) -> String {
 /// Connects once.
 pub(crate) async fn connect(config: KafkaConfig) -> Result<(), SinkFault> {
     assert_eq!(config.check(), []);
-    connected(&mut KafkaSink::new("kafka", config)).await
+    connect_once(&mut KafkaSink::new("kafka", config)).await
 }
 
 /// Connects once like `check --connect`; returns the settings that can lose events, and the topics that would be created.
 pub(crate) async fn tried(config: KafkaConfig) -> Result<Vec<String>, SinkFault> {
     let mut sink = KafkaSink::trial("kafka", config);
-    connected(&mut sink).await?;
+    connect_once(&mut sink).await?;
     Ok(sink.warnings().to_vec())
-}
-
-async fn connected(sink: &mut KafkaSink) -> Result<(), SinkFault> {
-    let cursor = Cursor::starting_at(Sequence::FIRST);
-    let spool = Spool::open(&SpoolConfig::default(), "data".as_ref()).unwrap();
-    let context = ConnectContext {
-        spool: spool.id(),
-        cursor: &cursor,
-        epochs: &Epochs::default(),
-        steps: &ConnectSteps::default(),
-    };
-    let connected = within("the sink to connect", LIMIT, sink.connect(&context))
-        .await
-        .unwrap();
-    sink.close().await;
-    connected.map(|_| ())
 }
 
 /// Reads the records of a topic on a thread that may block.

@@ -154,7 +154,7 @@ async fn foreign_messages_lose_no_event() {
     let url = nats.url();
     let mut feed = Feed::new();
     let delivery = Delivery::start(&feed, strict(&url));
-    get_between(&mut feed, &delivery, &url).await;
+    publish_foreign_messages(&mut feed, &delivery, &url).await;
     let ending = delivery.finish(&feed).await;
     assert!(ending.resent > 0, "nothing was refused: {ending:?}");
     assert_eq!(ending.faults.total(), 0, "a new connection: {ending:?}");
@@ -162,7 +162,7 @@ async fn foreign_messages_lose_no_event() {
 }
 
 /// Another client publishes to the stream, with ids and without, while events are published.
-async fn get_between(feed: &mut Feed, delivery: &Delivery, url: &str) {
+async fn publish_foreign_messages(feed: &mut Feed, delivery: &Delivery, url: &str) {
     feed.append_over(Duration::from_millis(200), 1000).await;
     delivery.until_settled(1).await;
     let other = jetstream::new(client(url).await);

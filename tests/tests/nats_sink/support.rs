@@ -2,8 +2,6 @@
 
 use std::{
     future::Future,
-    io,
-    pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,22 +9,18 @@ use std::{
 use async_nats::{Client, jetstream::stream};
 use jiff::Timestamp;
 use neurobridge_core::{
-    connect::ConnectSteps,
-    dead_letter::DeadLetters,
-    delivery::{Ended, Options, Progress, ProgressSnapshot, Shutdown, deliver},
+    delivery::{Ended, Progress, ProgressSnapshot, Shutdown, deliver},
     epoch::Epochs,
     event::{Event, Sequence},
-    filter::Filter,
     identity::SpoolId,
     neuroio,
     reader::{Cursor, Read, ReadError, Reader},
     record::Batch,
-    redact::Redaction,
-    sink::{ConnectContext, Sink, SinkFault},
+    sink::{Sink, SinkFault},
     testing,
 };
 use neurobridge_sink_nats::{NatsConfig, NatsSink, StreamConfig};
-use neurobridge_spool::{Spool, SpoolConfig, SpoolReader};
+use neurobridge_spool::{Spool, SpoolReader};
 use neurobridge_tests::{
     nats::{
         client::{connect as connect_client, read_stream},
@@ -38,12 +32,9 @@ use tokio::{
     task::{JoinHandle, block_in_place},
     time::sleep,
 };
-use tokio_util::sync::CancellationToken;
 
-/// The limit of every wait: much longer than any operation takes, so that a slow machine fails no test.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
-/// The interval between two checks of a condition.
-const INTERVAL: Duration = Duration::from_millis(10);
+pub(crate) use crate::deliveries::LIMIT;
+use crate::deliveries::{self, INTERVAL, RecordedDeadLetters, connect_once};
 
 /// A log of events that several deliveries may read one after the other.
 pub(crate) struct Feed {
@@ -55,7 +46,7 @@ pub(crate) struct Feed {
 
 impl Feed {
     pub(crate) fn new() -> Self {
-        let spool = Spool::open(&SpoolConfig::default(), std::path::Path::new("unused")).unwrap();
+        let spool = deliveries::spool();
         let keeper = spool.reader("keeper");
         Self {
             spool,
@@ -145,18 +136,6 @@ impl Reader for Resumed {
     }
 }
 
-#[derive(Default)]
-struct RecordedDeadLetters(Mutex<Vec<String>>);
-
-impl DeadLetters for RecordedDeadLetters {
-    fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
-        Box::pin(async move {
-            self.0.lock().unwrap().extend(lines.lines().map(str::to_owned));
-            Ok(())
-        })
-    }
-}
-
 /// A running delivery.
 pub(crate) struct Delivery {
     progress: Arc<Progress>,
@@ -202,19 +181,8 @@ impl Delivery {
         };
         let progress = Arc::new(Progress::new(cursor));
         let dead_letters = Arc::new(RecordedDeadLetters::default());
-        let options = Options {
-            name: "nats".into(),
-            spool,
-            filter: Filter::default(),
-            redaction: Redaction::default(),
-            dead_letters: Arc::<RecordedDeadLetters>::clone(&dead_letters),
-            dead_letter_place: String::new(),
-            max_dead_letters_in_a_row: 100,
-        };
-        let shutdown = Shutdown {
-            drain: CancellationToken::new(),
-            abort: CancellationToken::new(),
-        };
+        let options = deliveries::options("nats", spool, &dead_letters);
+        let shutdown = deliveries::shutdown();
         let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown.clone());
         let task = tokio::spawn(async move { Box::pin(delivery).await.unwrap() });
         Self {
@@ -232,18 +200,7 @@ impl Delivery {
         what: &str,
         wanted: impl Fn(&ProgressSnapshot) -> bool,
     ) -> ProgressSnapshot {
-        let mut patience = Patience::new(what, LIMIT);
-        loop {
-            let snapshot = self.progress.snapshot();
-            if wanted(&snapshot) {
-                return snapshot;
-            }
-            patience.observe(snapshot.cursor.counts.settled());
-            patience
-                .check()
-                .unwrap_or_else(|error| panic!("{error:#}: {snapshot:?}"));
-            sleep(INTERVAL).await;
-        }
+        deliveries::until(&self.progress, what, wanted).await
     }
 
     /// Returns the current progress.
@@ -277,7 +234,7 @@ impl Delivery {
 
     /// Returns the dead letters so far.
     pub(crate) fn dead_letters(&self) -> Vec<String> {
-        self.dead_letters.0.lock().unwrap().clone()
+        self.dead_letters.lines()
     }
 
     /// Stops at any point, as a crash would; returns the committed cursor.
@@ -311,30 +268,14 @@ pub(crate) fn frame(id: u64) -> String {
 /// Connects once.
 pub(crate) async fn connect(config: NatsConfig) -> Result<(), SinkFault> {
     assert_eq!(config.check(), []);
-    connected(&mut NatsSink::new("nats", config)).await
+    connect_once(&mut NatsSink::new("nats", config)).await
 }
 
 /// Connects once like `check --connect`; returns the settings that can lose events, and the streams that would be created.
 pub(crate) async fn tried(config: NatsConfig) -> Result<Vec<String>, SinkFault> {
     let mut sink = NatsSink::trial("nats", config);
-    connected(&mut sink).await?;
+    connect_once(&mut sink).await?;
     Ok(sink.warnings().to_vec())
-}
-
-async fn connected(sink: &mut NatsSink) -> Result<(), SinkFault> {
-    let cursor = Cursor::starting_at(Sequence::FIRST);
-    let spool = Spool::open(&SpoolConfig::default(), std::path::Path::new("unused")).unwrap();
-    let context = ConnectContext {
-        spool: spool.id(),
-        cursor: &cursor,
-        epochs: &Epochs::default(),
-        steps: &ConnectSteps::default(),
-    };
-    let connected = within("the sink to connect", LIMIT, sink.connect(&context))
-        .await
-        .unwrap();
-    sink.close().await;
-    connected.map(|_| ())
 }
 
 /// Returns a configuration that creates its stream, and therefore has strict order.

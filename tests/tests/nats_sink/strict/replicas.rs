@@ -21,7 +21,7 @@ async fn foreign_messages_between_replicas_cost_no_event() {
     let config = replicated(strict(&urls[0]), &urls);
     let mut feed = Feed::new();
     let delivery = Delivery::start(&feed, config);
-    get_between(&mut feed, &delivery, &urls[0]).await;
+    publish_foreign_messages(&mut feed, &delivery, &urls[0]).await;
     let ending = delivery.finish(&feed).await;
     assert!(ending.resent > 0, "nothing was refused: {ending:?}");
     for url in &urls {
