@@ -179,7 +179,7 @@ impl Renewal {
     }
 
     /// Returns the number of tokens that may be valid.
-    pub fn alive(&self, now: Now) -> usize {
+    pub fn valid_tokens(&self, now: Now) -> usize {
         [&self.current, &self.old]
             .into_iter()
             .flatten()

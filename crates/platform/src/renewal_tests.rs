@@ -72,7 +72,10 @@ fn old_token_is_deleted_once_the_new_one_is_used() {
     let mut renewal = created(now);
     let now = later(now, 800);
     renewal.created(token(2, Some(LIFE)), now);
-    assert_eq!((renewal.alive(now), renewal.token(now).unwrap().id), (2, 2));
+    assert_eq!(
+        (renewal.valid_tokens(now), renewal.token(now).unwrap().id),
+        (2, 2)
+    );
     // The old one expires before the new one is due.
     assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(200)));
     renewal.used();
@@ -80,7 +83,7 @@ fn old_token_is_deleted_once_the_new_one_is_used() {
     renewal.failed(now, Some(Duration::from_secs(150)));
     assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(150)));
     renewal.deleted(1);
-    assert_eq!(renewal.alive(now), 1);
+    assert_eq!(renewal.valid_tokens(now), 1);
     assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(800)));
 }
 
@@ -113,7 +116,10 @@ fn refused_new_token_leaves_the_old_one_in_use() {
     renewal.refused(due);
     assert_eq!(renewal.step(due), Step::Delete(2));
     renewal.deleted(2);
-    assert_eq!((renewal.alive(due), renewal.token(due).unwrap().id), (1, 1));
+    assert_eq!(
+        (renewal.valid_tokens(due), renewal.token(due).unwrap().id),
+        (1, 1)
+    );
     renewal.used();
     assert!(matches!(renewal.step(due), Step::Wait(left) if left <= REFUSED.0 * 2));
     assert_eq!(renewal.step(later(due, 2)), Step::Create);
@@ -245,7 +251,7 @@ proptest! {
                 _ => renewal.failed(now, None),
             }
             prop_assert!(alive.len() <= 2, "{alive:?}");
-            prop_assert!(renewal.alive(now) >= alive.len().min(1));
+            prop_assert!(renewal.valid_tokens(now) >= alive.len().min(1));
         }
     }
 }

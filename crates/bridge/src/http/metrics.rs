@@ -145,7 +145,7 @@ metrics! {
     /// Created tokens that may be valid: the current one, and the old one until it is deleted.
     GAUGE source_tokens = tokens(source, |tokens| tokens.shown().alive as u64);
     /// Requests to create or delete a token, by outcome.
-    COUNTER source_token_requests_total = counts("outcome", tokens(source, Tokens::outcomes));
+    COUNTER source_token_requests_total = counts("outcome", tokens(source, Tokens::outcomes).iter());
     /// Failures to read or write the file of the created tokens. A restart creates another token then.
     COUNTER source_token_file_errors_total = tokens(source, Tokens::file_errors);
     /// Time from a ping to its pong.

@@ -8,6 +8,7 @@ use anyhow::anyhow;
 use data_encoding::HEXLOWER;
 use neurobridge_core::{
     backoff::Backoff,
+    labels::Label,
     secret::{self, Secret},
     units::format_duration,
 };
@@ -335,7 +336,7 @@ impl Renewing {
     fn publish(&self, now: Now) {
         let time = |left: Option<Duration>| now.wall.checked_add(left?).ok();
         let (expires, renews) = (self.renewal.expires_in(now), self.renewal.renews_in(now));
-        let alive = self.renewal.alive(now);
+        let alive = self.renewal.valid_tokens(now);
         self.provider.tokens.set(time(expires), time(renews), alive);
     }
 

@@ -1,60 +1,41 @@
 //! The observable state of the tokens of a source, for `/status` and the metrics.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use neurobridge_core::{
+    labels,
+    labels::{Counts, Label},
+};
 use neurobridge_platform::RequestError;
 use serde::Serialize;
 
-/// The outcome of a request to the IAM interface, as a label of a metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// A token was created.
-    Created,
-    /// A token was deleted, or did not exist.
-    Deleted,
-    /// The credential cannot be read, or is no possible token.
-    CredentialUnreadable,
-    /// The platform does not accept the credential (401 or 403).
-    Refused,
-    /// The platform refused the request, for example because the limit of tokens is reached.
-    Rejected,
-    /// The platform limits the requests (429).
-    RateLimited,
-    /// The platform could not be reached, did not answer in time, or answered with a status of 500 or above.
-    Unavailable,
-    /// The answer cannot be used.
-    InvalidAnswer,
+labels! {
+    /// The outcome of a request to the IAM interface, as a label of a metric.
+    pub(crate) enum Outcome {
+        /// A token was created.
+        Created = "created",
+        /// A token was deleted, or did not exist.
+        Deleted = "deleted",
+        /// The credential cannot be read, or is no possible token.
+        CredentialUnreadable = "credential_unreadable",
+        /// The platform does not accept the credential (401 or 403).
+        Refused = "refused",
+        /// The platform refused the request, for example because the limit of tokens is reached.
+        Rejected = "rejected",
+        /// The platform limits the requests (429).
+        RateLimited = "rate_limited",
+        /// The platform could not be reached, did not answer in time, or answered with a status of 500 or above.
+        Unavailable = "unavailable",
+        /// The answer cannot be used.
+        InvalidAnswer = "invalid_answer",
+    }
 }
 
+/// The number of requests by outcome.
+pub(crate) type OutcomeCounts = Counts<Outcome, { Outcome::ALL.len() }>;
+
 impl Outcome {
-    const ALL: [Self; 8] = [
-        Self::Created,
-        Self::Deleted,
-        Self::CredentialUnreadable,
-        Self::Refused,
-        Self::Rejected,
-        Self::RateLimited,
-        Self::Unavailable,
-        Self::InvalidAnswer,
-    ];
-
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Deleted => "deleted",
-            Self::CredentialUnreadable => "credential_unreadable",
-            Self::Refused => "refused",
-            Self::Rejected => "rejected",
-            Self::RateLimited => "rate_limited",
-            Self::Unavailable => "unavailable",
-            Self::InvalidAnswer => "invalid_answer",
-        }
-    }
-
     /// Returns the outcome of a failed request.
     pub(crate) const fn of(error: &RequestError) -> Self {
         match error {
@@ -74,9 +55,14 @@ impl Outcome {
 /// The state of the tokens of a source.
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
-    shown: Mutex<Shown>,
-    outcomes: [AtomicU64; Outcome::ALL.len()],
-    file_errors: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    shown: Shown,
+    outcomes: OutcomeCounts,
+    file_errors: u64,
 }
 
 /// The state at one moment, in the shape of `/status`.
@@ -94,45 +80,36 @@ pub(crate) struct Shown {
 
 impl Tokens {
     pub(crate) fn shown(&self) -> Shown {
-        self.lock().clone()
+        self.lock().shown.clone()
     }
 
-    /// Returns the number of requests by outcome.
-    pub(crate) fn outcomes(&self) -> Vec<(&'static str, u64)> {
-        let counts = self.outcomes.iter().map(|count| count.load(Relaxed));
-        Outcome::ALL
-            .into_iter()
-            .map(Outcome::as_str)
-            .zip(counts)
-            .collect()
+    pub(crate) fn outcomes(&self) -> OutcomeCounts {
+        self.lock().outcomes
     }
 
     pub(crate) fn file_errors(&self) -> u64 {
-        self.file_errors.load(Relaxed)
+        self.lock().file_errors
     }
 
     pub(super) fn set(&self, expires: Option<Timestamp>, renews: Option<Timestamp>, alive: usize) {
-        let mut shown = self.lock();
+        let shown = &mut self.lock().shown;
         (shown.expires, shown.renews, shown.alive) = (expires, renews, alive);
     }
 
     pub(super) fn set_problem(&self, problem: Option<String>) {
-        self.lock().problem = problem;
+        self.lock().shown.problem = problem;
     }
 
     pub(super) fn count(&self, outcome: Outcome) {
-        let counts = Outcome::ALL.iter().zip(&self.outcomes);
-        for (_, count) in counts.filter(|(one, _)| **one == outcome) {
-            count.fetch_add(1, Relaxed);
-        }
+        self.lock().outcomes.add(outcome, 1);
     }
 
     pub(super) fn count_file_error(&self) {
-        self.file_errors.fetch_add(1, Relaxed);
+        self.lock().file_errors += 1;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shown> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         // No code under this lock can panic in the middle of an update.
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

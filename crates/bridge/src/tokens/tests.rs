@@ -99,9 +99,7 @@ impl Bench {
 }
 
 fn count(tokens: &Tokens, outcome: Outcome) -> u64 {
-    let counts = tokens.outcomes();
-    let found = counts.iter().find(|(name, _)| *name == outcome.as_str());
-    found.unwrap().1
+    tokens.outcomes().get(outcome)
 }
 
 impl Reading {
