@@ -269,7 +269,7 @@ impl Log {
     }
 
     fn try_append(&mut self, lines: &[u8]) -> Result<(), FileError> {
-        self.put_aside()?;
+        self.replace_unsynced_file()?;
         self.look_after()?;
         let now = self.clock.now();
         let is_full = self.end + lines.len() as u64 > self.limits.max_size;
@@ -281,7 +281,7 @@ impl Log {
         if let Err(error) = self.write(lines) {
             self.is_torn = true;
             // Truncated immediately, as far as possible: a concurrent reader of the file must not see an incomplete line.
-            let _ = self.mend();
+            let _ = self.truncate_torn();
             return Err(FileError::io("write to", &self.place.active)(error));
         }
         if self.limits.sync == SyncMode::Always
@@ -308,11 +308,11 @@ impl Log {
     }
 
     /// Rotates a file whose sync failed, without the lines that have no outcome, and creates a new file.
-    pub(crate) fn put_aside(&mut self) -> Result<(), FileError> {
+    pub(crate) fn replace_unsynced_file(&mut self) -> Result<(), FileError> {
         if !self.needs_new_file {
             return Ok(());
         }
-        self.mend()?;
+        self.truncate_torn()?;
         let path = self.place.active.clone();
         let is_ours = fs::metadata(&path).is_ok_and(|metadata| metadata.ino() == self.inode);
         if is_ours && self.end > 0 {
@@ -332,7 +332,7 @@ impl Log {
 
     /// Detects changes by other programs or persons: the file may have been moved or truncated.
     fn look_after(&mut self) -> Result<(), FileError> {
-        self.mend()?;
+        self.truncate_torn()?;
         let path = &self.place.active;
         let failed = |error| FileError::io("read", path)(error);
         let is_there = match fs::metadata(path) {
@@ -382,7 +382,7 @@ impl Log {
     }
 
     /// Truncates the bytes that a failed write has left.
-    fn mend(&mut self) -> Result<(), FileError> {
+    fn truncate_torn(&mut self) -> Result<(), FileError> {
         if self.is_torn {
             self.active
                 .set_len(self.end)

@@ -60,7 +60,7 @@ impl Writer {
         let (limits, clock, path) = (self.limits, Arc::clone(&self.clock), self.path.clone());
         let opened = self.run(true, move |log| {
             if let Some(old) = log {
-                old.put_aside()?;
+                old.replace_unsynced_file()?;
             }
             // The old log is closed first, which releases its lock.
             *log = None;

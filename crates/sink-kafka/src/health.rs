@@ -149,7 +149,7 @@ impl Health {
     }
 
     /// Clears the errors and states of an earlier client's connections.
-    pub(crate) fn forget(&self) {
+    pub(crate) fn reset(&self) {
         self.reachable();
         let mut inner = self.lock();
         inner.last_error = None;
@@ -361,7 +361,7 @@ mod tests {
             None,
             "it is not the advertised address"
         );
-        health.forget();
+        health.reset();
         assert_eq!(health.brokers_without_connection(), []);
     }
 
@@ -403,7 +403,7 @@ mod tests {
         // No request since the last statistics.
         health.statistics(br#"{"msg_cnt":0,"msg_size":0,"topics":{},"brokers":{"a":{"state":"UP","nodeid":1,"rtt":{"avg":0,"cnt":0}}}}"#, true);
         assert_eq!(health.gauges().round_trip, measured.round_trip);
-        health.forget();
+        health.reset();
         assert_eq!(health.gauges(), ClientGauges::default());
     }
 

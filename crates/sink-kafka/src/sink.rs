@@ -312,7 +312,7 @@ impl Sink for KafkaSink {
             );
             return Err(SinkFault::new(FaultKind::Other, reason));
         }
-        self.health.forget();
+        self.health.reset();
         if self.has_no_lease() {
             return self.follow(context).await;
         }

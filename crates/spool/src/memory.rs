@@ -286,7 +286,7 @@ impl Memory {
             .front()
             .is_some_and(|held| held.batch.end() <= needed)
         {
-            state.forget(0);
+            state.remove_batch(0);
         }
         if state.batches.len() != before {
             self.room.notify_waiters();
@@ -342,12 +342,12 @@ impl State {
                 .any(|reader| reader.needed < held.batch.end() && held.batch.first() < reader.handed_to)
         };
         let oldest = self.batches.iter().position(|held| !is_on_its_way(held));
-        if let Some(batch) = self.forget(oldest.unwrap_or(0)) {
+        if let Some(batch) = self.remove_batch(oldest.unwrap_or(0)) {
             self.dropped_events += batch.events();
         }
     }
 
-    fn forget(&mut self, index: usize) -> Option<SealedBatch> {
+    fn remove_batch(&mut self, index: usize) -> Option<SealedBatch> {
         let Held { batch, cost } = self.batches.remove(index)?;
         self.size -= cost;
         Some(batch)

@@ -73,7 +73,7 @@ fn check(shared: &Shared, located: &Located) -> io::Result<bool> {
                     .iter_mut()
                     .find(|segment| segment.first == located.first)
                 {
-                    segment.remember(Place {
+                    segment.add_to_index(Place {
                         sequence: batch.first(),
                         offset,
                         received_at,

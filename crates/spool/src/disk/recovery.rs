@@ -412,7 +412,7 @@ fn recover_last(shared: &Shared) -> Result<Sequence, OpenError> {
             Item::Events { batch, offset } => {
                 let times = batch.iter().filter_map(Result::ok).map(|event| event.received_at);
                 newest = times.last().max(newest);
-                last.remember(Place {
+                last.add_to_index(Place {
                     sequence: batch.first(),
                     offset,
                     received_at: batch

@@ -71,7 +71,7 @@ impl Segment {
     }
 
     /// Returns whether a record at this offset should be indexed.
-    pub(crate) fn wants_place(&self, offset: u64) -> bool {
+    pub(crate) fn needs_index_entry(&self, offset: u64) -> bool {
         let last = self
             .index
             .last()
@@ -79,8 +79,8 @@ impl Segment {
         offset >= last + INDEX_STEP
     }
 
-    pub(crate) fn remember(&mut self, place: Place) {
-        if self.wants_place(place.offset) {
+    pub(crate) fn add_to_index(&mut self, place: Place) {
+        if self.needs_index_entry(place.offset) {
             self.index.push(place);
         }
     }
@@ -151,7 +151,7 @@ mod tests {
             (21, INDEX_STEP * 2 + 1),
             (30, INDEX_STEP * 4),
         ] {
-            segment.remember(Place {
+            segment.add_to_index(Place {
                 sequence: sequence(number),
                 offset,
                 received_at: None,

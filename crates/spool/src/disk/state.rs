@@ -294,8 +294,8 @@ impl State {
         let received_at = || Some(batch.iter().next()?.ok()?.received_at);
         if let Some(segment) = self.segments.back_mut() {
             segment.length = offset + batch.bytes().len() as u64;
-            if segment.wants_place(offset) {
-                segment.remember(Place {
+            if segment.needs_index_entry(offset) {
+                segment.add_to_index(Place {
                     sequence: batch.first(),
                     offset,
                     received_at: received_at(),
