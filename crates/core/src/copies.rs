@@ -9,7 +9,10 @@
 //! event are discarded beyond a limit, the oldest first. After a restart the destination is read again from
 //! [`Copies::resume`] on, which is stored with the cursor.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
 
 use jiff::{SignedDuration, Timestamp};
 use xxhash_rust::xxh3;
@@ -26,10 +29,8 @@ const MAX_UNMATCHED: usize = 1 << 20;
 /// Reading them takes some seconds.
 const MAX_READ_AGAIN: u64 = 1 << 20;
 
-/// The number of messages by which the order of two sources, or of two connections of one, may differ between members.
-const MAX_REORDERED: u64 = 4096;
-/// The time by which a member may receive an event later than another one has published it.
-const MAX_DELAY: SignedDuration = SignedDuration::from_secs(10);
+/// The largest difference between the times at which two members receive the same event.
+const MAX_SKEW: Duration = Duration::from_secs(2);
 
 /// A hash of the identity of an event, as the header of its message contains it. It has 128 bits, because a collision would
 /// lose an event.
@@ -61,15 +62,14 @@ pub struct Copies {
     /// The places of the messages of own events that may be read from the spool again, by event and by place.
     matched: BTreeMap<Sequence, Place>,
     matched_places: BTreeSet<Place>,
-    /// The messages without an own event.
-    unmatched: BTreeMap<Place, Identity>,
+    /// The messages without an own event, each with the time at which it was read.
+    unmatched: BTreeMap<Place, (Identity, Instant)>,
     unmatched_by: HashMap<Identity, Place>,
     /// The first place of each lane that was not read.
     next: BTreeMap<u32, u64>,
-    /// The last own event that has a message, and the last place of such a message in each lane.
+    /// The last own event that has a message.
     newest_matched: Option<Sequence>,
-    matched_to: BTreeMap<u32, u64>,
-    /// The time up to which a received event is marked as late; `None` for a follower, or if no message may be of a later own event.
+    /// The time until which a leader marks received events as late; `None` if each message has an own event.
     late_until: Option<Timestamp>,
     /// The first own event that was not read from the spool since the last restart.
     next_own: Sequence,
@@ -99,7 +99,6 @@ impl Copies {
             unmatched_by: HashMap::new(),
             next: BTreeMap::new(),
             newest_matched: None,
-            matched_to: BTreeMap::new(),
             late_until: None,
             next_own: Sequence::FIRST,
             max_unmatched,
@@ -121,6 +120,9 @@ impl Copies {
         };
         self.unmatched.remove(&place);
         self.matched(sequence, place);
+        if self.late_until.is_some() {
+            self.late_until = self.latest_unmatched();
+        }
         true
     }
 
@@ -128,25 +130,36 @@ impl Copies {
         self.matched.insert(sequence, place);
         self.matched_places.insert(place);
         self.newest_matched = self.newest_matched.max(Some(sequence));
-        let last = self.matched_to.entry(place.lane).or_default();
-        *last = (*last).max(place.offset);
     }
 
     /// Records that this member leads: the destination is read to its end.
     ///
-    /// The messages near the end or after the last one of an own event may be of own events that are not read from the spool, or not
-    /// received, yet. Then the events that were received before, and those of some seconds after, are marked as late.
+    /// A message without an own event may be of one that is not read from the spool, or not received, yet. It was received by the
+    /// member that has published it before the message was read, so an event that this member receives much later than that is
+    /// later in the feed. Events received before are marked as late, until the message is matched.
     pub fn lead(&mut self) {
-        let is_near_the_end = |(&lane, &next): (&u32, &u64)| {
-            let from = self
-                .matched_to
-                .get(&lane)
-                .map_or(0, |last| last.saturating_sub(MAX_REORDERED));
-            let places = Place { lane, offset: from }..Place { lane, offset: next };
-            from < next && self.unmatched.range(places).next().is_some()
+        self.late_until = self.latest_unmatched();
+    }
+
+    /// Returns the time until which an event may be received that precedes a message without an own event.
+    fn latest_unmatched(&self) -> Option<Timestamp> {
+        // The messages of a lane are read in their order.
+        let last_of_lane = |lane: &u32| {
+            let places = Place {
+                lane: *lane,
+                offset: 0,
+            }..=Place {
+                lane: *lane,
+                offset: u64::MAX,
+            };
+            self.unmatched
+                .range(places)
+                .next_back()
+                .map(|(_, (_, read))| *read)
         };
-        let has_any = self.next.iter().any(is_near_the_end);
-        self.late_until = has_any.then(|| clock::now() + MAX_DELAY);
+        let read = self.next.keys().filter_map(last_of_lane).max()?;
+        let age = SignedDuration::try_from(read.elapsed()).unwrap_or(SignedDuration::MAX);
+        Some(clock::now().saturating_sub(age).unwrap_or(Timestamp::MIN) + MAX_SKEW)
     }
 
     /// Returns the event with the origin that the leader publishes: marked as late if the destination may contain a later event, which
@@ -193,7 +206,7 @@ impl Copies {
         if let std::collections::hash_map::Entry::Vacant(entry) = self.unmatched_by.entry(identity) {
             entry.insert(place);
             self.read += 1;
-            self.unmatched.insert(place, identity);
+            self.unmatched.insert(place, (identity, Instant::now()));
             if self.unmatched.len() > self.max_unmatched {
                 self.discard_oldest(place.lane);
             }
@@ -203,7 +216,7 @@ impl Copies {
 
     fn discard_oldest(&mut self, lane: u32) {
         let oldest = self.unmatched.range(Place { lane, offset: 0 }..).next();
-        if let Some((&place, &identity)) = oldest {
+        if let Some((&place, &(identity, _))) = oldest {
             self.unmatched.remove(&place);
             self.unmatched_by.remove(&identity);
             self.forgotten += 1;
