@@ -130,13 +130,17 @@ impl Compared {
         for (stored, member) in publications {
             publishers.add(member, stored);
         }
+        let mut takeovers = publishers.takeovers();
+        // After the last event, the run itself waits before it hands over.
+        let last = self.recognised.last();
+        takeovers.retain(|takeover| last.is_some_and(|last| takeover.last < last.at.as_millisecond()));
         Ok(Found {
             comparison: received.compare(broker.to_owned(), &self.recognised, &[]),
             changed,
             unreceived,
             published,
             destination,
-            takeovers: publishers.takeovers(),
+            takeovers,
         })
     }
 

@@ -48,6 +48,8 @@ pub(in super::super) struct Comparison {
     pub(super) missing: u64,
     /// Events that follow a later one of the same person and are not marked as late.
     pub(super) disordered: u64,
+    /// Events that are marked as late although no later one of the same person precedes them.
+    pub(super) late_in_order: u64,
     /// Events that the platform did not recognise.
     pub(super) foreign: u64,
     /// Reports of gaps.
@@ -93,7 +95,9 @@ impl Received {
             return;
         }
         let last = self.last_of_person.entry(person).or_default();
-        if id < *last && !matches!(copy.origin, Origin::Late | Origin::LiveLate) {
+        let is_late = matches!(copy.origin, Origin::Late | Origin::LiveLate);
+        self.found.late_in_order += u64::from(is_late && id > *last);
+        if id < *last && !is_late {
             self.found.disordered += 1;
             let last = *last;
             self.found
@@ -174,12 +178,13 @@ pub(in super::super) struct Table<'a>(pub(in super::super) &'a [Comparison]);
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         type Value = fn(&Comparison) -> u64;
-        let rows: [(&str, Value); 11] = [
+        let rows: [(&str, Value); 12] = [
             ("recognised by the platform", |found| found.recognised),
             ("received live", |found| found.live),
             ("received live late, and marked", |found| found.live_late),
             ("backfilled in order", |found| found.backfilled),
             ("backfilled late, and marked", |found| found.late),
+            ("marked as late, but in order", |found| found.late_in_order),
             ("in gaps that are not recovered", |found| found.in_gaps),
             ("missing outside of gaps", |found| found.missing),
             ("duplicates", |found| found.duplicates),
