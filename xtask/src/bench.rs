@@ -11,6 +11,7 @@ mod feed;
 mod instructions;
 mod latency;
 mod machine;
+mod members;
 mod program;
 mod rate;
 mod report;
@@ -55,6 +56,12 @@ pub(crate) struct Args {
     /// Sources of the bridge, with the rate in all of them together
     #[arg(long, default_value_t = 1, requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     sources: u32,
+    /// Measures the leader and a follower of a cluster, at the rate, or at 1,000 events per second
+    #[arg(long)]
+    members: bool,
+    /// With --members: the number of messages that another program publishes to the destination first
+    #[arg(long, default_value_t = 0, requires = "members")]
+    existing: u64,
     /// Another build of the bridge to compare with, such as that of an earlier commit
     #[arg(long)]
     before: Option<PathBuf>,
@@ -125,6 +132,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ))?;
     }
     print("")?;
+    if args.members {
+        for case in cases.iter().filter(|case| case.sink.is_stored()) {
+            for rate in members::rates(&args.rate) {
+                bench.measure_members(*case, rate)?;
+            }
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     for case in &cases {
         if args.rate.is_empty() {
             bench.measure(*case)?;

@@ -49,6 +49,11 @@ impl Case {
 }
 
 impl Sink {
+    /// Returns whether the destination retains messages, so that the members of a cluster can read them.
+    pub(crate) fn is_stored(self) -> bool {
+        self != Self::Core
+    }
+
     /// Returns the sink's name on the command line and for the bare loop.
     pub(crate) fn word(self) -> &'static str {
         match self {

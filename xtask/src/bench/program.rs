@@ -27,7 +27,7 @@ const MIN_EVENTS_PER_SECOND: u64 = 5_000;
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The time limit for the first event.
-const START_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A program to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -121,13 +121,9 @@ impl Bench {
         let destination = self.destination(case, name)?;
         let events = self.args.events;
         let feed = self.feed(Some(events), None)?;
-        let limit = Duration::from_secs(60 + events / MIN_EVENTS_PER_SECOND);
         let started = Instant::now();
         let mut running = self.start(program, &destination, case, feed.url(), events)?;
-        match &mut running {
-            Running::Bridge(bridge) => bridge.await_delivered(events, limit)?,
-            Running::Loop(process) => await_end(process, limit)?,
-        }
+        running.await_delivered(events)?;
         let usage = running.usage()?;
         let elapsed = started.elapsed();
         destination.remove()?;
@@ -180,17 +176,29 @@ impl Bench {
                 command.arg(events.to_string());
                 command
             }
-            _ => return self.bridge(program, destination, url).map(Running::Bridge),
+            _ => {
+                let dir = &destination.name;
+                return self
+                    .bridge(program, destination, url, dir, "")
+                    .map(Running::Bridge);
+            }
         };
         let log = self.scratch.join(format!("{}.log", program.word()));
         Process::spawn(program.word(), &mut command, &log).map(Running::Loop)
     }
 
-    /// Starts the bridge with its sources, the program's spool and one sink.
-    fn bridge(&self, program: Program, destination: &Destination<'_>, url: &str) -> Result<Bridge> {
+    /// Starts the bridge in the folder `dir`, with its sources, the program's spool, one sink and further tables of the configuration.
+    pub(super) fn bridge(
+        &self,
+        program: Program,
+        destination: &Destination<'_>,
+        url: &str,
+        dir: &str,
+        tables: &str,
+    ) -> Result<Bridge> {
         let [port] = free_ports::<1>()?;
         let http = format!("127.0.0.1:{port}");
-        let dir = self.scratch.join(&destination.name);
+        let dir = self.scratch.join(dir);
         fs::create_dir_all(&dir).with_context(|| format!("creating the folder {}", dir.display()))?;
         let config = dir.join("neurobridge.toml");
         let source = match program {
@@ -205,7 +213,7 @@ impl Bench {
             self.args.sources,
             &destination.sink(),
             &http,
-        );
+        ) + tables;
         fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
         let binary = match program {
             Program::Before => self.args.before.as_ref().context("--before names the program")?,
@@ -232,6 +240,15 @@ impl Running {
             Self::Loop(process) => process.usage(),
         }
     }
+
+    /// Waits until the program has delivered this many events.
+    pub(super) fn await_delivered(&mut self, events: u64) -> Result<()> {
+        let limit = Duration::from_secs(60 + events / MIN_EVENTS_PER_SECOND);
+        match self {
+            Self::Bridge(bridge) => bridge.await_delivered(events, limit),
+            Self::Loop(process) => await_end(process, limit),
+        }
+    }
 }
 
 fn await_end(process: &mut Process, limit: Duration) -> Result<()> {
@@ -246,11 +263,16 @@ fn await_end(process: &mut Process, limit: Duration) -> Result<()> {
 
 /// A running bridge, which is killed when dropped.
 pub(super) struct Bridge {
-    process: Process,
+    pub(super) process: Process,
     pub(super) http: String,
 }
 
 impl Bridge {
+    /// Returns the response of `/status`. It is not typed, because its keys may differ in another build.
+    pub(super) fn status(&self) -> Result<Value> {
+        serde_json::from_str(&get(&self.http, "/status")?).context("reading /status")
+    }
+
     /// Returns the number of events that the sink has delivered.
     pub(super) fn delivered(&self) -> Result<u64> {
         delivered(&get(&self.http, "/status")?)
@@ -259,10 +281,9 @@ impl Bridge {
     /// Waits until all sources receive events.
     pub(super) fn await_connected(&self) -> Result<()> {
         wait_for("all sources to receive events", START_LIMIT, || {
-            let Ok(status) = get(&self.http, "/status") else {
+            let Ok(status) = self.status() else {
                 return Ok(None);
             };
-            let status: Value = serde_json::from_str(&status).context("reading /status")?;
             let sources = status["sources"].as_object().context("/status without sources")?;
             let receives = sources
                 .values()

@@ -12,7 +12,7 @@ use super::latency::{self, Buckets, Latency};
 use super::program::{Program, Running};
 
 /// The time at the start that is excluded, because it includes the connection attempts and runs with cold caches.
-const WARM_UP: Duration = Duration::from_secs(3);
+pub(super) const WARM_UP: Duration = Duration::from_secs(3);
 
 /// The costs of a program at a constant rate.
 #[derive(Debug, Clone)]

@@ -164,7 +164,7 @@ fn median(costs: &[Cost]) -> Cost {
     }
 }
 
-fn middle(mut figures: Vec<f64>) -> f64 {
+pub(super) fn middle(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     let (low, high) = (figures[(figures.len() - 1) / 2], figures[figures.len() / 2]);
     f64::midpoint(low, high)
