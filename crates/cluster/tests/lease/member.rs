@@ -70,11 +70,11 @@ impl Member {
         self.runtime.block_on(self.membership.resign());
     }
 
-    /// Waits until the member is refused, and returns the reason.
+    /// Waits until the member is refused, also for its configuration, and returns the reason.
     pub(crate) fn refusal(&self) -> String {
         let refused = wait_for("a refusal", LIMIT, || {
             Ok(match self.join_state() {
-                JoinState::Refused(reason) => Some(reason),
+                JoinState::Refused(reason) | JoinState::OtherConfiguration(reason) => Some(reason),
                 _ => None,
             })
         });
