@@ -112,9 +112,12 @@ impl SinkHealth {
     }
 
     /// Records that the sink is connected at `next`, with the number of waiting events if it is known.
-    pub(super) fn connected(&mut self, next: Sequence, waiting: Option<u64>) {
+    pub(super) fn connected(&mut self, next: Sequence, waiting: Option<u64>, is_follower: bool) {
         self.connected_at = Some(Instant::now());
-        if let Some(waiting) = waiting {
+        if is_follower {
+            // It publishes nothing, and its events may wait until it leads.
+            self.needs_proof = false;
+        } else if let Some(waiting) = waiting {
             // Without waiting events nothing remains to prove: events without an outcome are settled by the committed
             // cursor of the broker.
             self.needs_proof = waiting > 0;
@@ -340,7 +343,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn unavailability_is_counted_when_it_begins() {
         let mut health = health();
-        health.connected(Sequence::FIRST, None);
+        health.connected(Sequence::FIRST, None, false);
         assert_eq!(health.progress.snapshot().state, SinkState::Up);
         let seen = [
             (FaultKind::Unreachable, "one", 3),
@@ -376,7 +379,7 @@ mod tests {
         while crate::clock::now() <= down_since {}
         health.failed(&fault(FaultKind::Timeout, "late"), Duration::ZERO, None, false);
         assert_eq!(health.progress.snapshot().since, down_since);
-        health.connected(Sequence::FIRST, Some(0));
+        health.connected(Sequence::FIRST, Some(0), false);
         let snapshot = health.progress.snapshot();
         assert_eq!(snapshot.state, SinkState::Up);
         assert!(snapshot.since > down_since, "{snapshot:?}");
@@ -397,11 +400,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn follower_with_waiting_events_is_up_when_it_is_connected() {
+        let mut health = health();
+        health.failed(
+            &fault(FaultKind::Unreachable, "refused"),
+            Duration::ZERO,
+            None,
+            true,
+        );
+        health.connected(Sequence::FIRST, Some(2), true);
+        assert_eq!(health.progress.snapshot().state, SinkState::Up);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn sink_with_waiting_events_is_up_when_one_is_acknowledged() {
         let mut health = health();
         let refused = fault(FaultKind::Unreachable, "refused");
         health.failed(&refused, Duration::ZERO, None, false);
-        health.connected(Sequence::FIRST, Some(2));
+        health.connected(Sequence::FIRST, Some(2), false);
         health.draining();
         assert_eq!(health.progress.snapshot().state, SinkState::Down);
         health.delivered(Sequence::FIRST.next(), Some(1));

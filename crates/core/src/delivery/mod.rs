@@ -258,7 +258,8 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         if self.is_follower {
             self.window.follow();
         }
-        self.health.connected(self.window.cursor().next, self.waiting());
+        self.health
+            .connected(self.window.cursor().next, self.waiting(), self.is_follower);
         self.watch.connected(&self.window);
         Ok(())
     }
