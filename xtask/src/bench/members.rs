@@ -91,6 +91,7 @@ impl Bench {
         };
         let (leader, leader_start) = start(NAMES[0])?;
         let (follower, follower_start) = start(NAMES[1])?;
+        // The measurement covers a fixed period, so there is no condition to wait for.
         sleep(WARM_UP);
         ensure!(
             leader.leads()? && !follower.leads()?,

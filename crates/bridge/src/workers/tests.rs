@@ -116,6 +116,7 @@ fn sockets_and_timers_work_while_workers_change() {
     let counted = Arc::clone(&ticks);
     runtime.spawn(async move {
         loop {
+            // The timer under test.
             sleep(Duration::from_millis(1)).await;
             counted.fetch_add(1, Relaxed);
         }
@@ -154,6 +155,7 @@ fn occupied_worker_leaves_the_timers_to_another() {
     let (shared, (ended, end)) = (Arc::clone(&workers.shared), mpsc::channel());
     runtime.spawn(async move {
         tokio::spawn(async move {
+            // The timer under test: it fires after this worker is occupied.
             sleep(Duration::from_millis(200)).await;
             ended.send(()).unwrap();
         });
@@ -164,7 +166,7 @@ fn occupied_worker_leaves_the_timers_to_another() {
     end.recv_timeout(SOON).expect("the timer does not fire");
 }
 
-/// Sends a byte over a connection forth and back, for ever.
+/// Sends a byte over a connection and receives it back, again and again until the runtime ends.
 async fn echo(echoes: Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
