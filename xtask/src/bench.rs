@@ -123,7 +123,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         print(&line)?;
     }
     let size = args.size.unwrap_or(600);
-    if args.rate.is_empty() {
+    if args.rate.is_empty() && !args.members {
         print(&format!("{} events of about {size} bytes per run", args.events))?;
     } else {
         print(&format!(
