@@ -95,6 +95,7 @@ pub enum SourceState {
     Blocked,
     Waiting,
     Refused,
+    Standby,
 }
 
 /// The ledger of a source.

@@ -1,5 +1,7 @@
 //! Clusters of bridges: processes with a lease in NATS, of which one publishes.
 
+mod cold;
+
 use std::process::Command;
 use std::time::Duration;
 
@@ -31,8 +33,13 @@ struct Member {
 
 impl Member {
     fn new(cluster: &str, name: &str, (platform, nats): (&Platform, &Nats), sinks: &str) -> Self {
+        let config = Self::config(cluster, name, (platform, nats), sinks);
+        Self::start(cluster, name, config)
+    }
+
+    fn config(cluster: &str, name: &str, (platform, nats): (&Platform, &Nats), sinks: &str) -> String {
         let address = platform.address();
-        let config = format!(
+        format!(
             r#"
 [sources.main]
 url = "ws://{address}/"
@@ -52,7 +59,10 @@ replicas = 1
 ttl = "{TTL}"
 {sinks}"#,
             nats.url()
-        );
+        )
+    }
+
+    fn start(cluster: &str, name: &str, config: String) -> Self {
         let dir = Scratch::new(&format!("{cluster}-{name}")).unwrap();
         let bridge = Some(Bridge::start(&dir, &config).unwrap());
         Self { dir, config, bridge }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
+use neurobridge_cluster::Standby;
 use neurobridge_core::sink_type::InCluster;
 use neurobridge_spool::Spool;
 use nix::unistd::gethostname;
@@ -69,7 +70,8 @@ pub(crate) struct Bridge {
     reloader: Option<Reloader>,
     /// `None` once the end of the run is recorded.
     recorder: Option<Recorder>,
-    _reporting: AbortOnDropHandle<()>,
+    /// The reports to the other members of the cluster, and the standby of the sources.
+    _in_cluster: [AbortOnDropHandle<()>; 2],
     /// Dropped last, so that the folder stays locked until all parts have ended.
     _data_dir: DataDir,
 }
@@ -158,7 +160,6 @@ impl Bridge {
             configuration: Configuration::new(config),
             cluster,
         });
-        let reporting = AbortOnDropHandle::new(tokio::spawn(cluster::report(Arc::clone(&state))));
         let feed = Feed::start(
             config,
             state.spool.clone(),
@@ -167,6 +168,11 @@ impl Bridge {
             Some(Arc::clone(&state)),
         )
         .await?;
+        let in_cluster = [
+            tokio::spawn(cluster::report(Arc::clone(&state))),
+            tokio::spawn(cluster::stand_by(Arc::clone(&state))),
+        ];
+        let in_cluster = in_cluster.map(AbortOnDropHandle::new);
         let recorder = Some(Recorder::start(Arc::clone(&state)));
         let stop_http = CancellationToken::new();
         let http = tokio::spawn(http::serve(
@@ -192,7 +198,7 @@ impl Bridge {
             requester,
             reloader: None,
             recorder,
-            _reporting: reporting,
+            _in_cluster: in_cluster,
             _data_dir: data_dir,
         })
     }
@@ -265,6 +271,7 @@ impl Bridge {
         }
         // After the last message of this member, so that the next leader continues at once.
         if let Some(cluster) = &self.state.cluster {
+            cluster::settle(&self.state);
             cluster.leave().await;
         }
         cause = cause.or(self.abort().await);
@@ -420,12 +427,20 @@ async fn open_history(config: &Config) -> History {
         .iter()
         .map(|(name, source)| (name.clone(), config.handles_gaps(source)))
         .collect();
+    let is_cold = config
+        .cluster
+        .as_ref()
+        .is_some_and(|cluster| cluster.standby == Standby::Cold);
     let open = move || {
         let sources: Vec<(&str, bool)> = sources
             .iter()
             .map(|(name, fills)| (name.as_str(), *fills))
             .collect();
-        History::open(&data_dir, &sources)
+        if is_cold {
+            History::open_standby(&data_dir, &sources)
+        } else {
+            History::open(&data_dir, &sources)
+        }
     };
     joined(spawn_blocking(open).await)
 }

@@ -3,6 +3,7 @@
 mod coverage;
 mod published;
 mod report;
+mod standby;
 
 use std::{
     fmt,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use neurobridge_cluster::{ClusterConfig, JoinState, MemberState, Membership, Role};
+use neurobridge_cluster::{ClusterConfig, JoinState, MemberState, Membership, Role, Standby};
 use neurobridge_core::{clock, foreign_text, lead::Lead};
 use nix::unistd::gethostname;
 use tokio::{
@@ -29,11 +30,16 @@ use tracing::{info, warn};
 
 use self::coverage::{covers, is_proven_after};
 use self::published::published_hash;
-pub(crate) use self::{coverage::Coverage, report::report};
+pub(crate) use self::{
+    coverage::Coverage,
+    report::report,
+    standby::{Cold, settle, stand_by},
+};
 use crate::{
     config::Config,
     control::Answer,
     exit::{Exit, Failure},
+    state::State,
     table::Table,
 };
 
@@ -54,6 +60,8 @@ pub(crate) struct Cluster {
     membership: Membership,
     lead: Lead,
     changes: Arc<Changes>,
+    /// `None` if the sources of a follower are connected.
+    cold: Option<Cold>,
     /// Cancelled when the bridge leaves the cluster.
     stop: CancellationToken,
     _leaves: DropGuard,
@@ -106,6 +114,7 @@ impl Cluster {
             membership,
             lead,
             changes,
+            cold: (config.standby == Standby::Cold).then(Cold::default),
             _leaves: stop.clone().drop_guard(),
             stop,
             _counting: AbortOnDropHandle::new(counting),
@@ -125,6 +134,11 @@ impl Cluster {
         &self.lead
     }
 
+    /// Returns the standby of the sources; `None` if those of a follower are connected.
+    pub(crate) const fn cold(&self) -> Option<&Cold> {
+        self.cold.as_ref()
+    }
+
     /// Returns the membership at this moment.
     pub(crate) fn view(&self) -> ClusterView {
         let role = *self.membership.role().borrow();
@@ -141,6 +155,14 @@ impl Cluster {
 
     /// Returns whether another member received the events of a gap.
     pub(crate) fn coverage(&self, source: &str, gap: (Timestamp, Timestamp)) -> Coverage {
+        if self.cold.is_some() {
+            // No other member is connected. A new leader fetches what this one has not.
+            return if self.lead.is_held() {
+                Coverage::Nobody
+            } else {
+                Coverage::Unknown
+            };
+        }
         let members = self.membership.members().borrow().clone();
         let now = (clock::now(), Instant::now());
         let age = Duration::try_from(now.0.duration_since(gap.1)).unwrap_or_default();
@@ -178,7 +200,7 @@ impl Cluster {
     }
 
     /// Hands the leadership over, and waits until another member leads.
-    pub(crate) async fn hand_over(&self) -> Answer {
+    pub(crate) async fn hand_over(&self, state: &State) -> Answer {
         let view = self.view();
         if view.term.is_none() {
             return Answer::failed(Exit::Usage, view.refusal_of_follower());
@@ -204,7 +226,7 @@ impl Cluster {
             members.iter().find(leads).map(|leader| leader.name.clone())
         };
         let hand_over = async {
-            self.membership.resign().await;
+            self.resign(state).await;
             let members = members.wait_for(|members| led_by(members).is_some()).await;
             members.ok().and_then(|members| led_by(&members))
         };
@@ -218,6 +240,14 @@ impl Cluster {
                 "the lease was released, but no other member leads yet; run neurobridge cluster to check again",
             ),
         }
+    }
+
+    /// Releases the lease, after the connections to the feeds are closed if another member connects to them.
+    async fn resign(&self, state: &State) {
+        if let Some(cold) = &self.cold {
+            cold.step_down(state).await;
+        }
+        self.membership.resign().await;
     }
 
     /// Releases the lease and leaves the cluster, so that another member leads at once.
@@ -263,6 +293,12 @@ impl fmt::Display for ClusterView {
 }
 
 impl ClusterView {
+    /// Returns whether this member leads, or is known to follow a leader.
+    pub(crate) fn has_leader(&self) -> bool {
+        let mut members = self.members.iter();
+        self.term.is_some() || members.any(|member| member.is_alive && member.term.is_some())
+    }
+
     /// Returns `leader` or `follower`.
     pub(crate) const fn role(&self) -> &'static str {
         match self.term {

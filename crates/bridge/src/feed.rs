@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -31,6 +30,7 @@ use crate::{
         Filler, FillerSettings,
         manual::{self, Manual},
     },
+    cluster::Cluster,
     config::Config,
     exit::{Exit, Failure, OrExit},
     history::UNRECOVERED,
@@ -105,6 +105,13 @@ pub(crate) struct SourceHandle {
 }
 
 impl SourceHandle {
+    /// Returns whether the source has closed its connections and opens none.
+    pub(crate) fn is_closed(&self) -> bool {
+        let stats = self.stats.snapshot();
+        self.has_ended.load(Ordering::Acquire)
+            || (stats.state == SourceState::Standby && stats.open_connections == 0)
+    }
+
     /// Returns whether the source is removed, and all of its events are stored.
     pub(crate) fn is_gone(&self) -> bool {
         self.has_ended.load(Ordering::Acquire) && self.intake.ledger.counts().in_flight == 0
@@ -209,6 +216,11 @@ impl Feed {
         let intake = match &earlier {
             Some(earlier) => Arc::clone(&earlier.intake),
             None => Arc::new(self.new_intake(source.name())),
+        };
+        let cluster = self.state.as_ref().and_then(|state| state.cluster.as_ref());
+        let source = match cluster.and_then(Cluster::cold) {
+            Some(cold) => source.connecting_while(cold.may_connect()),
+            None => source,
         };
         let mut source = source.continuing(Arc::clone(&intake.ledger), Arc::clone(&intake.stored));
         if let Some(earlier) = &earlier {
@@ -448,22 +460,6 @@ pub(crate) fn joined<T>(result: Result<T, JoinError>) -> T {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(error) => panic!("unexpected cancellation of a task: {error}"),
         },
-    }
-}
-
-/// Logs the number of dead letters, without their content, for commands that store none.
-#[derive(Debug)]
-pub(crate) struct LoggedDeadLetters;
-
-impl DeadLetters for LoggedDeadLetters {
-    fn store<'a>(
-        &'a self,
-        lines: &'a str,
-    ) -> std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
-        Box::pin(async move {
-            tracing::warn!(frames = lines.lines().count(), "malformed frames discarded");
-            Ok(())
-        })
     }
 }
 

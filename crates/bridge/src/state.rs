@@ -200,6 +200,11 @@ impl SourceView {
         )
     }
 
+    /// Returns whether the source does not connect, because another member of the cluster leads.
+    pub(crate) const fn stands_by(&self) -> bool {
+        matches!(self.snapshot.state, SourceState::Standby)
+    }
+
     /// Returns the time since which the source is connected without a gap; `None` without a connection.
     pub(crate) fn connected_since(&self) -> Option<Timestamp> {
         if !self.is_connected() || self.gaps.open_seconds.is_some() {
@@ -209,9 +214,10 @@ impl SourceView {
         newest.max(self.snapshot.first_authenticated)
     }
 
-    /// Returns the time without an authenticated connection, counted from the start of the bridge if there never was one.
+    /// Returns the time without an authenticated connection, counted from the start of the bridge if there never was one. `None` for a
+    /// source that stands by.
     pub(crate) fn unconnected_seconds(&self, uptime_seconds: f64) -> Option<f64> {
-        if self.is_connected() {
+        if self.is_connected() || self.stands_by() {
             return None;
         }
         Some(self.gaps.open_seconds.unwrap_or(uptime_seconds))
@@ -231,12 +237,12 @@ impl SinkView {
 }
 
 impl View<'_> {
-    /// Returns the name and the reason of each source and each required sink that is not ready.
+    /// Returns the name and the reason of each source and each required sink that is not ready. A source that stands by is ready.
     pub(crate) fn unready(&self) -> Vec<(String, String)> {
         let sources = self
             .sources
             .iter()
-            .filter(|source| !source.is_connected())
+            .filter(|source| !source.is_connected() && !source.stands_by())
             .map(|source| {
                 let reason = source.snapshot.reason.clone();
                 (

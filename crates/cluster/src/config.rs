@@ -26,7 +26,7 @@ pub struct ClusterConfig {
     /// The name of this member, different for each. The host name by default.
     #[serde(default)]
     pub member: Option<String>,
-    /// What a follower does.
+    /// What a follower does, the same for all members.
     #[serde(default)]
     pub standby: Standby,
     /// The lease that the leader holds.
@@ -40,8 +40,8 @@ pub enum Standby {
     /// It listens to the feeds and stores events, so that it continues without a gap.
     #[default]
     Hot,
-    /// It does not connect to the feeds, for a platform that allows one connection. A new leader connects and fetches the missed
-    /// events. Not supported yet.
+    /// It does not connect to the feeds, for a platform that allows one connection. A new leader connects, and fetches the events
+    /// missed since the connection of the former leader, or reports them. Needs a lease in NATS.
     Cold,
 }
 

@@ -1,6 +1,6 @@
 //! The task of a member: performs the steps of the lease and of the own state, one request at a time.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use neurobridge_core::sink::{FaultKind, SinkFault};
 use tokio::{
@@ -17,6 +17,7 @@ use crate::{
     presence::{self, Presence},
     record::{self, Identity},
     role::{JoinState, Role},
+    settled::{self, Settled},
     shared::Shared,
     store::{Engine, LEASE, Store, Value, Written, member_key},
 };
@@ -43,6 +44,8 @@ impl<E: Engine> Driver<E> {
             presence: Presence::new(self.me.clone(), self.ttl),
             members: Members::default(),
             list_at: Instant::now(),
+            lease_at: None,
+            settled: BTreeMap::new(),
             is_stopping: false,
             resigning: Vec::new(),
         };
@@ -155,15 +158,20 @@ impl<E: Engine> Driver<E> {
     async fn perform(&self, store: &mut E::Store, state: &mut State, step: Step) -> Result<(), SinkFault> {
         match step {
             Step::Read => {
-                let value = self.limited(store.read(LEASE)).await?;
-                state.machine.observe(entry(value), Instant::now());
-            }
-            Step::Write { expected, record } => {
-                let bytes = record::encode(&record);
                 let sent = Instant::now();
+                let value = self.limited(store.read(LEASE)).await?;
+                let entry = entry(value);
+                state.observe_settled(&entry, sent, &self.shared);
+                state.machine.observe(entry, Instant::now());
+            }
+            Step::Write { expected, mut record } => {
+                let sent = Instant::now();
+                record.settled = settled::records(&state.settled, &self.shared.own_settled(), sent);
+                let bytes = record::encode(&record);
                 let written = self.limited(store.write(LEASE, expected, Some(bytes))).await;
                 match written {
                     Ok(Written::Stored(revision)) => {
+                        state.lease_at = Some((revision, sent));
                         state.machine.written(record, revision, sent, Instant::now());
                     }
                     Ok(Written::Conflict) => state.machine.read_next(),
@@ -283,6 +291,10 @@ struct State {
     members: Members,
     /// The time of the next list of members.
     list_at: Instant,
+    /// The revision of the lease that was stored last, as far as is known, at a time.
+    lease_at: Option<(u64, Instant)>,
+    /// How far the events are settled, as the lease of another process states.
+    settled: BTreeMap<String, Settled>,
     is_stopping: bool,
     resigning: Vec<Resign>,
 }
@@ -291,6 +303,22 @@ impl State {
     fn resign(&mut self, resign: Resign, rests_until: Instant) {
         self.machine.resign(rests_until);
         self.resigning.push(resign);
+    }
+
+    /// Takes over how far the events are settled from a lease that was read. `sent`: before the request.
+    fn observe_settled(&mut self, entry: &Entry, sent: Instant, shared: &Shared) {
+        // The value was written after the last time at which another one was stored.
+        let before = self.lease_at.replace((entry.revision, sent));
+        if before.is_some_and(|(revision, _)| revision == entry.revision) {
+            return;
+        }
+        if let Stored::Lease(record) = &entry.stored
+            && !record.settled.is_empty()
+        {
+            let written_after = before.map(|(_, at)| at);
+            self.settled = settled::read(record.settled.clone(), written_after);
+            shared.set_settled(self.settled.clone());
+        }
     }
 }
 

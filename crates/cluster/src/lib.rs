@@ -29,6 +29,7 @@ mod presence;
 mod probe;
 mod record;
 mod role;
+mod settled;
 mod shared;
 #[cfg(feature = "nats")]
 mod store;
@@ -41,4 +42,5 @@ pub use self::{
     config::{ClusterConfig, LeaseConfig, ReadLease, Standby},
     membership::Membership,
     role::{ConnectedFor, JoinState, Leadership, MemberReport, MemberState, Role},
+    settled::Settled,
 };

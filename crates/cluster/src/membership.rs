@@ -1,6 +1,6 @@
 //! The handle of a member.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use neurobridge_core::lead::Lead;
 use tokio::{
@@ -16,6 +16,7 @@ use crate::{
     config::{ClusterConfig, LeaseConfig},
     record::Identity,
     role::{JoinState, MemberReport, MemberState, Role},
+    settled::Settled,
     shared::Shared,
 };
 #[cfg(feature = "nats")]
@@ -187,6 +188,18 @@ impl Membership {
     /// Returns the relation of this member to its cluster.
     pub fn join_state(&self) -> watch::Receiver<JoinState> {
         self.shared.join_state()
+    }
+
+    /// Returns how far the events of each source are settled, as the lease states it: by the leader, or by the last one. Empty with a
+    /// lease in Kafka.
+    pub fn settled(&self) -> watch::Receiver<BTreeMap<String, Settled>> {
+        self.shared.settled()
+    }
+
+    /// Sets how far the events are settled. While this member leads, its lease contains it. Sources that are not contained keep the value
+    /// of the earlier leader.
+    pub fn set_settled(&self, settled: BTreeMap<String, Settled>) {
+        self.shared.set_own_settled(settled);
     }
 
     /// Sets the report that is sent to the other members.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 #[cfg(feature = "nats")]
 use crate::role::MemberReport;
+use crate::settled::SettledRecords;
 
 /// The version of the format.
 const VERSION: u64 = 1;
@@ -36,6 +37,9 @@ pub(crate) struct LeaseRecord {
     pub(crate) renewal: u64,
     /// Whether the leader gave the lease up.
     pub(crate) released: bool,
+    /// How far the events of the sources are settled. Empty unless the followers stand by without a connection.
+    #[serde(default, skip_serializing_if = "SettledRecords::is_empty")]
+    pub(crate) settled: SettledRecords,
 }
 
 /// The state of a member.
@@ -76,6 +80,7 @@ impl LeaseRecord {
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
             renewal,
             released: false,
+            settled: SettledRecords::new(),
         }
     }
 

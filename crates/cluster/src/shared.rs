@@ -1,12 +1,17 @@
 //! What the task of a member publishes to the rest of the program.
 
+use std::collections::BTreeMap;
+
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
 use tracing::{info, warn};
 
-use crate::role::{JoinState, MemberReport, MemberState, Role};
+use crate::{
+    role::{JoinState, MemberReport, MemberState, Role},
+    settled::Settled,
+};
 
 /// The published state of a member.
 #[derive(Debug)]
@@ -16,6 +21,9 @@ pub(crate) struct Shared {
     join_state: watch::Sender<JoinState>,
     members: watch::Sender<Vec<MemberState>>,
     report: watch::Sender<Option<MemberReport>>,
+    /// How far the events are settled: as the lease states, and as this member determined while it led.
+    settled: watch::Sender<BTreeMap<String, Settled>>,
+    own_settled: watch::Sender<BTreeMap<String, Settled>>,
 }
 
 impl Shared {
@@ -26,6 +34,8 @@ impl Shared {
             join_state: watch::Sender::new(JoinState::Joining),
             members: watch::Sender::default(),
             report: watch::Sender::default(),
+            settled: watch::Sender::default(),
+            own_settled: watch::Sender::default(),
         }
     }
 
@@ -44,6 +54,24 @@ impl Shared {
     #[cfg(feature = "nats")]
     pub(crate) fn report(&self) -> Option<MemberReport> {
         self.report.borrow().clone()
+    }
+
+    pub(crate) fn settled(&self) -> watch::Receiver<BTreeMap<String, Settled>> {
+        self.settled.subscribe()
+    }
+
+    #[cfg(feature = "nats")]
+    pub(crate) fn set_settled(&self, settled: BTreeMap<String, Settled>) {
+        self.settled.send_replace(settled);
+    }
+
+    #[cfg(feature = "nats")]
+    pub(crate) fn own_settled(&self) -> BTreeMap<String, Settled> {
+        self.own_settled.borrow().clone()
+    }
+
+    pub(crate) fn set_own_settled(&self, settled: BTreeMap<String, Settled>) {
+        self.own_settled.send_replace(settled);
     }
 
     pub(crate) fn set_report(&self, report: MemberReport) {

@@ -1,6 +1,9 @@
 //! The right of a member of a cluster to publish.
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 /// The right of this member to publish, for a delivery. Clones observe the same lease.
 ///
@@ -26,6 +29,20 @@ impl Lead {
         if self.0.wait_for(|until| is_valid(*until)).await.is_err() {
             // No task renews the lease: the program is stopping.
             std::future::pending().await
+        }
+    }
+
+    /// Waits until this member may not publish, at the end of the lease by itself. Cancel-safe.
+    pub async fn lost(&mut self) {
+        loop {
+            let until = *self.0.borrow_and_update();
+            let Some(until) = until.filter(|until| Instant::now() < *until) else {
+                return;
+            };
+            // No task renews the lease if the channel is closed.
+            if let Ok(Err(_)) = timeout_at(until, self.0.changed()).await {
+                tokio::time::sleep_until(until).await;
+            }
         }
     }
 }
@@ -55,5 +72,23 @@ mod tests {
         assert!(lead.is_held());
         lease.send(None).unwrap();
         assert!(!lead.is_held());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn loss_is_noticed_at_the_end_of_the_lease() {
+        let (lease, receiver) = watch::channel(None);
+        let mut lead = Lead::new(receiver);
+        lead.lost().await;
+        let begin = Instant::now();
+        lease.send(Some(begin + Duration::from_secs(10))).unwrap();
+        tokio::join!(lead.lost(), async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            lease.send(Some(begin + Duration::from_secs(13))).unwrap();
+        });
+        assert_eq!(begin.elapsed(), Duration::from_secs(13));
+        lease.send(Some(Instant::now() + Duration::from_secs(1))).unwrap();
+        drop(lease);
+        lead.lost().await;
+        assert_eq!(begin.elapsed(), Duration::from_secs(14));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     select,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -52,10 +52,59 @@ struct Connection {
 /// Keeps the connections of a source open, until the source is stopped. Runs in a tracing span.
 pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> Result<(), SourceError> {
     let span = debug_span!("source", source = %link.name);
-    keep_open(setup, link).instrument(span).await
+    async {
+        match link.may_connect.clone() {
+            None => keep_open(&setup, &link).await,
+            Some(may_connect) => keep_open_while(may_connect, &setup, &link).await,
+        }
+    }
+    .instrument(span)
+    .await
 }
 
-async fn keep_open<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> Result<(), SourceError> {
+/// Keeps the connections open while the program allows it.
+async fn keep_open_while<D: Dial, O: Outlet>(
+    mut may_connect: watch::Receiver<bool>,
+    setup: &Setup<D>,
+    link: &Link<O>,
+) -> Result<(), SourceError> {
+    loop {
+        if !*may_connect.borrow() {
+            link.stats.stand_by();
+            let allowed = select! {
+                biased;
+                () = link.stop.cancelled() => return Ok(()),
+                () = link.items.closed() => return Ok(()),
+                allowed = may_connect.wait_for(|may_connect| *may_connect) => allowed.is_ok(),
+            };
+            // Without a sender, nobody will allow it.
+            if !allowed {
+                link.stop.cancelled().await;
+                return Ok(());
+            }
+            link.stats.end_standby();
+        }
+        let mut allowed = link.for_connection(link.stop.child_token());
+        allowed.replacement = link.replacement.clone();
+        let end = allowed.stop.clone();
+        let forbidden = async {
+            if may_connect.wait_for(|may_connect| !*may_connect).await.is_ok() {
+                info!(source = %link.name, "standby: closing the connections");
+                end.cancel();
+            }
+            std::future::pending::<Result<(), SourceError>>().await
+        };
+        select! {
+            result = keep_open(setup, &allowed) => result?,
+            never = forbidden => never?,
+        }
+        if link.stop.is_cancelled() || link.items.is_closed() || !end.is_cancelled() {
+            return Ok(());
+        }
+    }
+}
+
+async fn keep_open<D: Dial, O: Outlet>(setup: &Setup<D>, link: &Link<O>) -> Result<(), SourceError> {
     let (reports, mut reported) = mpsc::unbounded_channel();
     let mut owner = Owner {
         live: setup.reader.live.clone(),
@@ -69,7 +118,6 @@ async fn keep_open<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> Result
     let mut running = FuturesUnordered::new();
     let mut failure = None;
     // `link` itself receives nothing: each connection has a link of its own.
-    let setup_of_all = &setup;
     let open = |connection: &Connection, delay: Duration| {
         let (number, retires) = (connection.number, connection.retires.clone());
         let link = link.for_connection(connection.stop.clone());
@@ -84,10 +132,7 @@ async fn keep_open<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> Result
                 return (number, Ok(()));
             }
             let span = debug_span!("connection", number);
-            (
-                number,
-                keep_connected(setup_of_all, link, slot).instrument(span).await,
-            )
+            (number, keep_connected(setup, link, slot).instrument(span).await)
         }
     };
     for index in 0..setup.config.connections {

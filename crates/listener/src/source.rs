@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use neurobridge_core::{event::FieldPath, ledger::SourceLedger, secret::SecretSet};
 use neurobridge_protocol::{Problem, Protocol};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -32,6 +32,7 @@ pub struct Source {
     stored: Arc<StoredEvents>,
     hold: Arc<Hold>,
     replacement: Replacement,
+    may_connect: Option<watch::Receiver<bool>>,
     setup: Setup<Dialler>,
 }
 
@@ -79,6 +80,7 @@ impl Source {
             stored: Arc::default(),
             hold: Arc::default(),
             replacement: Replacement::default(),
+            may_connect: None,
             setup,
         })
     }
@@ -134,6 +136,17 @@ impl Source {
         self
     }
 
+    /// Connects only while the value is true. When it becomes false, the source closes its connections as at a stop, and is in the
+    /// state [`SourceState::Standby`](crate::SourceState::Standby) when they are closed. Call it before [`replacing`](Self::replacing).
+    #[must_use]
+    pub fn connecting_while(mut self, may_connect: watch::Receiver<bool>) -> Self {
+        if !*may_connect.borrow() {
+            self.stats.stand_by();
+        }
+        self.may_connect = Some(may_connect);
+        self
+    }
+
     /// Returns the signals for the replacement of a source before its connections are closed.
     pub fn replacement(&self) -> Replacement {
         self.replacement.clone()
@@ -175,6 +188,7 @@ impl Source {
         let mut link = Link::new(self.name, outlet, batches, stop, self.stats, self.stored);
         link.hold = self.hold;
         link.replacement = self.replacement;
+        link.may_connect = self.may_connect;
         connections::run(self.setup, link).await
     }
 }

@@ -29,6 +29,8 @@ mod ledger;
 mod outage;
 #[path = "connections_tests.rs"]
 mod several;
+#[path = "source_standby_tests.rs"]
+mod standby;
 
 struct Bench {
     handle: Handle,
@@ -58,6 +60,14 @@ fn bench(
     change: impl FnOnce(&mut SourceConfig),
     failures: Vec<DialError>,
 ) -> (impl Future<Output = Result<(), SourceError>>, Bench) {
+    bench_while(None, change, failures)
+}
+
+fn bench_while(
+    may_connect: Option<watch::Receiver<bool>>,
+    change: impl FnOnce(&mut SourceConfig),
+    failures: Vec<DialError>,
+) -> (impl Future<Output = Result<(), SourceError>>, Bench) {
     let (platforms_in, platforms) = mpsc::unbounded_channel();
     let (items, batches) = mpsc::channel(4);
     let mut config = SourceConfig::new("ws://localhost", "s3cret");
@@ -81,7 +91,7 @@ fn bench(
     };
     let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
     let stored = Arc::<StoredEvents>::default();
-    let link = Link::new(
+    let mut link = Link::new(
         "test".into(),
         TestOutlet::default(),
         items,
@@ -89,6 +99,7 @@ fn bench(
         stats.clone(),
         Arc::clone(&stored),
     );
+    link.may_connect = may_connect;
     let bench = Bench {
         handle: live.handle(),
         platforms,

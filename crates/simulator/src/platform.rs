@@ -44,6 +44,7 @@ pub(crate) struct Platform {
 pub(crate) struct Tally {
     connections: AtomicU64,
     open: AtomicU64,
+    most_open: AtomicU64,
     authenticated: AtomicU64,
     refused: AtomicU64,
     sent: AtomicU64,
@@ -64,6 +65,8 @@ pub struct Counters {
     pub connections: u64,
     /// Connections that are authenticated and open.
     pub open: u64,
+    /// The largest number of connections that were authenticated and open at the same time.
+    pub most_open: u64,
     /// Connections that were authenticated since the start.
     pub authenticated: u64,
     /// Connections whose token was refused, because it was wrong or because of a fault rule.
@@ -185,6 +188,7 @@ impl Platform {
         Counters {
             connections: load(&self.tally.connections),
             open: load(&self.tally.open),
+            most_open: load(&self.tally.most_open),
             authenticated: load(&self.tally.authenticated),
             refused: load(&self.tally.refused),
             sent: load(&self.tally.sent),
@@ -214,7 +218,8 @@ impl<'a> Membership<'a> {
         // creation time.
         platform.entries.begin();
         let first = platform.feed.join(connection, start, Instant::now());
-        platform.tally.open.fetch_add(1, Ordering::Relaxed);
+        let open = platform.tally.open.fetch_add(1, Ordering::Relaxed) + 1;
+        platform.tally.most_open.fetch_max(open, Ordering::Relaxed);
         platform.count(Count::Authenticated);
         platform.iam.join(&token, connection);
         (

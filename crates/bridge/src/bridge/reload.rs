@@ -113,7 +113,7 @@ impl Bridge {
         let state = Arc::clone(&self.state);
         tokio::spawn(async move {
             let result = match &state.cluster {
-                Some(cluster) => cluster.hand_over().await,
+                Some(cluster) => cluster.hand_over(&state).await,
                 None => Answer::failed(Exit::Config, NO_CLUSTER),
             };
             let _ = answer.send(result);

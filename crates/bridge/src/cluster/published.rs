@@ -1,4 +1,4 @@
-//! A hash of the messages that a member would publish.
+//! A hash of what all members of a cluster have in common: the messages that they publish, and the standby of followers.
 
 use std::fmt::Write;
 
@@ -17,6 +17,9 @@ const SAMPLE: &str = r#"{"id":1,"data":{"pid":"p","result":"new","space":{"id":1
 pub(crate) async fn published_hash(config: &Config) -> Result<String, Failure> {
     let event = &config.event;
     let mut text = String::new();
+    // A member with connected sources would be a second connection beside the leader's.
+    let standby = config.cluster.as_ref().map(|cluster| cluster.standby);
+    let _ = writeln!(text, "standby {standby:?}");
     for (name, source) in &config.sources {
         // Writing to a string cannot fail.
         let _ = writeln!(

@@ -8,6 +8,7 @@ use neurobridge_core::{clock, sink_type::InCluster};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::info;
 
+use super::settle;
 use crate::state::{State, View};
 
 /// The interval between two reports.
@@ -36,6 +37,7 @@ pub(crate) async fn report(state: Arc<State>) {
             () = cluster.stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        settle(&state);
         let view = state.view();
         let own = report_of(&view);
         cluster.membership.report(own.clone());
@@ -47,8 +49,12 @@ pub(crate) async fn report(state: Arc<State>) {
         if let Some(reason) = rules.reason_to_hand_over(term, &own, others, Instant::now()) {
             info!(cluster = cluster.name, reason, "handing the leadership over");
             // In a task of its own, because reports have to continue until the lease is released.
-            let membership = cluster.membership.clone();
-            tokio::spawn(async move { membership.resign().await });
+            let state = Arc::clone(&state);
+            tokio::spawn(async move {
+                if let Some(cluster) = &state.cluster {
+                    cluster.resign(&state).await;
+                }
+            });
         }
     }
 }

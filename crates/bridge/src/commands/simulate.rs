@@ -53,6 +53,7 @@ pub(super) async fn run(flags: SimulateFlags) -> Result<(), Failure> {
     info!(
         connections = counters.connections,
         authenticated = counters.authenticated,
+        most_at_once = counters.most_open,
         refused = counters.refused,
         events = counters.sent,
         frames = counters.frames,

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use neurobridge_cluster::{ClusterConfig, Standby};
+use neurobridge_cluster::ClusterConfig;
 use neurobridge_core::{
     private_folder,
     redact::{KeyFileError, Redaction},
@@ -102,10 +102,6 @@ pub(super) fn check_keys(config: &Config, errors: &mut Vec<ConfigError>) {
 fn check_cluster(cluster: &ClusterConfig, config: &Config, errors: &mut Vec<ConfigError>) {
     for (key, message) in cluster.check() {
         errors.push(ConfigError::new(path(&["cluster"], &key), message));
-    }
-    if cluster.standby == Standby::Cold {
-        let message = "found \"cold\", which is not supported yet; expected \"hot\"";
-        errors.push(ConfigError::new(["cluster", "standby"], message));
     }
     if matches!(config.spool, SpoolConfig::Memory(_)) {
         let message = "found a spool in memory, expected type = \"disk\": the events that a member of a cluster has not published have to \

@@ -38,6 +38,8 @@ pub(crate) const OUTCOMES: [&str; 4] = [UNRECOVERED, PARTLY, RECOVERED, LEFT_TO_
 /// The reasons of gaps between two runs of the bridge.
 pub(crate) const RESTART: &str = "restart";
 pub(crate) const CRASH: &str = "crash";
+/// The reason of the gap between the former leader's connection and that of this member, which did not connect while it followed.
+pub(crate) const TAKEOVER: &str = "takeover";
 
 /// A time in which a source was not connected. Events that the platform sent in it are missed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +100,20 @@ pub(crate) struct Alive {
     /// The id of the last event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) event: Option<String>,
+    /// The resume value of another member that received the events before this time; `None` if this one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resume: Option<String>,
+}
+
+impl Alive {
+    /// Creates the proof of life of a source of this bridge.
+    pub(crate) const fn new(at: Timestamp, event: Option<String>) -> Self {
+        Self {
+            at,
+            event,
+            resume: None,
+        }
+    }
 }
 
 /// One line of the file. A later line replaces an earlier one with the same id.

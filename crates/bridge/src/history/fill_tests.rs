@@ -122,7 +122,7 @@ fn gap_is_filled_after_a_restart() {
 fn gap_has_no_last_event_if_that_may_be_later() {
     let mut book = Book::default();
     let event = || Some("7".to_owned());
-    let alive = |at| Alive { at, event: event() };
+    let alive = |at| Alive::new(at, event());
     let after = |millis| time(0) + SignedDuration::from_millis(millis);
     for (at, expected) in [(-1000, event()), (200, event()), (201, None)] {
         book.alive.insert("main".to_owned(), alive(after(at)));

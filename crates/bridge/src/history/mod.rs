@@ -8,12 +8,16 @@ mod book;
 mod entry;
 mod facts;
 mod pause;
+mod rate;
 mod recorder;
+mod standby;
 mod store;
 mod watch;
 
 #[cfg(test)]
 mod fill_tests;
+#[cfg(test)]
+mod standby_tests;
 #[cfg(test)]
 mod tests;
 
@@ -36,14 +40,15 @@ use neurobridge_spool::SpoolStatus;
 use tracing::{info, warn};
 
 use self::{
-    book::{Alive, Line},
+    book::Line,
     facts::SourceFacts,
     store::{Found, Job, Writer},
     watch::Watch,
 };
 pub(crate) use self::{
     book::{
-        Book, CRASH, FILLING, Gap, LEFT_TO_LEADER, OPEN, OUTCOMES, PARTLY, RECOVERED, RESTART, UNRECOVERED,
+        Alive, Book, CRASH, FILLING, Gap, LEFT_TO_LEADER, OPEN, OUTCOMES, PARTLY, RECOVERED, RESTART,
+        TAKEOVER, UNRECOVERED,
     },
     entry::{Entry, Kind},
     recorder::Recorder,
@@ -122,6 +127,8 @@ pub(crate) struct SourceGaps {
     pub(crate) open_seconds: Option<f64>,
     /// The number of gaps whose events are being fetched.
     pub(crate) filling: u64,
+    /// The last proof of life; `None` before the first one.
+    pub(crate) alive: Option<Alive>,
     /// The number and the duration in seconds of the gaps that have ended since the start.
     pub(crate) ended: GapSum,
     /// Those of them whose events are missed. Not those whose events are still being fetched.
@@ -139,7 +146,7 @@ pub(crate) fn gap_reasons() -> impl Iterator<Item = &'static str> {
         // A stop begins no gap, and these two precede authentication.
         .filter(|reason| !matches!(reason, DisconnectReason::Stopped | DisconnectReason::AuthTimeout))
         .map(|reason| reason.as_str())
-        .chain([RESTART, CRASH])
+        .chain([RESTART, CRASH, TAKEOVER])
 }
 
 impl History {
@@ -148,12 +155,25 @@ impl History {
     /// used does not prevent
     /// the start: it is kept under another name, and the log has the reason. Blocks.
     pub(crate) fn open(data_dir: &Path, sources: &[(&str, bool)]) -> Self {
+        Self::open_with(data_dir, sources, Watch::begin)
+    }
+
+    /// As [`open`](Self::open), for a member of a cluster that does not connect while it follows.
+    pub(crate) fn open_standby(data_dir: &Path, sources: &[(&str, bool)]) -> Self {
+        Self::open_with(data_dir, sources, Watch::begin_standby)
+    }
+
+    fn open_with(
+        data_dir: &Path,
+        sources: &[(&str, bool)],
+        begin: fn(&mut Book, &[(&str, bool)], Timestamp),
+    ) -> Self {
         let found = read_or_set_aside(data_dir);
         let mut book = found.book;
         let now = clock::now();
         let is_first = found.state == FileState::Missing;
         let has_stopped = book.stopped.is_some();
-        Watch::begin(&mut book, sources, now);
+        begin(&mut book, sources, now);
         let version = env!("CARGO_PKG_VERSION");
         let text = if has_stopped || is_first {
             format!("bridge started, version {version}")
@@ -356,6 +376,7 @@ fn gaps_of(source: &str, book: &Book, watch: &Watch, now: Timestamp) -> SourceGa
     let mut gaps = SourceGaps {
         ended: watch.ended(source),
         lost: watch.lost(source),
+        alive: book.alive.get(source).cloned(),
         ..SourceGaps::default()
     };
     for gap in book.newest_gaps().filter(|gap| gap.source == source) {

@@ -294,10 +294,7 @@ fn gap_of_a_removed_source_ends() {
     {
         let mut inner = first.lock();
         inner.book.begin_gap("old", time(0), "closed");
-        let alive = Alive {
-            at: time(0),
-            event: None,
-        };
+        let alive = Alive::new(time(0), None);
         inner.book.alive.insert("old".to_owned(), alive);
     }
     written(&first);
@@ -367,10 +364,7 @@ fn file_stays_bounded_while_proofs_of_life_are_written() {
     let mut largest = 0;
     for second in 0..8000 {
         let mut inner = history.lock();
-        let alive = Alive {
-            at: time(second),
-            event: Some(second.to_string()),
-        };
+        let alive = Alive::new(time(second), Some(second.to_string()));
         inner.book.alive.insert("main".to_owned(), alive);
         inner.written_alive.1 = None;
         drop(inner);
@@ -411,10 +405,7 @@ fn apply(book: &mut Book, change: &Change, at: Timestamp) {
         Change::Begin(source) => book.begin_gap(&name(*source), at, "closed"),
         Change::End(source) => drop(book.end_gap(&name(*source), at, UNRECOVERED)),
         Change::Alive(source) => {
-            let alive = Alive {
-                at,
-                event: Some("1".to_owned()),
-            };
+            let alive = Alive::new(at, Some("1".to_owned()));
             book.alive.insert(name(*source), alive);
         }
     }

@@ -13,22 +13,21 @@ use tracing::warn;
 
 use super::{
     GapSum,
-    book::{Alive, Book, CRASH, FILLING, Gap, MAX_GAPS, RECOVERED, RESTART, UNRECOVERED},
+    book::{Alive, Book, CRASH, FILLING, Gap, MAX_GAPS, RECOVERED, RESTART, TAKEOVER, UNRECOVERED},
     entry::{self, Entry, Kind, dead_letters, disconnected},
     facts::SourceFacts,
     pause::Pause,
+    rate::Rate,
 };
 
 /// The time for which the spool is full, or has room again, before it counts. A spool at its limit changes all the time.
 const STEADY: SignedDuration = SignedDuration::from_secs(1);
-/// The interval of entries about further dead letters and dropped events.
-const RATE_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
 /// The last observed state of the parts of the bridge.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    pause: Pause,
-    sources: BTreeMap<String, SourceWatch>,
+    pub(super) pause: Pause,
+    pub(super) sources: BTreeMap<String, SourceWatch>,
     sinks: BTreeMap<String, SinkWatch>,
     spool: SpoolWatch,
     /// `None` before the first report: the spool may count events of earlier runs.
@@ -36,12 +35,12 @@ pub(super) struct Watch {
 }
 
 #[derive(Debug, Default)]
-struct SourceWatch {
-    has_connected: bool,
+pub(super) struct SourceWatch {
+    pub(super) has_connected: bool,
     gaps_seen: u64,
-    reported: Reported,
+    pub(super) reported: Reported,
     /// A proof of life that counts once the events before it are stored.
-    candidate: Option<(Alive, u64)>,
+    pub(super) candidate: Option<(Alive, u64)>,
     dead_letters: Rate,
     /// Gaps that ended in this run.
     ended: GapSum,
@@ -53,7 +52,7 @@ struct SourceWatch {
 
 /// The entry about a source without a connection that the history contains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
-enum Reported {
+pub(super) enum Reported {
     #[default]
     Nothing,
     Disconnected,
@@ -110,31 +109,23 @@ struct SpoolWatch {
     changing: Option<(Condition, Timestamp)>,
 }
 
-/// A counter of events: its first increase is reported at once, further ones in intervals.
-#[derive(Debug, Default)]
-struct Rate {
-    reported: u64,
-    at: Option<Timestamp>,
-}
-
-impl Rate {
-    /// Returns the number of events to report now.
-    fn report(&mut self, total: u64, now: Timestamp) -> Option<u64> {
-        let more = total.saturating_sub(self.reported);
-        let since = self.at.map(|at| now.duration_since(at));
-        if more == 0 || since.is_some_and(|since| since < RATE_INTERVAL && !since.is_negative()) {
-            return None;
-        }
-        self.reported = total;
-        self.at = Some(now);
-        Some(more)
-    }
-}
-
 impl Watch {
     /// Opens a gap for each source that an earlier run received events from. Gaps of sources that are no longer configured
     /// end.
     pub(super) fn begin(book: &mut Book, sources: &[(&str, bool)], now: Timestamp) {
+        let reason = Self::end_earlier_run(book, sources, now);
+        for (source, _) in sources {
+            if let Some(alive) = book.alive.get(*source) {
+                // The clock may have been set back meanwhile.
+                let began = alive.at.min(now);
+                book.begin_gap(source, began, reason);
+            }
+        }
+    }
+
+    /// Ends the gaps of sources that are no longer configured, and bounds those that an earlier run has not filled. Returns the reason of
+    /// the gap since that run.
+    pub(super) fn end_earlier_run(book: &mut Book, sources: &[(&str, bool)], now: Timestamp) -> &'static str {
         let reason = if book.stopped.take().is_some() {
             RESTART
         } else {
@@ -178,13 +169,7 @@ impl Watch {
         for (id, event) in bounded {
             book.set_next_event(id, event);
         }
-        for (source, _) in sources {
-            if let Some(alive) = book.alive.get(*source) {
-                // The clock may have been set back meanwhile.
-                let began = alive.at.min(now);
-                book.begin_gap(source, began, reason);
-            }
-        }
+        reason
     }
 
     /// Records that the process runs. Called before each comparison of views.
@@ -412,6 +397,7 @@ impl SourceWatch {
             _ if gap.outcome == FILLING => "authenticated again; the missed events are being fetched",
             RESTART => "authenticated; events since the stop of the bridge are missed",
             CRASH => "authenticated; events since the crash of the bridge are missed",
+            TAKEOVER => "authenticated; events since the connection of the former leader are missed",
             _ => "authenticated again; events of the gap are missed",
         };
         let ended = gap.ended.unwrap_or(gap.began);
@@ -470,10 +456,16 @@ impl SourceWatch {
 
     /// Keeps the last proof of life for which all events that were received before it are stored.
     fn proof_of_life(&mut self, source: &SourceFacts, book: &mut Book) {
+        // While another member leads, its proofs of life replace the last one of this member.
+        let is_outdated = |at: Timestamp, book: &Book| {
+            let known = book.alive.get(&source.name);
+            source.state == SourceState::Standby && known.is_some_and(|known| at <= known.at)
+        };
         let stored = source.received.saturating_sub(source.in_flight);
         if let Some((_, received)) = &self.candidate
             && stored >= *received
             && let Some((alive, _)) = self.candidate.take()
+            && !is_outdated(alive.at, book)
         {
             book.alive.insert(source.name.clone(), alive);
         }
@@ -483,14 +475,14 @@ impl SourceWatch {
             return;
         };
         let known = book.alive.get(&source.name);
-        if known.is_some_and(|known| known.at == at) {
+        if known.is_some_and(|known| known.at == at) || is_outdated(at, book) {
             return;
         }
         let event = source
             .last_event
             .clone()
             .or_else(|| known.and_then(|known| known.event.clone()));
-        let alive = Alive { at, event };
+        let alive = Alive::new(at, event);
         if source.in_flight == 0 {
             book.alive.insert(source.name.clone(), alive);
         } else {

@@ -1,6 +1,7 @@
 //! The loss verdict of the status page: whether the bridge is losing events, and why.
 
 use jiff::SignedDuration;
+use neurobridge_cluster::JoinState;
 use neurobridge_core::{clock, delivery::SinkState};
 use neurobridge_listener::SourceState;
 use serde::Serialize;
@@ -43,10 +44,16 @@ pub(crate) fn summary(view: &View<'_>) -> String {
         Word::Yes => "yes",
     };
     let connected = view.sources.iter().filter(|source| source.is_connected()).count();
+    let standby = view.sources.iter().filter(|source| source.stands_by()).count();
     let up = view.sinks.iter().filter(|sink| sink.is_up()).count();
     let mut text = format!(
-        "losing events: {word}; {connected} of {} sources connected, {up} of {} sinks up",
+        "losing events: {word}; {connected} of {} sources connected, {}{up} of {} sinks up",
         view.sources.len(),
+        if standby > 0 {
+            format!("{standby} in standby, ")
+        } else {
+            String::new()
+        },
         view.sinks.len()
     );
     if let Some(reason) = because.first() {
@@ -111,6 +118,17 @@ impl Findings {
             self.losing.push(format!(
                 "{names} {are} not connected: events that the platform sends now are missed."
             ));
+        }
+        if view.sources.iter().any(SourceView::stands_by) {
+            let cluster = view.cluster.as_ref();
+            if cluster.is_some_and(|cluster| cluster.join_state == JoinState::Joining) {
+                self.waiting.push("The bridge is joining its cluster.".to_owned());
+            } else if cluster.is_some_and(|cluster| !cluster.has_leader()) {
+                self.losing.push(
+                    "No member of the cluster leads, so none is connected: events that the platform sends now are missed."
+                        .to_owned(),
+                );
+            }
         }
         if let Some((names, are)) = subject(&in_state(is_starting)) {
             self.waiting.push(format!("{names} {are} connecting."));
@@ -195,7 +213,7 @@ fn is_starting(source: &SourceView, _: &View<'_>) -> bool {
 }
 
 fn is_unconnected(source: &SourceView, view: &View<'_>) -> bool {
-    !source.is_connected() && !is_starting(source, view)
+    !source.is_connected() && !source.stands_by() && !is_starting(source, view)
 }
 
 /// Returns whether a source is not read. Short backpressure is normal on a busy disk.

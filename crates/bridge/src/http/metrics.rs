@@ -110,6 +110,8 @@ metrics! {
 
     /// Connections open at this moment.
     GAUGE source_open_connections = source.snapshot.open_connections;
+    /// Whether the source does not connect, because another member of the cluster leads (`standby = "cold"`); 1 or 0.
+    GAUGE source_standby = source.stands_by();
     /// Attempts to connect, by how they ended.
     COUNTER source_connections_total = counts("outcome", source.snapshot.outcomes.iter());
     /// Connections that ended, by reason.

@@ -11,7 +11,8 @@ mod numbers;
 mod order;
 
 use std::{
-    pin::pin,
+    io,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -34,7 +35,7 @@ use neurobridge_listener::StoredEvents;
 use neurobridge_spool::{AppendError, ResumeValue, Spool};
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 pub(crate) use self::dedupe::ANY_BODY;
 use self::dedupe::{Novelty, Window};
@@ -410,6 +411,19 @@ impl Intake {
                 }
             }
         }
+    }
+}
+
+/// Logs the number of dead letters, without their content, for commands that store none.
+#[derive(Debug)]
+pub(crate) struct LoggedDeadLetters;
+
+impl DeadLetters for LoggedDeadLetters {
+    fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
+        Box::pin(async move {
+            warn!(frames = lines.lines().count(), "malformed frames discarded");
+            Ok(())
+        })
     }
 }
 

@@ -12,7 +12,6 @@ use neurobridge_listener::{Batcher, EventAttributes, FeedEvent, MalformedReason,
 use proptest::prelude::*;
 
 use super::*;
-use crate::feed::LoggedDeadLetters;
 
 /// A frame of the feed.
 #[derive(Clone, Copy, Debug)]

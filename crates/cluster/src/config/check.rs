@@ -8,12 +8,16 @@ use neurobridge_core::units::format_duration;
 use super::KafkaLease;
 #[cfg(feature = "nats")]
 use super::NatsLease;
-use super::{ClusterConfig, LeaseConfig};
+use super::{ClusterConfig, LeaseConfig, Standby};
 use crate::record::{MAX_NAME, MAX_TTL};
 
 /// A shorter lease would be lost at each pause of a process or server.
 #[cfg(feature = "nats")]
 const MIN_TTL: Duration = Duration::from_secs(1);
+
+/// A leader closes its connections within a second, in a fifth of the time of the lease.
+#[cfg(feature = "nats")]
+const MIN_COLD_TTL: Duration = Duration::from_secs(5);
 
 impl ClusterConfig {
     /// Returns the name of a member: the configured one, otherwise the name of the host.
@@ -39,6 +43,9 @@ impl ClusterConfig {
         if let Some(Err(message)) = self.member.as_deref().map(check_name) {
             error("member", message);
         }
+        if let Err(message) = self.check_standby() {
+            error("standby", message);
+        }
         let mut lease_error = |key: &str, message| error(&format!("lease.{key}"), message);
         match self.lease {
             #[cfg(feature = "nats")]
@@ -47,6 +54,29 @@ impl ClusterConfig {
             LeaseConfig::Kafka(ref lease) => lease.check(&mut lease_error),
         }
         errors
+    }
+}
+
+impl ClusterConfig {
+    fn check_standby(&self) -> Result<(), String> {
+        match self.lease {
+            _ if self.standby == Standby::Hot => Ok(()),
+            #[cfg(feature = "nats")]
+            LeaseConfig::Nats(ref lease) if lease.ttl < MIN_COLD_TTL => Err(format!(
+                "found \"cold\" with lease.ttl = \"{}\", expected at least \"{}\": within a fifth of it a leader has to close its \
+                 connections to the feeds",
+                format_duration(lease.ttl),
+                format_duration(MIN_COLD_TTL)
+            )),
+            #[cfg(feature = "nats")]
+            LeaseConfig::Nats(_) => Ok(()),
+            #[cfg(feature = "kafka")]
+            LeaseConfig::Kafka(_) => Err(
+                "found \"cold\" with a lease in Kafka, expected lease.type = \"nats\": a consumer group does not transport how far the \
+                 leader has published, so a new leader would not know which events are missed; use a lease in NATS, or standby = \"hot\""
+                    .to_owned(),
+            ),
+        }
     }
 }
 
@@ -245,5 +275,26 @@ mod tests {
         lease.topic: found ' ' in "a b", expected letters, digits, ".", "_" and "-" only
         lease.ttl: found "1s", expected "6s" to "5m"
         "#);
+    }
+
+    #[test]
+    fn cold_standby_needs_a_lease_that_transports_the_position() {
+        let with = |lease: serde_json::Value| {
+            errors(serde_json::json!({ "name": "faces", "standby": "cold", "lease": lease }))
+        };
+        let kafka = serde_json::json!({ "type": "kafka", "bootstrap_servers": "h:9092", "group": "g" });
+        let found = with(kafka);
+        assert!(
+            found
+                .starts_with("standby: found \"cold\" with a lease in Kafka, expected lease.type = \"nats\""),
+            "{found}"
+        );
+        let nats = |ttl: &str| serde_json::json!({ "type": "nats", "servers": ["nats://h"], "bucket": "b", "ttl": ttl });
+        let found = with(nats("4s"));
+        assert!(
+            found.contains("lease.ttl = \"4s\", expected at least \"5s\""),
+            "{found}"
+        );
+        assert_eq!(with(nats("5s")), "");
     }
 }

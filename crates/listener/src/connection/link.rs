@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use neurobridge_core::clock;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -121,6 +124,8 @@ pub(crate) struct Link<O: Outlet> {
     pub(crate) throttle: Throttle,
     /// The signals for the replacement of the source.
     pub(crate) replacement: Replacement,
+    /// Whether the source may connect; `None` if it always may.
+    pub(crate) may_connect: Option<watch::Receiver<bool>>,
 }
 
 impl<O: Outlet> Link<O> {
@@ -144,6 +149,7 @@ impl<O: Outlet> Link<O> {
             hold: Arc::default(),
             throttle: Throttle::default(),
             replacement: Replacement::default(),
+            may_connect: None,
         }
     }
 

@@ -19,6 +19,8 @@ labels! {
         Waiting = "waiting",
         /// Authenticated, but not reading because of backpressure.
         Blocked = "blocked",
+        /// Not connecting, because the program does not allow it: another member of a cluster connects.
+        Standby = "standby",
     }
 }
 

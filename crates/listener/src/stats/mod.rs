@@ -3,6 +3,7 @@
 mod coverage;
 mod gaps;
 mod labels;
+mod standby;
 mod stopwatch;
 
 use std::{

@@ -14,7 +14,8 @@ use crate::{
     config::Config,
     control::{self, Arrival, Client},
     exit::{Exit, Failure, OrExit},
-    feed::{Feed, LoggedDeadLetters},
+    feed::Feed,
+    intake::LoggedDeadLetters,
     spool,
 };
 

@@ -23,12 +23,12 @@ fn errors_of_a_cluster_are_reported_at_their_keys() {
 fn parts_that_a_cluster_cannot_have_are_errors() {
     let report = report(load(&format!(
         "{SOURCE}[sinks.core]\ntype = \"nats\"\nservers = [\"nats://h\"]\nmode = \"core\"\n[cluster]\nname = \"a\"\n\
-         standby = \"cold\"\nlease = {{ type = \"nats\", servers = [\"nats://h\"], bucket = \"b\" }}\n"
+         standby = \"cold\"\nlease = {{ type = \"kafka\", bootstrap_servers = \"h:9092\", group = \"g\" }}\n"
     )));
     for expected in [
         "spool.type: found a spool in memory",
         "sinks.core: this sink cannot be part of a cluster: core NATS stores no message",
-        "cluster.standby: found \"cold\"",
+        "cluster.standby: found \"cold\" with a lease in Kafka",
     ] {
         assert!(report.contains(expected), "{report}");
     }

@@ -90,6 +90,7 @@ export const deadLetterReason = reason => DEAD_LETTER_REASONS[reason] ?? plain(r
 
 const TONES = {
   authenticated: "good", up: "good", blocked: "warn", draining: "warn", refused: "bad", waiting: "bad", down: "bad",
+  standby: "idle",
 };
 
 /** Returns the tone of the state of a source or sink. A first connection attempt without a reason is not a fault yet. */

@@ -1,0 +1,311 @@
+//! Cold standby: the sources of a member connect only while it leads.
+//!
+//! The lease transports how far the leader has settled the events of each source. A new leader begins its gap there.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use neurobridge_cluster::Settled;
+use neurobridge_core::{clock, sink_type::InCluster};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tracing::warn;
+
+use super::Cluster;
+use crate::{
+    history::Alive,
+    state::{SourceView, State, View},
+};
+
+/// The time limit for closing the connections. Longer than a source takes for its close frame.
+const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+/// The time limit for the outcomes of the events in flight before a hand-over. The next leader fetches the others.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+/// The interval at which the ends of connections and deliveries are checked.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The standby of the sources.
+#[derive(Debug)]
+pub(crate) struct Cold {
+    may_connect: watch::Sender<bool>,
+    /// Whether the lease is about to be given up.
+    steps_down: watch::Sender<bool>,
+    progress: Mutex<Progress>,
+}
+
+impl Default for Cold {
+    fn default() -> Self {
+        Self {
+            may_connect: watch::Sender::new(false),
+            steps_down: watch::Sender::new(false),
+            progress: Mutex::default(),
+        }
+    }
+}
+
+impl Cold {
+    /// Returns whether the sources may connect.
+    pub(crate) fn may_connect(&self) -> watch::Receiver<bool> {
+        self.may_connect.subscribe()
+    }
+
+    /// Closes the connections of the sources, and waits for a limited time until the received events are settled.
+    pub(super) async fn step_down(&self, state: &State) {
+        self.steps_down.send_replace(true);
+        let _ = self
+            .may_connect
+            .subscribe()
+            .wait_for(|may_connect| !*may_connect)
+            .await;
+        if timeout(CLOSE_LIMIT, closed(state)).await.is_err() {
+            return;
+        }
+        let flushed = async {
+            while pending(&state.view()) > 0 {
+                sleep(LOOK).await;
+            }
+        };
+        // Otherwise the next leader begins its gap earlier.
+        let _ = timeout(FLUSH_LIMIT, flushed).await;
+        settle(state);
+    }
+}
+
+/// Connects the sources while this member leads. Ends when the cluster is left.
+pub(crate) async fn stand_by(state: Arc<State>) {
+    let Some(cluster) = &state.cluster else {
+        return;
+    };
+    if let Some(cold) = &cluster.cold {
+        tokio::select! {
+            biased;
+            () = cluster.stop.cancelled() => {}
+            () = alternate(cluster, cold, &state) => {}
+        }
+    }
+}
+
+async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
+    let mut lead = cluster.lead.clone();
+    let mut settled = cluster.membership.settled();
+    let mut steps_down = cold.steps_down.subscribe();
+    loop {
+        loop {
+            learn(state, &settled.borrow_and_update());
+            tokio::select! {
+                biased;
+                () = lead.held() => break,
+                Ok(()) = settled.changed() => {}
+            }
+        }
+        learn(state, &settled.borrow_and_update());
+        for source in state.parts.sources() {
+            if let Some(resume) = state.history.take_over(&source.intake.name) {
+                source.intake.stored.set_resume(resume);
+            }
+        }
+        steps_down.mark_unchanged();
+        cold.may_connect.send_replace(true);
+        tokio::select! {
+            () = lead.lost() => {}
+            _ = steps_down.changed() => {}
+        }
+        cold.may_connect.send_replace(false);
+        if timeout(CLOSE_LIMIT, closed(state)).await.is_err() {
+            warn!(
+                cluster = cluster.name,
+                "a source waits for room in the spool; its connection is closed"
+            );
+            closed(state).await;
+        }
+        // The last proof of life is that of the closed connections.
+        drop(state.view());
+        for source in state.parts.sources() {
+            state.history.stand_by(&source.intake.name);
+        }
+        lead.lost().await;
+    }
+}
+
+/// Waits until no source has a connection, or opens one.
+async fn closed(state: &State) {
+    let is_closed = || {
+        let mut sources = state.parts.sources().into_iter();
+        sources.all(|source| source.is_closed())
+    };
+    while !is_closed() {
+        sleep(LOOK).await;
+    }
+}
+
+/// Takes over what the lease states about the sources of this bridge.
+fn learn(state: &State, settled: &BTreeMap<String, Settled>) {
+    let now = (clock::now(), Instant::now());
+    for (source, settled) in settled {
+        if state.parts.source(source).is_some() {
+            state.history.learn(source, local(settled, now));
+        }
+    }
+}
+
+/// Returns how far events are settled by the local clock.
+fn local(settled: &Settled, (now, instant): (Timestamp, Instant)) -> Alive {
+    let measured = settled.since.and_then(|since| {
+        let age = SignedDuration::try_from(instant.saturating_duration_since(since)).ok()?;
+        now.checked_sub(age).ok()
+    });
+    // Nobody has measured the age of a lease that was there at the start.
+    let at = measured.or_else(|| Timestamp::from_millisecond(settled.at_ms).ok());
+    Alive {
+        at: at.unwrap_or(Timestamp::MIN).min(now),
+        event: settled.event.clone(),
+        resume: settled.resume.clone(),
+    }
+}
+
+/// Determines how far this leader has settled the events of its sources, for its lease.
+pub(crate) fn settle(state: &State) {
+    let Some((cluster, cold)) = state
+        .cluster
+        .as_ref()
+        .and_then(|cluster| Some((cluster, cluster.cold.as_ref()?)))
+    else {
+        return;
+    };
+    // Before the view: then the events before these values are among its stored ones.
+    let sources = state.parts.sources().into_iter();
+    let resume: BTreeMap<_, _> = sources
+        .map(|source| (Arc::clone(&source.intake.name), source.intake.stored.resume()))
+        .collect();
+    let view = state.view();
+    let mut progress = cold.progress.lock().unwrap_or_else(PoisonError::into_inner);
+    if !cluster.lead.is_held() {
+        progress.candidate = None;
+        return;
+    }
+    let now = (clock::now(), Instant::now());
+    let proven = view.sources.iter().filter_map(|source| {
+        let resume = resume.get(&source.name).cloned().flatten();
+        Some((source.name.to_string(), proven(source, resume, now)?))
+    });
+    let proven = proven.collect();
+    if progress.advance(settled_before(&view), view.spool.durable_sequence, proven) {
+        cluster.membership.set_settled(progress.settled.clone());
+    }
+}
+
+/// The events that this leader has settled.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The times before which all received events have sequences up to this one.
+    candidate: Option<(u64, BTreeMap<String, Settled>)>,
+    settled: BTreeMap<String, Settled>,
+}
+
+impl Progress {
+    /// Records that all events up to a sequence have an outcome in the shared sinks. `proven`: the times before which all received events
+    /// have sequences up to `durable`. Returns whether more events are settled.
+    fn advance(&mut self, settled: u64, durable: u64, proven: BTreeMap<String, Settled>) -> bool {
+        let mut has_advanced = false;
+        if let Some((_, earlier)) = self.candidate.take_if(|(end, _)| *end <= settled) {
+            self.settled.extend(earlier);
+            has_advanced = true;
+        }
+        if self.candidate.is_none() {
+            if durable <= settled {
+                self.settled.extend(proven);
+                has_advanced = true;
+            } else {
+                self.candidate = Some((durable, proven));
+            }
+        }
+        has_advanced
+    }
+}
+
+/// Returns the sequence up to which all events have an outcome in the sinks whose destination all members share.
+fn settled_before(view: &View<'_>) -> u64 {
+    let shared = view
+        .sinks
+        .iter()
+        .filter(|sink| matches!(sink.handle.in_cluster, InCluster::Shared { .. }));
+    let settled = shared.map(|sink| sink.snapshot.cursor.next.get().saturating_sub(1));
+    settled.min().unwrap_or(u64::MAX)
+}
+
+/// Returns the largest number of events without an outcome in these sinks.
+fn pending(view: &View<'_>) -> u64 {
+    view.spool.durable_sequence.saturating_sub(settled_before(view))
+}
+
+/// Returns the last proof of life of a source. `None` while the events of a gap are missing.
+fn proven(
+    source: &SourceView,
+    resume: Option<String>,
+    (now, instant): (Timestamp, Instant),
+) -> Option<Settled> {
+    if source.gaps.filling > 0 || source.gaps.open_seconds.is_some() {
+        return None;
+    }
+    let alive = source.gaps.alive.as_ref()?;
+    let age = Duration::try_from(now.duration_since(alive.at)).unwrap_or_default();
+    Some(Settled {
+        since: instant.checked_sub(age),
+        at_ms: alive.at.as_millisecond(),
+        event: alive.event.clone(),
+        resume,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> BTreeMap<String, Settled> {
+        let settled = Settled {
+            since: None,
+            at_ms: second * 1000,
+            event: None,
+            resume: None,
+        };
+        BTreeMap::from([("main".to_owned(), settled)])
+    }
+
+    #[test]
+    fn events_are_settled_when_all_sinks_have_passed_them() {
+        let mut progress = Progress::default();
+        let shown = |progress: &Progress| progress.settled.get("main").map(|main| main.at_ms / 1000);
+        assert!(progress.advance(10, 10, at(1)), "nothing is pending");
+        assert_eq!(shown(&progress), Some(1));
+        assert!(!progress.advance(10, 15, at(2)));
+        assert!(!progress.advance(14, 90, at(3)), "one is pending");
+        assert_eq!(shown(&progress), Some(1));
+        assert!(progress.advance(15, 99, at(4)));
+        assert_eq!(shown(&progress), Some(2));
+        assert!(progress.advance(99, 99, BTreeMap::new()), "a gap is being filled");
+        assert_eq!(shown(&progress), Some(4));
+        assert!(progress.advance(99, 99, BTreeMap::new()));
+        assert_eq!(shown(&progress), Some(4));
+    }
+
+    #[tokio::test]
+    async fn position_is_placed_by_the_own_clock_if_its_age_is_known() {
+        let now = (
+            Timestamp::from_second(1000).unwrap(),
+            Instant::now() + Duration::from_secs(100),
+        );
+        let mut settled = at(400)["main"].clone();
+        let second = |settled: &Settled| local(settled, now).at.as_second();
+        assert_eq!(second(&settled), 400, "by the clock of the other member");
+        settled.at_ms = 5_000_000;
+        assert_eq!(second(&settled), 1000, "its clock is ahead");
+        settled.since = Some(now.1 - Duration::from_secs(3));
+        assert_eq!(second(&settled), 997);
+    }
+}

@@ -1,0 +1,82 @@
+//! The gaps of a member of a cluster that does not connect while it follows.
+//!
+//! The gap of a new leader begins where the events are settled: up to then each one is in the destinations, or its loss was
+//! recorded. A follower learns this time from the lease. The last connection of this member counts if it is later: what this
+//! member has received and not published is in its own spool.
+
+use jiff::Timestamp;
+use neurobridge_core::clock;
+use tracing::info;
+
+use super::{
+    History, Inner,
+    book::{Alive, Book, FILLING, Gap, LEFT_TO_LEADER, TAKEOVER},
+    entry::{Entry, Kind},
+    watch::{Reported, Watch},
+};
+
+impl History {
+    /// Records up to when another member has settled the events of a source. Gaps of this member before that time are the other
+    /// one's.
+    pub(crate) fn learn(&self, source: &str, settled: Alive) {
+        let mut inner = self.lock();
+        let Inner { book, .. } = &mut *inner;
+        let is_before = |gap: &&Gap| gap.ended.is_some_and(|ended| ended <= settled.at);
+        let gaps = book.gaps.values();
+        let gaps: Vec<Gap> = gaps
+            .filter(|gap| gap.source == source && gap.outcome == FILLING)
+            .filter(is_before)
+            .cloned()
+            .collect();
+        for gap in gaps {
+            let text = "left to the leader, which has fetched or reported the missed events";
+            info!(source, gap = gap.id, "{text}");
+            book.fill_gap(&gap, LEFT_TO_LEADER, gap.fetched);
+            let entry = Entry::new(Kind::GapFilled, clock::now(), text).of_source(source);
+            book.add(entry.because(LEFT_TO_LEADER));
+        }
+        let is_later = |own: &Alive| own.at < settled.at;
+        if book.alive.get(source).is_none_or(is_later) {
+            book.alive.insert(source.to_owned(), settled);
+        }
+    }
+
+    /// Begins the gap of a source that is about to connect because this member leads. There is none if no member is known to have been
+    /// connected. Returns the resume value of the member that was connected last; `None` if it was this one.
+    pub(crate) fn take_over(&self, source: &str) -> Option<String> {
+        let now = clock::now();
+        let mut inner = self.lock();
+        let Inner { book, watch, .. } = &mut *inner;
+        watch.tick(now);
+        watch.connects(source);
+        let alive = book.alive.get(source)?.clone();
+        // The clock may have been set back meanwhile.
+        let began = watch.pause.start_of_gap(alive.at.min(now));
+        book.begin_gap(source, began, TAKEOVER);
+        alive.resume
+    }
+
+    /// Ends the open gap of a source whose connections are closed because this member follows: the next leader's gap begins before it.
+    pub(crate) fn stand_by(&self, source: &str) {
+        let mut inner = self.lock();
+        inner.book.end_gap(source, clock::now(), LEFT_TO_LEADER);
+    }
+}
+
+impl Watch {
+    /// As [`begin`](Self::begin), for a member that follows without a connection: open gaps end.
+    pub(super) fn begin_standby(book: &mut Book, sources: &[(&str, bool)], now: Timestamp) {
+        Self::end_earlier_run(book, sources, now);
+        for (source, _) in sources {
+            book.end_gap(source, now, LEFT_TO_LEADER);
+        }
+    }
+
+    /// Expects the first authentication of a source as after a start.
+    fn connects(&mut self, source: &str) {
+        let watch = self.sources.entry(source.to_owned()).or_default();
+        watch.has_connected = false;
+        watch.reported = Reported::Nothing;
+        watch.candidate = None;
+    }
+}

@@ -1,0 +1,69 @@
+//! A source that connects only while the program allows it.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn source_connects_only_while_allowed() {
+    let (allow, may_connect) = watch::channel(false);
+    let (source, mut bench) = bench_while(Some(may_connect), |config| config.connections = 2, Vec::new());
+    let (result, ()) = join!(source, async {
+        bench.in_state(SourceState::Standby).await;
+        for round in 1..=2_usize {
+            tokio::select! {
+                _ = bench.platforms.recv() => panic!("a connection that is not allowed"),
+                () = tokio::time::sleep(Duration::from_secs(600)) => {}
+            }
+            allow.send_replace(true);
+            let mut first = bench.authenticated().await;
+            let mut second = bench.authenticated().await;
+            first.say(event(round)).await;
+            assert_eq!(bench.batches.recv().await.unwrap(), [event(round)]);
+            bench.open_connections(2).await;
+            assert!(bench.snapshot().first_authenticated.is_some());
+            allow.send_replace(false);
+            // What the server sent before its close frame is received.
+            first.say(event(7)).await;
+            first.close(CloseCode::Normal).await;
+            second.close(CloseCode::Normal).await;
+            assert_eq!(bench.batches.recv().await.unwrap(), [event(7)]);
+            bench.in_state(SourceState::Standby).await;
+            let snapshot = bench.snapshot();
+            assert_eq!(
+                snapshot.disconnections.get(DisconnectReason::Stopped),
+                2 * round as u64
+            );
+            assert_eq!((snapshot.open_connections, snapshot.gaps.total()), (0, 0));
+            assert_eq!((snapshot.open_gap, snapshot.first_authenticated), (None, None));
+        }
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_end_when_connecting_is_not_allowed_any_more() {
+    let (allow, may_connect) = watch::channel(true);
+    let failure = || DialError::Status {
+        target: "host:80".into(),
+        status: 503,
+        words: "",
+        retry_after: None,
+    };
+    let failures = (0..1000).map(|_| failure()).collect();
+    let (source, mut bench) = bench_while(Some(may_connect), |_| {}, failures);
+    let (result, ()) = join!(source, async {
+        bench.in_state(SourceState::Waiting).await;
+        allow.send_replace(false);
+        bench.in_state(SourceState::Standby).await;
+        let attempts = bench.snapshot().outcomes.total();
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(bench.snapshot().outcomes.total(), attempts);
+        assert_eq!(bench.snapshot().reason, None);
+        bench.failures.lock().unwrap().clear();
+        allow.send_replace(true);
+        let _platform = bench.authenticated().await;
+        bench.in_state(SourceState::Authenticated).await;
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}

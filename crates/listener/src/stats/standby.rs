@@ -1,0 +1,28 @@
+//! A source that is not allowed to connect.
+
+use tokio::time::Instant;
+
+use super::{SourceState, SourceStats};
+
+impl SourceStats {
+    /// Records that the source has no connection and is not allowed to connect. An open gap has no end: the program decides about the
+    /// time until the next connection, as about the time before the first one.
+    pub(crate) fn stand_by(&self) {
+        let mut inner = self.lock();
+        if inner.state != SourceState::Standby {
+            inner.since = neurobridge_core::clock::now();
+        }
+        inner.state = SourceState::Standby;
+        inner.reason = None;
+        (inner.first_authenticated, inner.first_resumed) = (None, false);
+        inner.gap.stop(Instant::now());
+        inner.gap_began = None;
+    }
+
+    /// Records that the source may connect. The proof of life is that of the next connection.
+    pub(crate) fn end_standby(&self) {
+        let mut inner = self.lock();
+        inner.enter(SourceState::Dialling);
+        inner.proof_of_life = None;
+    }
+}
