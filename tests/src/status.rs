@@ -148,6 +148,8 @@ pub struct Sink {
     pub resent: u64,
     /// The number of clients that were replaced.
     pub client_replacements: u64,
+    /// The number of messages of other members that were discarded before their events were received.
+    pub discarded_messages: u64,
     /// The time from receipt to acknowledgement.
     pub latency: Value,
     /// The latest dead letters.
@@ -294,6 +296,7 @@ pub mod examples {
             in_flight: 0,
             resent: 0,
             client_replacements: 0,
+            discarded_messages: 0,
             latency: Value::Null,
             newest_dead_letters: Vec::new(),
             ledger: SinkLedger {

@@ -221,7 +221,7 @@ impl<E: Engine> Driver<E> {
         }
         self.shared.set_members(states);
         if state.machine.leadership(now).is_some()
-            && let Some((name, revision)) = state.members.forgotten(now)
+            && let Some((name, revision)) = state.members.expired(now)
         {
             info!(
                 cluster = self.cluster,

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The time after which the leader deletes the state of a member that shows no sign of life.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+const EXPIRED_AFTER: Duration = Duration::from_secs(3600);
 
 /// The states of the members by name.
 #[derive(Debug, Default)]
@@ -71,10 +71,10 @@ impl Members {
     }
 
     /// Returns a member without a sign of life for long: its name, and the revision of its state.
-    pub(crate) fn forgotten(&self, now: Instant) -> Option<(String, u64)> {
+    pub(crate) fn expired(&self, now: Instant) -> Option<(String, u64)> {
         let mut members = self.seen.iter();
         members
-            .find(|(_, seen)| now.duration_since(seen.since) >= FORGOTTEN_AFTER)
+            .find(|(_, seen)| now.duration_since(seen.since) >= EXPIRED_AFTER)
             .map(|(name, seen)| (name.clone(), seen.revision))
     }
 }

@@ -78,7 +78,7 @@ pub struct Copies {
     waits_since: Option<(Sequence, u64)>,
     /// The number of messages that were read before their event.
     read: u64,
-    forgotten: u64,
+    discarded: u64,
 }
 
 impl Default for Copies {
@@ -104,7 +104,7 @@ impl Copies {
             max_unmatched,
             waits_since: None,
             read: 0,
-            forgotten: 0,
+            discarded: 0,
         }
     }
 
@@ -219,7 +219,7 @@ impl Copies {
         if let Some((&place, &(identity, _))) = oldest {
             self.unmatched.remove(&place);
             self.unmatched_by.remove(&identity);
-            self.forgotten += 1;
+            self.discarded += 1;
         }
     }
 
@@ -291,10 +291,18 @@ impl Copies {
             && waits_since.is_some_and(|since| self.read - since >= limit)
     }
 
+    /// Discards the state, because the destination was recreated. The number of discarded messages stays.
+    pub fn begin_again(&mut self) {
+        *self = Self {
+            discarded: self.discarded,
+            ..Self::with_limit(self.max_unmatched)
+        };
+    }
+
     /// Returns the number of messages that were discarded before their event was received. An event that is received later may be
     /// published twice.
-    pub const fn forgotten(&self) -> u64 {
-        self.forgotten
+    pub const fn discarded(&self) -> u64 {
+        self.discarded
     }
 }
 

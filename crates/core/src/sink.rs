@@ -182,6 +182,9 @@ pub struct SinkStatus {
     /// Whether the sink publishes nothing because another member of the cluster leads: it is no fault that events wait.
     /// [`Sink::outcomes`] is then called also while nothing is in flight.
     pub is_follower: bool,
+    /// The messages of other members of the cluster that were discarded before their events were received, because there were too many.
+    /// Such an event may be published twice if it is received later. Never decreases.
+    pub discarded_messages: u64,
 }
 
 /// Measurements of the client library of a sink; `None` for those that it does not provide.

@@ -142,13 +142,18 @@ impl Membership {
         self.copies.restart();
     }
 
+    /// Returns the number of records that were discarded before their events were received.
+    pub(crate) const fn discarded(&self) -> u64 {
+        self.copies.discarded()
+    }
+
     /// Sets the offsets at which reading begins. An offset before the known one shows that the topic was recreated, so all state of
     /// the earlier topic is discarded.
     pub(crate) fn begin(&mut self, offsets: &Offsets) {
         let is_before =
             |(lane, next): (&u32, &u64)| self.copies.next(*lane).is_some_and(|known| *next < known);
         if offsets.iter().any(is_before) {
-            self.copies = Copies::default();
+            self.copies.begin_again();
         }
         self.read_to(offsets);
     }

@@ -406,6 +406,7 @@ impl Sink for KafkaSink {
             recreations: self.health.positions().recreations(),
             client: self.health.gauges(),
             is_follower: self.is_follower(),
+            discarded_messages: self.membership.as_ref().map_or(0, Membership::discarded),
         }
     }
 

@@ -65,7 +65,7 @@ impl Membership {
         match next {
             Some(next) if next <= end => self.copies.read_to(0, next),
             Some(_) => {
-                self.copies = Copies::default();
+                self.copies.begin_again();
                 self.copies.read_to(0, 1);
             }
             None => self.copies.read_to(0, end.saturating_sub(LOOK_BACK).max(1)),

@@ -301,6 +301,9 @@ impl Sink for NatsSink {
 
     fn status(&self) -> SinkStatus {
         let connection = self.connection.as_ref();
+        let membership = connection
+            .and_then(Connection::membership)
+            .or(self.membership.as_ref());
         SinkStatus {
             // Only without messages in flight: otherwise acknowledgements received before the fault are processed first.
             broken: connection.and_then(Connection::idle_fault),
@@ -310,6 +313,7 @@ impl Sink for NatsSink {
             recreations: self.destination.recreations(),
             client: connection.map(Connection::gauges).unwrap_or_default(),
             is_follower: connection.is_some_and(Connection::is_follower),
+            discarded_messages: membership.map_or(0, |membership| membership.copies.discarded()),
         }
     }
 

@@ -226,6 +226,9 @@ metrics! {
     COUNTER sink_connect_failures_total = counts("step", sink.snapshot.connect_failures.iter());
     /// Events published again after a fault.
     COUNTER sink_resent_events_total = sink.snapshot.resent;
+    /// Messages of other members of a cluster that were discarded before their events were received, because there were more than a
+    /// million. Such an event may be published twice. Expected for a follower with `standby = "cold"`, which receives no events.
+    COUNTER sink_discarded_messages_total = sink.snapshot.discarded_messages;
     /// Events that the destination lost after they were acknowledged: lines that another program removed from a file.
     COUNTER sink_lost_events_total = sink.snapshot.file_changes.lost;
     /// Times that another program moved, truncated or removed the file of the sink.

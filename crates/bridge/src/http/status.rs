@@ -134,6 +134,9 @@ struct Sink {
     in_flight: u64,
     resent: u64,
     client_replacements: u64,
+    /// The messages of other members of the cluster that were discarded since the start before their events were received, because there
+    /// were more than a million. Such an event may be published twice.
+    discarded_messages: u64,
     /// How often the topic or stream was found to be recreated since the start, and the last time in a sentence.
     destination_recreated: u64,
     last_recreation: Option<String>,
@@ -398,6 +401,7 @@ impl Sink {
             in_flight: sink.snapshot.in_flight,
             resent: sink.snapshot.resent,
             client_replacements: sink.snapshot.client_replacements,
+            discarded_messages: sink.snapshot.discarded_messages,
             destination_recreated: sink.snapshot.recreations.count,
             last_recreation: sink.snapshot.recreations.last.clone(),
             file_changes: sink.snapshot.file_changes.count,

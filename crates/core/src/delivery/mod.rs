@@ -363,8 +363,10 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             recreations,
             client,
             is_follower,
+            discarded_messages,
         } = self.sink.status();
         self.progress.set_destination(recreations, file_changes);
+        self.progress.set_discarded(discarded_messages);
         if let Some(fault) = broken {
             return Err(fault.into());
         }

@@ -124,6 +124,8 @@ pub struct ProgressSnapshot {
     pub recreations: Recreations,
     /// The last measurements of the client library.
     pub client: ClientGauges,
+    /// The messages of other members of the cluster that were discarded before their events were received.
+    pub discarded_messages: u64,
 }
 
 impl Progress {
@@ -147,6 +149,7 @@ impl Progress {
             file_changes: FileChanges::default(),
             recreations: Recreations::default(),
             client: ClientGauges::default(),
+            discarded_messages: 0,
         };
         Self {
             inner: Mutex::new(inner),
@@ -204,6 +207,11 @@ impl Progress {
         let mut inner = self.lock();
         inner.notice = notice;
         inner.client = client;
+    }
+
+    pub(super) fn set_discarded(&self, messages: u64) {
+        let mut inner = self.lock();
+        inner.discarded_messages = inner.discarded_messages.max(messages);
     }
 
     pub(super) fn set_destination(&self, recreations: Recreations, file_changes: FileChanges) {

@@ -51,7 +51,12 @@ impl Connection {
 
     /// Returns the place from which the stream has to be read after a restart; `None` outside of a cluster.
     pub(crate) fn resume(&self) -> Option<u64> {
-        self.following.as_ref()?.membership().resume()
+        self.membership()?.resume()
+    }
+
+    /// Returns the membership; `None` outside of a cluster.
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.following.as_ref().map(Following::membership)
     }
 
     pub(crate) fn into_membership(self) -> Option<Membership> {

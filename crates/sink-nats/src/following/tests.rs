@@ -114,14 +114,14 @@ async fn full_follower_reads_again_when_its_events_arrive() {
     assert_eq!(following.membership.copies.next(0), Some(3), "read without room");
     assert!(following.is_stored(sequence(2), "a"));
     follow_until(&mut following, 4).await;
-    assert_eq!(following.membership.copies.forgotten(), 0);
+    assert_eq!(following.membership.copies.discarded(), 0);
 
     lease.send_replace(held());
     let mut acks = Vec::new();
     within("following", following.follow(&mut acks)).await;
     let end = within("the takeover", following.take_over(&mut acks)).await;
     assert_eq!(end, Some(5));
-    assert_eq!(following.membership.copies.forgotten(), 2, "b and c");
+    assert_eq!(following.membership.copies.discarded(), 2, "b and c");
     assert!(following.is_stored(sequence(3), "e"));
 }
 

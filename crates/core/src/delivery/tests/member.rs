@@ -50,6 +50,7 @@ impl Sink for MemberSink {
     fn status(&self) -> SinkStatus {
         SinkStatus {
             is_follower: !self.is_leading(),
+            discarded_messages: if self.is_leading() { 0 } else { 3 },
             ..SinkStatus::default()
         }
     }
@@ -99,6 +100,7 @@ fn follower_waits_without_a_fault_and_then_delivers() {
         (10, Sequence::FIRST)
     );
     assert_eq!(following.faults.total() + following.client_replacements, 0);
+    assert_eq!((following.discarded_messages, leading.discarded_messages), (3, 3));
     assert_eq!((leading.cursor.counts.delivered, leading.faults.total()), (10, 0));
     assert_eq!(*connects.lock().unwrap(), 2);
 }
