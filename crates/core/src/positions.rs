@@ -16,7 +16,7 @@
 use std::{borrow::Cow, fmt};
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::json::{self, Span};
 
@@ -36,7 +36,7 @@ const IDS: usize = HEADER + FIXED_SPANS * SPAN;
 pub(crate) const SHORTEST: usize = IDS;
 
 /// How a feed writes the time of an event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TimeFormat {
     /// A text such as `2026-01-31T12:00:00Z`, in UTC if it has no offset.
     #[default]

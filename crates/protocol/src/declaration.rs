@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use neurobridge_core::{address, positions::TimeFormat, secret::Secret};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     backfill::BackfillList,
@@ -151,7 +151,7 @@ impl Default for Heartbeat {
 }
 
 /// A rule: conditions on a frame, or on an element of `events`, and the meaning of those that match.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Conditions on fields, by path; all must hold. Without `when` and `frame`, the rule matches everything.
@@ -171,7 +171,7 @@ pub struct Rule {
 }
 
 /// The meaning of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Meaning {
     /// An event.
@@ -189,7 +189,7 @@ pub enum Meaning {
 }
 
 /// The fields of an event, by their paths.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventFields {
     /// The identity: a path, or a list of paths whose values together are unique. An event that arrives twice is published

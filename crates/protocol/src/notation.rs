@@ -93,7 +93,7 @@ impl Serialize for FeedPath {
 }
 
 /// Conditions on fields by their paths; all must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Conditions(Vec<(FeedPath, Condition)>);
 
 impl Conditions {
@@ -128,7 +128,7 @@ impl<'de> Deserialize<'de> for Conditions {
 }
 
 /// One path or several.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Paths(Vec<FeedPath>);
 
 impl Paths {
@@ -155,7 +155,7 @@ impl<'de> Deserialize<'de> for Paths {
 }
 
 /// The path of a time, and its unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TimeField {
     /// The path.
     pub path: FeedPath,
@@ -188,7 +188,7 @@ impl<'de> Deserialize<'de> for TimeField {
 }
 
 /// A message: JSON or plain text, whose strings may contain placeholders.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MessageTemplate(pub(crate) Value);
 
 impl<'de> Deserialize<'de> for MessageTemplate {

@@ -11,6 +11,7 @@ use neurobridge_core::{
     sink_type::{self, BuildContext, DeadLetterPlace, InCluster, SinkConfig, SinkType},
     template::Template,
 };
+use serde_json::json;
 
 use crate::{
     config::{Delivery, KafkaConfig},
@@ -73,7 +74,8 @@ impl SinkConfig for KafkaConfig {
     fn in_cluster(&self) -> InCluster {
         match self.topic.constant() {
             Some(_) => {
-                let settings = format!("{:?} {:?} {:?}", self.delivery, self.transaction, self.oversize);
+                // JSON stays the same in later versions.
+                let settings = json!([self.delivery, self.transaction, self.oversize]).to_string();
                 InCluster::Shared {
                     settings: identity::body_hash(&settings),
                 }

@@ -12,6 +12,7 @@ use neurobridge_core::{
     template::Template,
     units,
 };
+use serde_json::json;
 
 use crate::{
     config::{Mode, NatsConfig, Order},
@@ -84,7 +85,8 @@ impl SinkConfig for NatsConfig {
         match self.mode {
             Mode::Jetstream => {
                 let stream = self.stream.as_ref().map(|stream| &stream.name);
-                let settings = format!("{stream:?} {:?} {:?}", self.order, self.oversize);
+                // JSON stays the same in later versions.
+                let settings = json!([stream, self.order, self.oversize]).to_string();
                 InCluster::Shared {
                     settings: identity::body_hash(&settings),
                 }
