@@ -1,13 +1,14 @@
 //! Clusters of bridges: processes with a lease in NATS, of which one publishes.
 
 mod cold;
+mod states;
 
 use std::process::Command;
 use std::time::Duration;
 
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::kafka::records::read_topic;
-use neurobridge_tests::nats::{Nats, NatsOptions, client::read_stream};
+use neurobridge_tests::nats::{NatsOptions, client::read_stream};
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::{wait_for, wait_until};
@@ -23,6 +24,8 @@ const EVENTS: u64 = 12_000;
 const RATE: &str = "200";
 /// Shorter than the default, so that the tests wait less. Longer than the pauses of a busy machine.
 const TTL: &str = "5s";
+/// A sink that needs no broker, so that only the lease does.
+const FILE: &str = "[sinks.stream]\ntype = \"file\"\n";
 
 /// A bridge in a cluster, with a folder of its own.
 struct Member {
@@ -32,12 +35,12 @@ struct Member {
 }
 
 impl Member {
-    fn new(cluster: &str, name: &str, (platform, nats): (&Platform, &Nats), sinks: &str) -> Self {
+    fn new(cluster: &str, name: &str, (platform, nats): (&Platform, &str), sinks: &str) -> Self {
         let config = Self::config(cluster, name, (platform, nats), sinks);
         Self::start(cluster, name, config)
     }
 
-    fn config(cluster: &str, name: &str, (platform, nats): (&Platform, &Nats), sinks: &str) -> String {
+    fn config(cluster: &str, name: &str, (platform, nats): (&Platform, &str), sinks: &str) -> String {
         let address = platform.address();
         format!(
             r#"
@@ -52,13 +55,12 @@ name = "{cluster}"
 member = "{name}"
 [cluster.lease]
 type = "nats"
-servers = ["{}"]
+servers = ["{nats}"]
 bucket = "LEASES"
 create = true
 replicas = 1
 ttl = "{TTL}"
-{sinks}"#,
-            nats.url()
+{sinks}"#
         )
     }
 
@@ -135,17 +137,10 @@ fn cluster_command(member: &Member, args: &[&str]) -> (Option<i32>, String) {
 }
 
 /// Starts members that deliver to a file each, so that only the lease needs a broker.
-fn members_with_files(cluster: &str, platform: &Platform, nats: &Nats) -> Vec<Member> {
+fn members_with_files(cluster: &str, platform: &Platform, nats: &str) -> Vec<Member> {
     let members = ["a", "b"].iter();
     let members: Vec<Member> = members
-        .map(|name| {
-            Member::new(
-                cluster,
-                name,
-                (platform, nats),
-                "[sinks.stream]\ntype = \"file\"\n",
-            )
-        })
+        .map(|name| Member::new(cluster, name, (platform, nats), FILE))
         .collect();
     members.iter().for_each(Member::wait_until_ready);
     members
@@ -158,7 +153,7 @@ fn command_shows_members_and_hands_the_leadership_over() {
     };
     let dir = Scratch::new("cluster-command").unwrap();
     let platform = Platform::start(&dir, &["--rate", RATE]).unwrap();
-    let members = members_with_files("commands", &platform, &nats);
+    let members = members_with_files("commands", &platform, &nats.url());
     let leading = leader(&members);
     let (leader, follower) = (&members[leading], &members[1 - leading]);
     let sees_both = |status: &Status| {
@@ -224,7 +219,7 @@ fn gap_is_missed_only_if_no_member_was_connected() {
     };
     let dir = Scratch::new("cluster-gaps").unwrap();
     let platform = Platform::start(&dir, &["--rate", RATE]).unwrap();
-    let mut members = members_with_files("gaps", &platform, &nats);
+    let mut members = members_with_files("gaps", &platform, &nats.url());
     let leading = leader(&members);
     members[leading].update();
     let has_outcome = |member: &Member| outcomes(member).iter().any(|(_, outcome)| outcome == "recovered");
@@ -279,7 +274,7 @@ fn takeovers_publish_each_event_once_and_in_order() {
     .tables();
     let mut members: Vec<Member> = ["a", "b"]
         .iter()
-        .map(|name| Member::new("faces", name, (&platform, &nats), &sinks))
+        .map(|name| Member::new("faces", name, (&platform, &nats.url()), &sinks))
         .collect();
     members.iter().for_each(Member::wait_until_ready);
     for round in 0..4 {

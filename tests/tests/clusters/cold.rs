@@ -23,7 +23,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn start(cluster: &str, nats: &Nats, sinks: &str, backfill: &str, faults: &[&str]) -> Self {
+    fn start(cluster: &str, nats: &str, sinks: &str, backfill: &str, faults: &[&str]) -> Self {
         let dir = Scratch::new(cluster).unwrap();
         let (record, count) = (
             dir.join("recognised.jsonl").display().to_string(),
@@ -104,7 +104,7 @@ fn takeovers_without_standby_connections_miss_no_event() {
         subject: "cold.{result}",
     }
     .tables();
-    let mut scene = Scene::start("cold", &nats, &sinks, "", &[]);
+    let mut scene = Scene::start("cold", &nats.url(), &sinks, "", &[]);
     for round in 0..4 {
         let leading = scene.leader();
         assert_standby_is_no_fault(&scene.members[1 - leading]);
