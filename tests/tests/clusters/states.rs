@@ -103,7 +103,7 @@ fn check_tries_the_lease() {
     assert_eq!(code, Some(69), "{text}");
     let host = server.trim_start_matches("nats://");
     assert!(
-        text.contains(&format!("✘ lease {cluster} ")) && text.contains(host),
+        text.contains(&format!("✗ lease {cluster} ")) && text.contains(host),
         "{text}"
     );
 }
