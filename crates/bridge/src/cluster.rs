@@ -139,6 +139,11 @@ impl Cluster {
         self.cold.as_ref()
     }
 
+    /// Returns whether the sources are not connected, because this member follows.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.cold.is_some() && !self.lead.is_held()
+    }
+
     /// Returns the membership at this moment.
     pub(crate) fn view(&self) -> ClusterView {
         let role = *self.membership.role().borrow();
@@ -244,6 +249,8 @@ impl Cluster {
 
     /// Releases the lease, after the connections to the feeds are closed if another member connects to them.
     async fn resign(&self, state: &State) {
+        // The sources connect when this member leads again, also after a hand-over that is cancelled.
+        let _ends = self.cold.as_ref().map(StepDown);
         if let Some(cold) = &self.cold {
             cold.step_down(state).await;
         }
@@ -337,6 +344,15 @@ impl ClusterView {
             JoinState::Refused(reason) => Some(reason.clone()),
             JoinState::Joined | JoinState::OtherConfiguration(_) => None,
         }
+    }
+}
+
+/// A hand-over of a member whose sources stay closed until its end.
+struct StepDown<'a>(&'a Cold);
+
+impl Drop for StepDown<'_> {
+    fn drop(&mut self) {
+        self.0.stepped_down();
     }
 }
 

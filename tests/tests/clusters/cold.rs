@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::http::get_any;
 use neurobridge_tests::nats::messages::Message;
 use serde_json::Value;
 
@@ -12,6 +14,8 @@ use super::*;
 
 const RATE: &str = "100";
 const EVENTS: u64 = 10_000;
+/// The default ttl, of which a busy machine needs the fifth in which a leader closes its connections.
+const LEASE: Duration = Duration::from_secs(10);
 /// The longest time between a leader's last received event and what its lease states, on a busy machine.
 const MOST_SETTLING_SECONDS: f64 = 20.0;
 
@@ -37,7 +41,11 @@ impl Scene {
             let cold = format!(
                 "[sources.main.backfill]\nurl = \"http://{address}\"\nrate = 500\n{backfill}\n[cluster]\nstandby = \"cold\"\n"
             );
-            Member::start(cluster, name, config.replace("[cluster]\n", &cold))
+            Member::start(
+                cluster,
+                name,
+                config.replace("[cluster]\n", &cold).replace("\"5s\"", "\"10s\""),
+            )
         };
         let members = ["a", "b"].iter().map(member).collect();
         Self {
@@ -81,11 +89,14 @@ fn kill(bridge: &mut Bridge) {
 /// Checks what a follower shows of its sources, which are not connected on purpose.
 fn assert_standby_is_no_fault(follower: &Member) {
     let bridge = follower.bridge();
-    let status = bridge.status().unwrap();
-    let source = status.source("main");
-    assert_eq!((source.state, &source.reason), (SourceState::Standby, &None));
-    assert_eq!(status.losing_events.answer, "no", "{:?}", status.losing_events);
-    assert!(bridge.get("/readyz").unwrap().contains("true"));
+    let is_fine = || {
+        let status = bridge.status().unwrap();
+        let source = status.source("main");
+        let is_ready = get_any(bridge.address(), "/readyz").is_ok_and(|(code, _)| code == 200);
+        let is_losing = status.losing_events.answer != "no";
+        source.state == SourceState::Standby && source.reason.is_none() && is_ready && !is_losing
+    };
+    wait_until("a follower without a fault", SOON, is_fine).unwrap();
     assert_eq!(bridge.metric("neurobridge_source_standby", &[]).unwrap(), 1.0);
     assert_eq!(bridge.metric("neurobridge_source_open_gaps", &[]).unwrap(), 0.0);
 }
@@ -155,7 +166,10 @@ fn takeovers_without_standby_connections_miss_no_event() {
     assert_eq!(in_stream, all, "an event is twice, or missing, in the stream");
     let gaps = scene.members.iter().flat_map(outcomes).collect::<Vec<_>>();
     assert!(gaps.len() >= 4, "{gaps:?}");
-    let is_filled = |(reason, outcome): &(String, String)| reason == "takeover" && outcome == "recovered";
+    // A leader that loses its lease before it has connected leaves its gap to the next one.
+    let is_filled = |(reason, outcome): &(String, String)| {
+        reason == "takeover" && ["recovered", "left_to_leader"].contains(&outcome.as_str())
+    };
     assert!(gaps.iter().all(is_filled), "{gaps:?}");
     assert_eq!(scene.most_connections(), "1");
 }
@@ -192,16 +206,17 @@ fn takeover_without_backfill_reports_what_is_missed() {
     let rest_is_down = ["--fault", "rest-http=503"];
     let mut scene = Scene::start(
         "cold-reports",
-        &nats,
+        &nats.url(),
         &sinks,
         "give_up_after = \"1s\"",
         &rest_is_down,
     );
-    let mut ended = Vec::new();
+    let mut crashed = 0.0;
     for is_crash in [true, false] {
         let leading = scene.leader();
         let at = jiff::Timestamp::now().as_microsecond() as f64 / 1e6;
         if is_crash {
+            crashed = at;
             kill(scene.members[leading].bridge.as_mut().unwrap());
         } else {
             scene.members[leading].update();
@@ -212,10 +227,9 @@ fn takeover_without_backfill_reports_what_is_missed() {
             .wait("another leader", SOON, Status::leads)
             .unwrap();
         wait_until("the outcome of the gap", SOON, || {
-            outcomes(leader) == [("takeover".to_owned(), "unrecovered".to_owned())]
+            outcomes(leader).last() == Some(&("takeover".to_owned(), "unrecovered".to_owned()))
         })
         .unwrap();
-        ended.push(at);
         if is_crash {
             scene.members[leading]
                 .bridge
@@ -234,15 +248,11 @@ fn takeover_without_backfill_reports_what_is_missed() {
             (seconds(&body["began"]), seconds(&body["ended"]))
         })
         .collect();
-    assert_eq!(gaps.len(), 2, "{gaps:?}");
-    for ((began, until), at) in gaps.iter().zip(&ended) {
-        let early = at - began;
-        // An orderly stop receives for a moment more.
-        assert!(
-            (-5.0..MOST_SETTLING_SECONDS).contains(&early) && until > at,
-            "{gaps:?} {ended:?}"
-        );
-    }
+    // The killed member has unpublished events, for which the leader may hand over once more.
+    assert!(gaps.len() >= 2, "{gaps:?}");
+    let is_of_crash = |(began, until): &&(f64, f64)| (*began..*until).contains(&crashed);
+    let (began, _) = gaps.iter().find(is_of_crash).unwrap();
+    assert!(crashed - began < MOST_SETTLING_SECONDS, "{gaps:?} {crashed}");
     let mut published = ids(messages
         .iter()
         .filter(|message| !is_report(message))
@@ -259,4 +269,36 @@ fn takeover_without_backfill_reports_what_is_missed() {
     let is_reported = |at: &f64| gaps.iter().any(|(began, until)| began <= at && at <= until);
     assert!(missing.iter().all(is_reported), "{missing:?} {gaps:?}");
     assert_eq!(scene.most_connections(), "1");
+}
+
+#[test]
+fn leader_that_regains_its_lease_connects_again() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let mut scene = Scene::start("cold-alone", &nats.url(), FILE, "", &[]);
+    scene.members.truncate(1);
+    assert_eq!(leader(&scene.members), 0);
+    wait_until_publishing(&scene.members[0]);
+    let frozen = Instant::now();
+    scene.members[0]
+        .bridge
+        .as_mut()
+        .unwrap()
+        .process()
+        .freeze()
+        .unwrap();
+    wait_until("the end of the lease", SOON, || frozen.elapsed() > 2 * LEASE).unwrap();
+    scene.members[0]
+        .bridge
+        .as_mut()
+        .unwrap()
+        .process()
+        .thaw()
+        .unwrap();
+    wait_until("the gap of the frozen leader", SOON, || {
+        outcomes(&scene.members[0]).contains(&("takeover".to_owned(), "recovered".to_owned()))
+    })
+    .unwrap();
+    wait_until_publishing(&scene.members[0]);
 }

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::Bridge;
 use crate::{
     backfill::manual::Manual,
+    cluster::Cluster,
     config::{self, Loaded},
     control::{Answer, Greeting, Request, Requested},
     deliveries::PreparedSink,
@@ -307,7 +308,17 @@ impl Bridge {
         for source in prepared.sources {
             let name = Arc::clone(source.name());
             let is_added = plan.sources.added.iter().any(|added| **added == *name);
-            let (done, until_then) = if is_added {
+            let mut authenticated = self.feed.run_source(source);
+            let stands_by = self.state.cluster.as_ref().is_some_and(Cluster::stands_by);
+            let (done, until_then) = if stands_by {
+                authenticated = completed();
+                let text = if is_added {
+                    "added; it connects when this member leads"
+                } else {
+                    "changed; it connects when this member leads"
+                };
+                (text, text)
+            } else if is_added {
                 ("added and authenticated", "added, not authenticated yet")
             } else {
                 (
@@ -318,7 +329,7 @@ impl Bridge {
             pending.push(Pending {
                 done: format!("sources.{name}: {done}"),
                 until_then: format!("sources.{name}: {until_then}"),
-                completion: Completion::Source(self.feed.run_source(source)),
+                completion: Completion::Source(authenticated),
             });
         }
         for name in &plan.sources.removed {
@@ -326,12 +337,10 @@ impl Bridge {
             let done = format!(
                 "sources.{name}: removed; the events that it has received are still stored and delivered"
             );
-            let completed = CancellationToken::new();
-            completed.cancel();
             pending.push(Pending {
                 until_then: done.clone(),
                 done,
-                completion: Completion::Source(completed),
+                completion: Completion::Source(completed()),
             });
         }
         for name in &plan.sinks.removed {
@@ -361,6 +370,13 @@ impl Bridge {
         }
         pending
     }
+}
+
+/// Returns the token of a change that is complete.
+fn completed() -> CancellationToken {
+    let completed = CancellationToken::new();
+    completed.cancel();
+    completed
 }
 
 /// Returns the report about keys that cannot be changed while the bridge runs.

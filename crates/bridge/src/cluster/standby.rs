@@ -25,6 +25,7 @@ use crate::{
 
 /// The time limit for closing the connections. Longer than a source takes for its close frame.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+
 /// The time limit for the outcomes of the events in flight before a hand-over. The next leader fetches the others.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// The interval at which the ends of connections and deliveries are checked.
@@ -55,7 +56,8 @@ impl Cold {
         self.may_connect.subscribe()
     }
 
-    /// Closes the connections of the sources, and waits for a limited time until the received events are settled.
+    /// Closes the connections of the sources, and waits for a limited time until the received events are settled. They stay closed until
+    /// [`stepped_down`](Self::stepped_down).
     pub(super) async fn step_down(&self, state: &State) {
         self.steps_down.send_replace(true);
         let _ = self
@@ -74,6 +76,11 @@ impl Cold {
         // Otherwise the next leader begins its gap earlier.
         let _ = timeout(FLUSH_LIMIT, flushed).await;
         settle(state);
+    }
+
+    /// Lets the sources connect when this member leads again.
+    pub(super) fn stepped_down(&self) {
+        self.steps_down.send_replace(false);
     }
 }
 
@@ -100,8 +107,12 @@ async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
             learn(state, &settled.borrow_and_update());
             tokio::select! {
                 biased;
-                () = lead.held() => break,
-                Ok(()) = settled.changed() => {}
+                () = lead.held() => {}
+                Ok(()) = settled.changed() => continue,
+            }
+            let _ = steps_down.wait_for(|steps_down| !*steps_down).await;
+            if lead.is_held() {
+                break;
             }
         }
         learn(state, &settled.borrow_and_update());
@@ -110,11 +121,10 @@ async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
                 source.intake.stored.set_resume(resume);
             }
         }
-        steps_down.mark_unchanged();
         cold.may_connect.send_replace(true);
         tokio::select! {
             () = lead.lost() => {}
-            _ = steps_down.changed() => {}
+            _ = steps_down.wait_for(|steps_down| *steps_down) => {}
         }
         cold.may_connect.send_replace(false);
         if timeout(CLOSE_LIMIT, closed(state)).await.is_err() {
@@ -129,7 +139,6 @@ async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
         for source in state.parts.sources() {
             state.history.stand_by(&source.intake.name);
         }
-        lead.lost().await;
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    JoinState, Leadership, Membership, Role,
+    JoinState, Leadership, Membership, Role, Settled,
     record::{self, Identity},
     store::{Engine, LEASE, Store, Value, Written},
 };

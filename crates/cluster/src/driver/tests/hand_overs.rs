@@ -68,3 +68,48 @@ async fn restarted_leader_does_not_lead_before_a_follower() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn lease_states_how_far_the_events_are_settled() {
+    let world = Arc::new(World::default());
+    let first = Process::start(&world, "a", "same", 1);
+    until(TTL * 2, "a leader", || first.leadership().is_some()).await;
+    let second = Process::start(&world, "b", "same", 2);
+    until(TTL, "the member has joined", || {
+        *second.membership.join_state().borrow() == JoinState::Joined
+    })
+    .await;
+    let true_time = Instant::now();
+    let settled = Settled {
+        since: Some(true_time),
+        at_ms: 5000,
+        event: Some("42".to_owned()),
+        resume: None,
+    };
+    let known = |process: &Process| process.membership.settled().borrow().get("main").cloned();
+    let of_main = |settled: Settled| BTreeMap::from([("main".to_owned(), settled)]);
+    first.membership.set_settled(of_main(settled.clone()));
+    until(TTL, "the follower knows it", || known(&second).is_some()).await;
+    let found = known(&second).unwrap();
+    assert_eq!((&found.event, found.at_ms), (&settled.event, 5000));
+    let since = found.since.unwrap();
+    assert!(
+        since <= true_time && true_time - since < TTL,
+        "{:?}",
+        true_time - since
+    );
+
+    // The value outlives all members.
+    first.stop.cancel();
+    until(TTL, "the follower leads", || second.leadership().is_some()).await;
+    second.stop.cancel();
+    second.membership.ended().await;
+    sleep(TTL * 10).await;
+    let third = Process::start(&world, "c", "same", 3);
+    until(TTL, "the last lease is known", || known(&third).is_some()).await;
+    let unknown_age = Settled {
+        since: None,
+        ..settled
+    };
+    assert_eq!(known(&third), Some(unknown_age));
+}
