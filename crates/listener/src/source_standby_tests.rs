@@ -21,6 +21,8 @@ async fn source_connects_only_while_allowed() {
             bench.open_connections(2).await;
             assert!(bench.snapshot().first_authenticated.is_some());
             allow.send_replace(false);
+            // The time advances when the source has nothing more to do: its close frames are sent.
+            tokio::time::sleep(Duration::from_millis(1)).await;
             // What the server sent before its close frame is received.
             first.say(event(7)).await;
             first.close(CloseCode::Normal).await;
