@@ -9,6 +9,7 @@ pub mod bridge;
 pub mod browser;
 #[cfg(feature = "clients")]
 pub mod certificates;
+pub mod cluster;
 pub mod configuration;
 pub mod fingerprint;
 pub mod http;

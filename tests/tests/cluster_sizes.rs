@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::cluster::cluster_table;
 use neurobridge_tests::kafka::records::read_topic;
 use neurobridge_tests::nats::{NatsOptions, client::read_stream};
 use neurobridge_tests::paths::Scratch;
@@ -68,13 +69,7 @@ type = "disk"
         }
         .tables(),
     );
-    let member = |name: &str| {
-        let servers = nats.url();
-        format!(
-            "{alone}[cluster]\nname = \"faces\"\nmember = \"{name}\"\n\
-             lease = {{ type = \"nats\", servers = [\"{servers}\"], bucket = \"LEASES\", create = true, replicas = 1, ttl = \"5s\" }}\n"
-        )
-    };
+    let member = |name: &str| format!("{alone}{}", cluster_table("faces", name, &nats.url(), "5s"));
 
     let bridge = Bridge::start(&first_dir, &alone).unwrap();
     wait_until_publishing(&bridge);

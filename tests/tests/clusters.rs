@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::cluster::cluster_table;
 use neurobridge_tests::kafka::records::read_topic;
 use neurobridge_tests::nats::{NatsOptions, client::read_stream};
 use neurobridge_tests::paths::Scratch;
@@ -50,17 +51,8 @@ token = "t"
 backoff = {{ min = "20ms", max = "200ms" }}
 [spool]
 type = "disk"
-[cluster]
-name = "{cluster}"
-member = "{name}"
-[cluster.lease]
-type = "nats"
-servers = ["{nats}"]
-bucket = "LEASES"
-create = true
-replicas = 1
-ttl = "{TTL}"
-{sinks}"#
+{}{sinks}"#,
+            cluster_table(cluster, name, nats, TTL)
         )
     }
 

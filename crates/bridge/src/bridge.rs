@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use crate::{
-    cluster::{self, Cluster},
+    cluster::Cluster,
     config::Config,
     control::{Control, Greeting, Requested},
     data_dir::DataDir,
@@ -32,6 +32,7 @@ use crate::{
     feed::{Feed, joined},
     history::{History, Recorder},
     http::{self, Access, Status},
+    member,
     parts::Parts,
     reload::{Configuration, Reloader},
     signals::Signals,
@@ -169,8 +170,8 @@ impl Bridge {
         )
         .await?;
         let in_cluster = [
-            tokio::spawn(cluster::report(Arc::clone(&state))),
-            tokio::spawn(cluster::stand_by(Arc::clone(&state))),
+            tokio::spawn(member::report(Arc::clone(&state))),
+            tokio::spawn(member::stand_by(Arc::clone(&state))),
         ];
         let in_cluster = in_cluster.map(AbortOnDropHandle::new);
         let recorder = Some(Recorder::start(Arc::clone(&state)));
@@ -271,7 +272,7 @@ impl Bridge {
         }
         // After the last message of this member, so that the next leader continues at once.
         if let Some(cluster) = &self.state.cluster {
-            cluster::settle(&self.state);
+            member::settle(&self.state);
             cluster.leave().await;
         }
         cause = cause.or(self.abort().await);

@@ -1,9 +1,8 @@
 //! The bridge as a member of a cluster, of which one member publishes.
 
+mod cold;
 mod coverage;
 mod published;
-mod report;
-mod standby;
 
 use std::{
     fmt,
@@ -16,7 +15,10 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_cluster::{ClusterConfig, JoinState, MemberState, Membership, Role, Standby};
-use neurobridge_core::{clock, foreign_text, lead::Lead};
+use neurobridge_core::{
+    clock, foreign_text,
+    lead::{FOLLOWER_READ_INTERVAL, Lead},
+};
 use nix::unistd::gethostname;
 use tokio::{
     sync::watch,
@@ -26,27 +28,19 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::AbortOnDropHandle,
 };
-use tracing::{info, warn};
+use tracing::warn;
 
 use self::coverage::{covers, is_proven_after};
 use self::published::published_hash;
-pub(crate) use self::{
-    coverage::Coverage,
-    report::report,
-    standby::{Cold, settle, stand_by},
-};
+pub(crate) use self::{cold::Cold, coverage::Coverage};
 use crate::{
     config::Config,
-    control::Answer,
     exit::{Exit, Failure},
-    state::State,
     table::Table,
 };
 
 /// The time limit of leaving the cluster, after which the lease expires by itself.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
-/// The time limit of a hand-over. Shorter than that of the command's answer.
-const HAND_OVER_LIMIT: Duration = Duration::from_secs(40);
 /// The time after the end of a gap for which a member waits for the proof that another one was connected. A follower leaves the gap to
 /// the leader from then on.
 const COVERAGE_LIMIT: Duration = Duration::from_secs(60);
@@ -69,11 +63,15 @@ pub(crate) struct Cluster {
 }
 
 /// The changes of the role since the start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Changes {
     takeovers: AtomicU64,
     /// The time of the last change; `None` before the first one.
     last: watch::Sender<Option<Timestamp>>,
+    /// The longest time between two reads of a socket.
+    read_interval: watch::Sender<Duration>,
+    /// The same while this member leads.
+    leader_read_interval: Duration,
 }
 
 /// The membership at one moment.
@@ -104,7 +102,12 @@ impl Cluster {
         let config_hash = published_hash(bridge).await?;
         let stop = CancellationToken::new();
         let membership = Membership::join(config, &member, &config_hash, stop.clone());
-        let changes = Arc::<Changes>::default();
+        let changes = Arc::new(Changes {
+            takeovers: AtomicU64::new(0),
+            last: watch::Sender::default(),
+            read_interval: watch::Sender::new(FOLLOWER_READ_INTERVAL),
+            leader_read_interval: bridge.spool.append_interval(),
+        });
         let lead = membership.lead();
         let counting = tokio::spawn(count(membership.role(), Arc::clone(&changes)));
         Ok(Self {
@@ -129,6 +132,24 @@ impl Cluster {
         Ok(published_hash(config).await? == self.config_hash)
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the hash of the messages that this member publishes.
+    pub(crate) fn config_hash(&self) -> &str {
+        &self.config_hash
+    }
+
+    pub(crate) const fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Waits until the bridge leaves the cluster.
+    pub(crate) async fn left(&self) {
+        self.stop.cancelled().await;
+    }
+
     /// Returns the right to publish, for the sinks.
     pub(crate) const fn lead(&self) -> &Lead {
         &self.lead
@@ -137,6 +158,11 @@ impl Cluster {
     /// Returns the standby of the sources; `None` if those of a follower are connected.
     pub(crate) const fn cold(&self) -> Option<&Cold> {
         self.cold.as_ref()
+    }
+
+    /// Returns the longest time between two reads of a socket, which is longer for a follower.
+    pub(crate) fn read_interval(&self) -> watch::Receiver<Duration> {
+        self.changes.read_interval.subscribe()
     }
 
     /// Returns whether the sources are not connected, because this member follows.
@@ -202,59 +228,6 @@ impl Cluster {
             Some(leader) if is_old => Coverage::LeftToLeader(leader),
             _ => Coverage::Unknown,
         }
-    }
-
-    /// Hands the leadership over, and waits until another member leads.
-    pub(crate) async fn hand_over(&self, state: &State) -> Answer {
-        let view = self.view();
-        if view.term.is_none() {
-            return Answer::failed(Exit::Usage, view.refusal_of_follower());
-        }
-        if !view
-            .members
-            .iter()
-            .any(|member| member.is_alive && !member.is_self)
-        {
-            return Answer::failed(
-                Exit::TryLater,
-                "no other member is alive, so this one remains the leader; start another member first",
-            );
-        }
-        info!(
-            cluster = self.name,
-            reason = "requested",
-            "handing the leadership over"
-        );
-        let mut members = self.membership.members();
-        let led_by = |members: &Vec<MemberState>| {
-            let leads = |member: &&MemberState| member.is_alive && member.term.is_some() && !member.is_self;
-            members.iter().find(leads).map(|leader| leader.name.clone())
-        };
-        let hand_over = async {
-            self.resign(state).await;
-            let members = members.wait_for(|members| led_by(members).is_some()).await;
-            members.ok().and_then(|members| led_by(&members))
-        };
-        match timeout(HAND_OVER_LIMIT, hand_over).await.ok().flatten() {
-            Some(leader) => Answer {
-                exit: Exit::Ok.code(),
-                text: format!("\"{leader}\" leads\n"),
-            },
-            None => Answer::failed(
-                Exit::TryLater,
-                "the lease was released, but no other member leads yet; run neurobridge cluster to check again",
-            ),
-        }
-    }
-
-    /// Releases the lease, after the connections to the feeds are closed if another member connects to them.
-    async fn resign(&self, state: &State) {
-        // The sources connect when this member leads again, also after a hand-over that is cancelled.
-        let _ends = self.cold.as_ref().map(StepDown);
-        if let Some(cold) = &self.cold {
-            cold.step_down(state).await;
-        }
-        self.membership.resign().await;
     }
 
     /// Releases the lease and leaves the cluster, so that another member leads at once.
@@ -347,16 +320,7 @@ impl ClusterView {
     }
 }
 
-/// A hand-over of a member whose sources stay closed until its end.
-struct StepDown<'a>(&'a Cold);
-
-impl Drop for StepDown<'_> {
-    fn drop(&mut self) {
-        self.0.stepped_down();
-    }
-}
-
-/// Counts the takeovers of this member, and records the time of each change of the role.
+/// Counts the takeovers of this member, records the time of each change of the role, and sets the interval of reads.
 async fn count(mut role: watch::Receiver<Role>, changes: Arc<Changes>) {
     let mut led = None;
     loop {
@@ -365,6 +329,10 @@ async fn count(mut role: watch::Receiver<Role>, changes: Arc<Changes>) {
         if term != led {
             changes.takeovers.fetch_add(u64::from(term.is_some()), Relaxed);
             changes.last.send_replace(Some(clock::now()));
+            changes.read_interval.send_replace(match term {
+                Some(_) => changes.leader_read_interval,
+                None => FOLLOWER_READ_INTERVAL,
+            });
             led = term;
         }
         if role.changed().await.is_err() {

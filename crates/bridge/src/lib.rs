@@ -16,6 +16,7 @@ mod history;
 mod http;
 mod intake;
 pub mod logging;
+mod member;
 mod output;
 mod parts;
 mod preview;

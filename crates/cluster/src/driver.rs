@@ -166,12 +166,14 @@ impl<E: Engine> Driver<E> {
             }
             Step::Write { expected, mut record } => {
                 let sent = Instant::now();
-                record.settled = settled::records(&state.settled, &self.shared.own_settled(), sent);
+                let own_settled = self.shared.own_settled();
+                record.settled = settled::records(&state.settled, &own_settled, sent);
                 let bytes = record::encode(&record);
                 let written = self.limited(store.write(LEASE, expected, Some(bytes))).await;
                 match written {
                     Ok(Written::Stored(revision)) => {
                         state.lease_at = Some((revision, sent));
+                        self.shared.set_stored_settled(own_settled);
                         state.machine.written(record, revision, sent, Instant::now());
                     }
                     Ok(Written::Conflict) => state.machine.read_next(),

@@ -202,6 +202,16 @@ impl Membership {
         self.shared.set_own_settled(settled);
     }
 
+    /// Waits until the lease of this member was stored with the value of each of these sources. Does not return while this member follows.
+    pub async fn settled_stored(&self, sources: impl IntoIterator<Item = &String>) {
+        let sources: Vec<&String> = sources.into_iter().collect();
+        let mut stored = self.shared.stored_settled();
+        let contains_all =
+            |stored: &BTreeMap<String, Settled>| sources.iter().all(|source| stored.contains_key(*source));
+        // Fails only when the sender is gone, which this holds.
+        let _ = stored.wait_for(contains_all).await;
+    }
+
     /// Sets the report that is sent to the other members.
     pub fn report(&self, report: MemberReport) {
         self.shared.set_report(report);

@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     /// How far the events are settled: as the lease states, and as this member determined while it led.
     settled: watch::Sender<BTreeMap<String, Settled>>,
     own_settled: watch::Sender<BTreeMap<String, Settled>>,
+    /// The own values that the last stored lease of this member was written with.
+    stored_settled: watch::Sender<BTreeMap<String, Settled>>,
 }
 
 impl Shared {
@@ -36,6 +38,7 @@ impl Shared {
             report: watch::Sender::default(),
             settled: watch::Sender::default(),
             own_settled: watch::Sender::default(),
+            stored_settled: watch::Sender::default(),
         }
     }
 
@@ -68,6 +71,15 @@ impl Shared {
     #[cfg(feature = "nats")]
     pub(crate) fn own_settled(&self) -> BTreeMap<String, Settled> {
         self.own_settled.borrow().clone()
+    }
+
+    pub(crate) fn stored_settled(&self) -> watch::Receiver<BTreeMap<String, Settled>> {
+        self.stored_settled.subscribe()
+    }
+
+    #[cfg(feature = "nats")]
+    pub(crate) fn set_stored_settled(&self, settled: BTreeMap<String, Settled>) {
+        self.stored_settled.send_replace(settled);
     }
 
     pub(crate) fn set_own_settled(&self, settled: BTreeMap<String, Settled>) {

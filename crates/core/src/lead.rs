@@ -1,9 +1,15 @@
 //! The right of a member of a cluster to publish.
 
+use std::time::Duration;
+
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
+
+/// The time between two reads of a follower, of its feeds and of the destinations. What arrives meanwhile shares the cost of a wake-up, and
+/// of a sync of the spool. Short compared with a takeover, which begins with a last read.
+pub const FOLLOWER_READ_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The right of this member to publish, for a delivery. Clones observe the same lease.
 ///
@@ -53,8 +59,6 @@ fn is_valid(until: Option<Instant>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

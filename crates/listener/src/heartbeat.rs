@@ -84,6 +84,11 @@ impl Heartbeat {
         self.due
     }
 
+    /// Returns whether an answer is expected.
+    pub(crate) const fn is_waiting(&self) -> bool {
+        self.waiting_since.is_some()
+    }
+
     /// Returns the time at which the connection is dead, unless an answer arrives. Must not be used during
     /// backpressure: then answers may be unread behind events.
     pub(crate) fn dead_at(&self) -> Option<Instant> {

@@ -33,6 +33,7 @@ pub struct Source {
     hold: Arc<Hold>,
     replacement: Replacement,
     may_connect: Option<watch::Receiver<bool>>,
+    read_interval: Option<watch::Receiver<Duration>>,
     setup: Setup<Dialler>,
 }
 
@@ -81,6 +82,7 @@ impl Source {
             hold: Arc::default(),
             replacement: Replacement::default(),
             may_connect: None,
+            read_interval: None,
             setup,
         })
     }
@@ -147,6 +149,15 @@ impl Source {
         self
     }
 
+    /// Reads the sockets no sooner than this time after the last read, while at least two messages are expected within it. Zero: as soon as
+    /// data arrives, which is the default. Messages that arrive meanwhile share the cost of a wake-up, and of a sync of the spool. The time is
+    /// shorter if more than 32 KiB would wait.
+    #[must_use]
+    pub fn reading_every(mut self, interval: watch::Receiver<Duration>) -> Self {
+        self.read_interval = Some(interval);
+        self
+    }
+
     /// Returns the signals for the replacement of a source before its connections are closed.
     pub fn replacement(&self) -> Replacement {
         self.replacement.clone()
@@ -189,6 +200,7 @@ impl Source {
         link.hold = self.hold;
         link.replacement = self.replacement;
         link.may_connect = self.may_connect;
+        link.read_interval = self.read_interval;
         connections::run(self.setup, link).await
     }
 }

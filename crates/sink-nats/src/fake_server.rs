@@ -169,7 +169,7 @@ impl Answers {
                 .await?;
         }
         if unused > 0 {
-            // A server answers an unfilled request only when it expires.
+            // A server answers an unfilled request only when it expires; one that does not wait, when all stored messages are sent.
             tokio::time::sleep(EXPIRY).await;
             let status = format!(" 408 Request Timeout\r\nNats-Pending-Messages: {unused}");
             self.message(inbox, None, &status, "").await?;

@@ -14,7 +14,7 @@ use async_nats::Client;
 use neurobridge_core::{
     copies::{Copies, Identity, Place},
     event::{Event, Sequence},
-    lead::Lead,
+    lead::{FOLLOWER_READ_INTERVAL, Lead},
     sink::{Ack, Outcome, SinkFault},
 };
 use serde::Deserialize;
@@ -227,7 +227,7 @@ impl Following {
                 biased;
                 fault = self.events.faulted() => return Err(fault),
                 () = self.membership.lead.held() => return Ok(()),
-                read = self.reader.read(&mut self.found), if !is_full => read?,
+                read = self.reader.read_every(FOLLOWER_READ_INTERVAL, &mut self.found), if !is_full => read?,
             }
         }
     }

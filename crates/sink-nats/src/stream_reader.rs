@@ -52,6 +52,15 @@ pub(crate) struct Found {
     pub(crate) id: Option<String>,
 }
 
+/// How long the server keeps a request for messages.
+#[derive(Clone, Copy, Debug)]
+enum Pull {
+    /// For [`PULL_TIME`], or until it has sent all requested messages.
+    Waiting,
+    /// Until it has sent the messages that are stored.
+    Stored,
+}
+
 type Created = Pin<Box<dyn Future<Output = Result<Result<Consumer, ApiError>, SinkFault>> + Send>>;
 
 /// The answer to the creation of a consumer.
@@ -79,6 +88,8 @@ pub(crate) struct StreamReader {
     /// The number of messages that the last request may still receive.
     wanted: usize,
     requested_at: Instant,
+    /// The time of the last request.
+    pulled_at: Instant,
     most_pulled: usize,
     is_at_end: bool,
     /// The earliest time of the next creation of a consumer.
@@ -114,6 +125,7 @@ impl StreamReader {
             request: 0,
             wanted: 0,
             requested_at: Instant::now(),
+            pulled_at: Instant::now(),
             most_pulled: capacity.min(MOST_PULLED),
             is_at_end: false,
             retry_at: Instant::now(),
@@ -139,12 +151,28 @@ impl StreamReader {
     /// # Errors
     /// The connection is broken, or no consumer can be created.
     pub(crate) async fn read(&mut self, found: &mut VecDeque<Found>) -> Result<(), SinkFault> {
+        self.read_by(Pull::Waiting, found).await
+    }
+
+    /// As [`read`](Self::read), but at the end requests the messages that have arrived in this time together.
+    pub(crate) async fn read_every(
+        &mut self,
+        interval: Duration,
+        found: &mut VecDeque<Found>,
+    ) -> Result<(), SinkFault> {
+        if self.is_at_end && self.wanted == 0 {
+            sleep_until(self.pulled_at + interval).await;
+        }
+        self.read_by(Pull::Stored, found).await
+    }
+
+    async fn read_by(&mut self, pull: Pull, found: &mut VecDeque<Found>) -> Result<(), SinkFault> {
         loop {
             if self.consumer.is_none() {
                 self.create().await?;
             }
             if self.wanted == 0 {
-                self.pull()?;
+                self.pull(pull)?;
             }
             let message = tokio::select! {
                 biased;
@@ -191,11 +219,14 @@ impl StreamReader {
     }
 
     /// Requests the next messages.
-    fn pull(&mut self) -> Result<(), SinkFault> {
+    fn pull(&mut self, pull: Pull) -> Result<(), SinkFault> {
         let Some(consumer) = &self.consumer else {
             return Ok(());
         };
-        let request = json!({ "batch": self.most_pulled, "expires": nanoseconds(PULL_TIME) });
+        let request = match pull {
+            Pull::Waiting => json!({ "batch": self.most_pulled, "expires": nanoseconds(PULL_TIME) }),
+            Pull::Stored => json!({ "batch": self.most_pulled, "no_wait": true }),
+        };
         self.request += 1;
         let mut reply = self.inbox.clone();
         // Writing to a string cannot fail.
@@ -209,6 +240,7 @@ impl StreamReader {
         }
         self.wanted = self.most_pulled;
         self.requested_at = Instant::now();
+        self.pulled_at = self.requested_at;
         Ok(())
     }
 
@@ -258,7 +290,7 @@ impl StreamReader {
         let has_lost = unused.is_some_and(|unused: usize| unused != self.wanted);
         self.wanted = 0;
         match message.status.map(|status| status.as_u16()) {
-            // No message until the request expired.
+            // No further message until the request expired.
             Some(404 | 408) if !has_lost => self.is_at_end = true,
             // The last messages were lost, the consumer was removed, or its server is down.
             _ => self.lose_consumer(),

@@ -1,6 +1,7 @@
 //! The page of a member of a cluster: its role, the other members, and why it cannot lead.
 
 use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::cluster::cluster_table;
 use neurobridge_tests::nats::NatsOptions;
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
@@ -15,9 +16,9 @@ const CARD: &str = "(document.querySelector('#cluster').innerText ?? '').replace
 
 fn member(url: &str, name: &str, servers: &str) -> String {
     format!(
-        "{}[spool]\ntype = \"disk\"\n[cluster]\nname = \"faces\"\nmember = \"{name}\"\n\
-         lease = {{ type = \"nats\", servers = [\"{servers}\"], bucket = \"LEASES\", create = true, replicas = 1, ttl = \"5s\" }}\n",
-        source(url)
+        "{}[spool]\ntype = \"disk\"\n{}",
+        source(url),
+        cluster_table("faces", name, servers, "5s")
     )
 }
 

@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use neurobridge_tests::cluster::cluster_table;
 use neurobridge_tests::nats::{Nats, NatsOptions};
 use neurobridge_tests::poll::wait_for;
 
@@ -18,6 +19,8 @@ use crate::shell::print;
 
 /// The names of the members. The first one is started first, and leads.
 const NAMES: [&str; 2] = ["leader", "follower"];
+/// The default of the configuration.
+const DEFAULT_TTL: &str = "10s";
 /// The part of a second's events that a member may still have to settle when it counts as started.
 const SETTLED: f64 = 0.5;
 
@@ -82,7 +85,7 @@ impl Bench {
         let lease = Nats::start(NatsOptions::default())?;
         let feed = self.feed(None, Some(rate as f64))?;
         let start = |member: &str| {
-            let cluster = cluster(&lease.url(), member);
+            let cluster = cluster_table("bench", member, &lease.url(), DEFAULT_TTL);
             let started = Instant::now();
             let dir = format!("{name}-{member}");
             let bridge = self.bridge(Program::Disk, &destination, feed.url(), &dir, &cluster)?;
@@ -158,16 +161,4 @@ impl Bridge {
         })
         .with_context(|| self.process.log_tail())
     }
-}
-
-/// Returns the table of a member. The `ttl` is the default.
-fn cluster(lease: &str, member: &str) -> String {
-    format!(
-        r#"
-[cluster]
-name = "bench"
-member = "{member}"
-lease = {{ type = "nats", servers = ["{lease}"], bucket = "LEASES", create = true, replicas = 1 }}
-"#
-    )
 }

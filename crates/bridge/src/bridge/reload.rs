@@ -18,6 +18,7 @@ use crate::{
     deliveries::PreparedSink,
     exit::{Exit, Failure},
     feed::{PreparedSource, joined},
+    member,
     reload::{Plan, plan},
 };
 
@@ -114,7 +115,7 @@ impl Bridge {
         let state = Arc::clone(&self.state);
         tokio::spawn(async move {
             let result = match &state.cluster {
-                Some(cluster) => cluster.hand_over(&state).await,
+                Some(cluster) => member::hand_over(cluster, &state).await,
                 None => Answer::failed(Exit::Config, NO_CLUSTER),
             };
             let _ = answer.send(result);

@@ -42,8 +42,8 @@ impl History {
     }
 
     /// Begins the gap of a source that is about to connect because this member leads. There is none if no member is known to have been
-    /// connected. Returns the resume value of the member that was connected last; `None` if it was this one.
-    pub(crate) fn take_over(&self, source: &str) -> Option<String> {
+    /// connected. Returns the last proof of life, where the gap begins.
+    pub(crate) fn take_over(&self, source: &str) -> Option<Alive> {
         let now = clock::now();
         let mut inner = self.lock();
         let Inner { book, watch, .. } = &mut *inner;
@@ -53,7 +53,7 @@ impl History {
         // The clock may have been set back meanwhile.
         let began = watch.pause.start_of_gap(alive.at.min(now));
         book.begin_gap(source, began, TAKEOVER);
-        alive.resume
+        Some(alive)
     }
 
     /// Ends the open gap of a source whose connections are closed because this member follows: the next leader's gap begins before it.

@@ -39,6 +39,10 @@ fn standby(proof: i64) -> SourceFacts {
     }
 }
 
+fn resume_at_takeover(history: &History) -> Option<String> {
+    history.take_over("main").and_then(|began| began.resume)
+}
+
 fn gaps(history: &History) -> Vec<(Timestamp, Option<Timestamp>, String, String)> {
     let inner = history.lock();
     let gaps = inner.book.gaps.values();
@@ -61,7 +65,7 @@ fn gap_of_a_new_leader_begins_where_the_former_one_had_settled() {
     history.learn("main", settled(9, "42", Some("r")));
     history.learn("main", settled(7, "41", None));
     observe(&history, standby(3), 10);
-    assert_eq!(history.take_over("main").as_deref(), Some("r"));
+    assert_eq!(resume_at_takeover(&history).as_deref(), Some("r"));
     observe(&history, connected(20), 21);
     let gap = history.filling("main").remove(0);
     assert_eq!(
@@ -75,7 +79,7 @@ fn gap_of_a_new_leader_begins_where_the_former_one_had_settled() {
 fn own_later_connection_begins_the_gap() {
     let dir = tempfile::tempdir().unwrap();
     let history = History::open_standby(dir.path(), SOURCES);
-    assert_eq!(history.take_over("main"), None);
+    assert_eq!(resume_at_takeover(&history), None);
     observe(&history, connected(1), 2);
     observe(&history, standby(8), 9);
     history.stand_by("main");
@@ -85,7 +89,11 @@ fn own_later_connection_begins_the_gap() {
         "the first start is no gap, and neither is standby"
     );
     history.learn("main", settled(6, "5", Some("r")));
-    assert_eq!(history.take_over("main"), None, "its own resume value is later");
+    assert_eq!(
+        resume_at_takeover(&history),
+        None,
+        "its own resume value is later"
+    );
     assert_eq!(gaps(&history), [(time(8), None, TAKEOVER.into(), OPEN.into())]);
 }
 
@@ -135,6 +143,6 @@ fn restart_of_a_follower_is_no_gap() {
     first.write();
     let second = History::open_standby(dir.path(), SOURCES);
     assert_eq!(gaps(&second)[0].3, LEFT_TO_LEADER);
-    assert_eq!(second.take_over("main").as_deref(), Some("r"));
+    assert_eq!(resume_at_takeover(&second).as_deref(), Some("r"));
     assert_eq!(gaps(&second)[1], (time(5), None, TAKEOVER.into(), OPEN.into()));
 }

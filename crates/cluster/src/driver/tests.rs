@@ -16,7 +16,7 @@ use neurobridge_core::sink::{FaultKind, SinkFault};
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, Sleep, advance, sleep, sleep_until},
+    time::{Instant, Sleep, advance, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 

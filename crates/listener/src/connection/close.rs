@@ -79,7 +79,7 @@ where
     while session.socket.is_readable() {
         let read = poll_fn(|cx| poll_batch(cx, session, link, &items, &mut room, &mut true, false)).await;
         match read {
-            Read::Batch | Read::Flushed => {}
+            Read::Batch(_) | Read::Flushed => {}
             // The connection is being closed: a further reason does not count, and events may follow it.
             Read::Lost(Lost::BadPong { .. } | Lost::TokenRefused { .. } | Lost::Ended { .. }) => {}
             Read::Lost(Lost::TooLarge { .. } | Lost::InvalidUtf8 | Lost::Protocol { .. }) => {

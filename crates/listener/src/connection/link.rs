@@ -126,6 +126,8 @@ pub(crate) struct Link<O: Outlet> {
     pub(crate) replacement: Replacement,
     /// Whether the source may connect; `None` if it always may.
     pub(crate) may_connect: Option<watch::Receiver<bool>>,
+    /// The least time between two reads of the socket; `None` if it is read as soon as data arrives.
+    pub(crate) read_interval: Option<watch::Receiver<Duration>>,
 }
 
 impl<O: Outlet> Link<O> {
@@ -150,6 +152,7 @@ impl<O: Outlet> Link<O> {
             throttle: Throttle::default(),
             replacement: Replacement::default(),
             may_connect: None,
+            read_interval: None,
         }
     }
 
@@ -157,6 +160,7 @@ impl<O: Outlet> Link<O> {
     pub(crate) fn for_connection(&self, stop: CancellationToken) -> Self {
         Self {
             hold: Arc::clone(&self.hold),
+            read_interval: self.read_interval.clone(),
             ..Self::new(
                 Arc::clone(&self.name),
                 self.outlet.for_connection(),
@@ -173,6 +177,13 @@ impl<O: Outlet> Link<O> {
         self.acknowledgements = self.stored.begin();
         self.period = None;
         self.outlet.begin(self.acknowledgements.connection());
+    }
+
+    /// Returns the time for which the socket is not read after a read; zero if it is read as soon as data arrives.
+    pub(crate) fn read_interval(&self) -> Duration {
+        self.read_interval
+            .as_ref()
+            .map_or(Duration::ZERO, |interval| *interval.borrow())
     }
 
     /// Counts what was read and sends the item.

@@ -18,7 +18,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Link, Outlet, Session};
+use super::{
+    Link, Outlet, Session,
+    pace::{Amount, Pace},
+};
 use crate::{
     error::Lost,
     stats::{Reading, SourceStats},
@@ -41,7 +44,7 @@ const GRACE_PERIOD: Duration = Duration::from_secs(1);
 /// The result of polling the socket.
 pub(super) enum Read {
     /// Frames were read and sent.
-    Batch,
+    Batch(Amount),
     /// No data is available (reported only on request).
     Dry,
     /// All data is written, so that acknowledgements can be sent.
@@ -87,6 +90,9 @@ where
     let mut is_caught_up = true;
     // The time since which the unread data is searched for an answer whose time limit has passed.
     let mut grace_since: Option<Instant> = None;
+    let mut pace = Pace::new(Instant::now());
+    // The time before which the socket is not read.
+    let mut rests_until = None;
     if link.outlet.len() > 0 {
         // Frames that arrived before or with the answer to AUTH.
         // No permit is reserved during a hold: the events of the gap need the room.
@@ -110,6 +116,10 @@ where
             .filter(|dead_at| *dead_at <= Instant::now());
         if overdue.is_none() {
             grace_since = None;
+        }
+        // The time of an answer is measured, and one that is late may have arrived since the last read.
+        if overdue.is_some() || session.heartbeat.is_waiting() {
+            rests_until = None;
         }
         let wake = match (session.heartbeat.dead_at(), grace_since) {
             (_, Some(since)) => session.heartbeat.due().min(since + GRACE_PERIOD),
@@ -141,6 +151,10 @@ where
                 session.acknowledge(&values);
                 continue;
             }
+            () = sleep_until(rests_until.unwrap_or_else(Instant::now)), if rests_until.is_some() => {
+                rests_until = None;
+                continue;
+            }
             read = poll_fn(|cx| {
                 let was_flushing = session.is_flushing;
                 let read = poll_batch(cx, session, link, &items, &mut room, &mut is_caught_up, is_last_look);
@@ -148,10 +162,11 @@ where
                     return Poll::Ready(Read::Flushed);
                 }
                 read
-            }) => read,
+            }), if rests_until.is_none() => read,
         };
         match read {
-            Read::Batch => {
+            Read::Batch(amount) => {
+                rests_until = pace.rest(link.read_interval(), amount, Instant::now());
                 if session.heartbeat.counts_frames() {
                     session.heartbeat.heard(Instant::now());
                 }
@@ -199,6 +214,7 @@ where
     };
     let mut reading = Reading::default();
     let mut messages = 0;
+    let mut is_dry = false;
     let lost = loop {
         if messages >= MAX_BATCH_FRAMES || reading.bytes >= MAX_BATCH_BYTES {
             break None;
@@ -208,7 +224,7 @@ where
             Poll::Pending => {
                 // Without budget, `Pending` means that the runtime must run other tasks; more data may be
                 // available.
-                let is_dry = coop::has_budget_remaining();
+                is_dry = coop::has_budget_remaining();
                 if is_dry && messages == 0 {
                     *is_caught_up = true;
                     if report_dry {
@@ -226,9 +242,14 @@ where
     if messages == 0 {
         return Poll::Pending;
     }
+    let amount = Amount {
+        messages,
+        bytes: reading.bytes,
+        is_dry,
+    };
     reading.behind_since = session.socket.behind_since();
     link.deliver(permit, reading);
-    Poll::Ready(lost.map_or(Read::Batch, Read::Lost))
+    Poll::Ready(lost.map_or(Read::Batch(amount), Read::Lost))
 }
 
 /// Waits for room in the channel, and for the events of a gap, without reading, and returns the permit and the waiting time. Pings and

@@ -15,6 +15,7 @@ use std::{
 
 use neurobridge_core::{
     connect::ConnectSteps,
+    lead::FOLLOWER_READ_INTERVAL,
     sink::{FaultKind, SinkFault},
 };
 use rdkafka::{
@@ -27,6 +28,9 @@ use tokio::sync::mpsc;
 
 use super::source::{BATCHES, Found, Offsets, Replicas, Source};
 use crate::{context::Context, statistics};
+
+/// The number of bytes for which a broker does not wait longer. Less than what a broker sends for one partition.
+const FETCH_BYTES: &str = "524288";
 
 /// The limits of a reader without progress.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +82,14 @@ impl RecordReader {
     /// Starts to read.
     pub(crate) fn start(source: Source, offsets: &Offsets, limits: Limits) -> Result<Self, SinkFault> {
         let mut properties = source.properties("read_committed", Replicas::Nearest);
-        properties.set("statistics.interval.ms", limits.check.as_millis().to_string());
+        properties
+            .set("statistics.interval.ms", limits.check.as_millis().to_string())
+            // A broker answers when this time has passed, or when it has as many bytes.
+            .set(
+                "fetch.wait.max.ms",
+                FOLLOWER_READ_INTERVAL.as_millis().to_string(),
+            )
+            .set("fetch.min.bytes", FETCH_BYTES);
         let consumer = source.consumer(&properties, &ConnectSteps::default())?;
         source.assign(&consumer, offsets)?;
         let (sender, records) = mpsc::channel(BATCHES);

@@ -55,3 +55,23 @@ async fn lost_delivery_is_read_again() {
 async fn lost_last_delivery_is_read_again() {
     assert_eq!(read_without(&[4, 5]).await, [1, 2, 3, 4, 5]);
 }
+
+#[tokio::test]
+async fn follower_requests_messages_at_intervals_and_a_takeover_at_once() {
+    let (server, client) = FakeServer::start(&["a", "b"]).await;
+    let events = Arc::new(Events::default());
+    let mut reader = StreamReader::new(&client, &events, STREAM, 100).await.unwrap();
+    let mut found = VecDeque::new();
+    for _ in 0..2 {
+        // The messages, then the end of the request.
+        reader.read_every(LIMIT, &mut found).await.unwrap();
+    }
+    assert!(reader.is_at_end() && found.len() == 2, "{found:?}");
+    let requests = server.state().requests;
+    server.state().messages.push("c");
+    let reading = tokio::time::timeout(LIMIT / 600, reader.read_every(LIMIT, &mut found));
+    assert!(reading.await.is_err(), "{found:?}");
+    assert_eq!(server.state().requests, requests);
+    reader.read(&mut found).await.unwrap();
+    assert_eq!((found.len(), server.state().requests), (3, requests + 1));
+}

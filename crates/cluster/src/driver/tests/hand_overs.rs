@@ -89,6 +89,14 @@ async fn lease_states_how_far_the_events_are_settled() {
     let known = |process: &Process| process.membership.settled().borrow().get("main").cloned();
     let of_main = |settled: Settled| BTreeMap::from([("main".to_owned(), settled)]);
     first.membership.set_settled(of_main(settled.clone()));
+    let main = "main".to_owned();
+    timeout(TTL, first.membership.settled_stored([&main]))
+        .await
+        .unwrap();
+    let lease = record::lease(&world.value(LEASE).bytes.unwrap()).unwrap();
+    assert!(lease.settled.contains_key("main"), "{lease:?}");
+    let of_follower = second.membership.settled_stored([&main]);
+    assert!(timeout(TTL, of_follower).await.is_err(), "it has stored no lease");
     until(TTL, "the follower knows it", || known(&second).is_some()).await;
     let found = known(&second).unwrap();
     assert_eq!((&found.event, found.at_ms), (&settled.event, 5000));

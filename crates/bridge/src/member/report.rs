@@ -8,7 +8,7 @@ use neurobridge_core::{clock, sink_type::InCluster};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::info;
 
-use super::settle;
+use super::{resign, standby::settle};
 use crate::state::{State, View};
 
 /// The interval between two reports.
@@ -34,25 +34,25 @@ pub(crate) async fn report(state: Arc<State>) {
     loop {
         tokio::select! {
             biased;
-            () = cluster.stop.cancelled() => return,
+            () = cluster.left() => return,
             _ = ticks.tick() => {}
         }
         settle(&state);
         let view = state.view();
         let own = report_of(&view);
-        cluster.membership.report(own.clone());
-        let members = cluster.membership.members().borrow().clone();
+        cluster.membership().report(own.clone());
+        let members = cluster.membership().members().borrow().clone();
         let others = members
             .iter()
-            .filter(|member| member.may_replace(&cluster.config_hash));
+            .filter(|member| member.may_replace(cluster.config_hash()));
         let term = view.cluster.as_ref().and_then(|cluster| cluster.term);
         if let Some(reason) = rules.reason_to_hand_over(term, &own, others, Instant::now()) {
-            info!(cluster = cluster.name, reason, "handing the leadership over");
+            info!(cluster = cluster.name(), reason, "handing the leadership over");
             // In a task of its own, because reports have to continue until the lease is released.
             let state = Arc::clone(&state);
             tokio::spawn(async move {
                 if let Some(cluster) = &state.cluster {
-                    cluster.resign(&state).await;
+                    resign(cluster, &state).await;
                 }
             });
         }

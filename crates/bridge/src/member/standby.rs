@@ -2,23 +2,16 @@
 //!
 //! The lease transports how far the leader has settled the events of each source. A new leader begins its gap there.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use neurobridge_cluster::Settled;
 use neurobridge_core::{clock, sink_type::InCluster};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::Cluster;
 use crate::{
+    cluster::{Cluster, Cold},
     history::Alive,
     state::{SourceView, State, View},
 };
@@ -31,57 +24,21 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// The interval at which the ends of connections and deliveries are checked.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The standby of the sources.
-#[derive(Debug)]
-pub(crate) struct Cold {
-    may_connect: watch::Sender<bool>,
-    /// Whether the lease is about to be given up.
-    steps_down: watch::Sender<bool>,
-    progress: Mutex<Progress>,
-}
-
-impl Default for Cold {
-    fn default() -> Self {
-        Self {
-            may_connect: watch::Sender::new(false),
-            steps_down: watch::Sender::new(false),
-            progress: Mutex::default(),
+/// Closes the connections of the sources, and waits for a limited time until the received events are settled.
+pub(super) async fn step_down(cold: &Cold, state: &State) {
+    cold.step_down();
+    let _ = cold.may_connect().wait_for(|may_connect| !*may_connect).await;
+    if timeout(CLOSE_LIMIT, closed(state)).await.is_err() {
+        return;
+    }
+    let flushed = async {
+        while unsettled(&state.view()) > 0 {
+            sleep(LOOK).await;
         }
-    }
-}
-
-impl Cold {
-    /// Returns whether the sources may connect.
-    pub(crate) fn may_connect(&self) -> watch::Receiver<bool> {
-        self.may_connect.subscribe()
-    }
-
-    /// Closes the connections of the sources, and waits for a limited time until the received events are settled. They stay closed until
-    /// [`stepped_down`](Self::stepped_down).
-    pub(super) async fn step_down(&self, state: &State) {
-        self.steps_down.send_replace(true);
-        let _ = self
-            .may_connect
-            .subscribe()
-            .wait_for(|may_connect| !*may_connect)
-            .await;
-        if timeout(CLOSE_LIMIT, closed(state)).await.is_err() {
-            return;
-        }
-        let flushed = async {
-            while pending(&state.view()) > 0 {
-                sleep(LOOK).await;
-            }
-        };
-        // Otherwise the next leader begins its gap earlier.
-        let _ = timeout(FLUSH_LIMIT, flushed).await;
-        settle(state);
-    }
-
-    /// Lets the sources connect when this member leads again.
-    pub(super) fn stepped_down(&self) {
-        self.steps_down.send_replace(false);
-    }
+    };
+    // Otherwise the next leader begins its gap earlier.
+    let _ = timeout(FLUSH_LIMIT, flushed).await;
+    settle(state);
 }
 
 /// Connects the sources while this member leads. Ends when the cluster is left.
@@ -89,19 +46,19 @@ pub(crate) async fn stand_by(state: Arc<State>) {
     let Some(cluster) = &state.cluster else {
         return;
     };
-    if let Some(cold) = &cluster.cold {
+    if let Some(cold) = cluster.cold() {
         tokio::select! {
             biased;
-            () = cluster.stop.cancelled() => {}
+            () = cluster.left() => {}
             () = alternate(cluster, cold, &state) => {}
         }
     }
 }
 
 async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
-    let mut lead = cluster.lead.clone();
-    let mut settled = cluster.membership.settled();
-    let mut steps_down = cold.steps_down.subscribe();
+    let mut lead = cluster.lead().clone();
+    let mut settled = cluster.membership().settled();
+    let mut steps_down = cold.steps_down();
     loop {
         loop {
             learn(state, &settled.borrow_and_update());
@@ -116,20 +73,20 @@ async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
             }
         }
         learn(state, &settled.borrow_and_update());
-        for source in state.parts.sources() {
-            if let Some(resume) = state.history.take_over(&source.intake.name) {
-                source.intake.stored.set_resume(resume);
-            }
-        }
-        cold.may_connect.send_replace(true);
+        let connect = async {
+            take_over(cluster, cold, state).await;
+            cold.allow(true);
+            pending::<()>().await;
+        };
         tokio::select! {
+            () = connect => {}
             () = lead.lost() => {}
             _ = steps_down.wait_for(|steps_down| *steps_down) => {}
         }
-        cold.may_connect.send_replace(false);
+        cold.allow(false);
         if timeout(CLOSE_LIMIT, closed(state)).await.is_err() {
             warn!(
-                cluster = cluster.name,
+                cluster = cluster.name(),
                 "a source waits for room in the spool; its connection is closed"
             );
             closed(state).await;
@@ -140,6 +97,28 @@ async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
             state.history.stand_by(&source.intake.name);
         }
     }
+}
+
+/// Begins the gaps of the sources, which are about to connect.
+async fn take_over(cluster: &Cluster, cold: &Cold, state: &State) {
+    let now = (clock::now(), Instant::now());
+    let in_lease = cluster.membership().settled().borrow().clone();
+    let mut new = BTreeMap::new();
+    for source in state.parts.sources() {
+        let name = &source.intake.name;
+        let began = state.history.take_over(name);
+        if !in_lease.contains_key(&**name) {
+            let began = began.clone().unwrap_or_else(|| Alive::new(now.0, None));
+            new.insert(name.to_string(), since(&began, None, now));
+        }
+        if let Some(resume) = began.and_then(|began| began.resume) {
+            source.intake.stored.set_resume(resume);
+        }
+    }
+    let own = cold.add(&new);
+    cluster.membership().set_settled(own);
+    // Otherwise a member that leads after a crash within the next seconds would take its start for the first one, without a gap.
+    cluster.membership().settled_stored(new.keys()).await;
 }
 
 /// Waits until no source has a connection, or opens one.
@@ -183,7 +162,7 @@ pub(crate) fn settle(state: &State) {
     let Some((cluster, cold)) = state
         .cluster
         .as_ref()
-        .and_then(|cluster| Some((cluster, cluster.cold.as_ref()?)))
+        .and_then(|cluster| Some((cluster, cluster.cold()?)))
     else {
         return;
     };
@@ -193,9 +172,9 @@ pub(crate) fn settle(state: &State) {
         .map(|source| (Arc::clone(&source.intake.name), source.intake.stored.resume()))
         .collect();
     let view = state.view();
-    let mut progress = cold.progress.lock().unwrap_or_else(PoisonError::into_inner);
-    if !cluster.lead.is_held() {
-        progress.candidate = None;
+    let mut progress = cold.progress();
+    if !cluster.lead().is_held() {
+        progress.pause();
         return;
     }
     let now = (clock::now(), Instant::now());
@@ -205,36 +184,7 @@ pub(crate) fn settle(state: &State) {
     });
     let proven = proven.collect();
     if progress.advance(settled_before(&view), view.spool.durable_sequence, proven) {
-        cluster.membership.set_settled(progress.settled.clone());
-    }
-}
-
-/// The events that this leader has settled.
-#[derive(Debug, Default)]
-struct Progress {
-    /// The times before which all received events have sequences up to this one.
-    candidate: Option<(u64, BTreeMap<String, Settled>)>,
-    settled: BTreeMap<String, Settled>,
-}
-
-impl Progress {
-    /// Records that all events up to a sequence have an outcome in the shared sinks. `proven`: the times before which all received events
-    /// have sequences up to `durable`. Returns whether more events are settled.
-    fn advance(&mut self, settled: u64, durable: u64, proven: BTreeMap<String, Settled>) -> bool {
-        let mut has_advanced = false;
-        if let Some((_, earlier)) = self.candidate.take_if(|(end, _)| *end <= settled) {
-            self.settled.extend(earlier);
-            has_advanced = true;
-        }
-        if self.candidate.is_none() {
-            if durable <= settled {
-                self.settled.extend(proven);
-                has_advanced = true;
-            } else {
-                self.candidate = Some((durable, proven));
-            }
-        }
-        has_advanced
+        cluster.membership().set_settled(progress.settled());
     }
 }
 
@@ -249,27 +199,28 @@ fn settled_before(view: &View<'_>) -> u64 {
 }
 
 /// Returns the largest number of events without an outcome in these sinks.
-fn pending(view: &View<'_>) -> u64 {
+fn unsettled(view: &View<'_>) -> u64 {
     view.spool.durable_sequence.saturating_sub(settled_before(view))
 }
 
 /// Returns the last proof of life of a source. `None` while the events of a gap are missing.
-fn proven(
-    source: &SourceView,
-    resume: Option<String>,
-    (now, instant): (Timestamp, Instant),
-) -> Option<Settled> {
+fn proven(source: &SourceView, resume: Option<String>, now: (Timestamp, Instant)) -> Option<Settled> {
     if source.gaps.filling > 0 || source.gaps.open_seconds.is_some() {
         return None;
     }
     let alive = source.gaps.alive.as_ref()?;
+    Some(since(alive, resume, now))
+}
+
+/// Returns a local proof of life for the lease: the inverse of [`local`].
+fn since(alive: &Alive, resume: Option<String>, (now, instant): (Timestamp, Instant)) -> Settled {
     let age = Duration::try_from(now.duration_since(alive.at)).unwrap_or_default();
-    Some(Settled {
+    Settled {
         since: instant.checked_sub(age),
         at_ms: alive.at.as_millisecond(),
         event: alive.event.clone(),
         resume,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -284,23 +235,6 @@ mod tests {
             resume: None,
         };
         BTreeMap::from([("main".to_owned(), settled)])
-    }
-
-    #[test]
-    fn events_are_settled_when_all_sinks_have_passed_them() {
-        let mut progress = Progress::default();
-        let shown = |progress: &Progress| progress.settled.get("main").map(|main| main.at_ms / 1000);
-        assert!(progress.advance(10, 10, at(1)), "nothing is pending");
-        assert_eq!(shown(&progress), Some(1));
-        assert!(!progress.advance(10, 15, at(2)));
-        assert!(!progress.advance(14, 90, at(3)), "one is pending");
-        assert_eq!(shown(&progress), Some(1));
-        assert!(progress.advance(15, 99, at(4)));
-        assert_eq!(shown(&progress), Some(2));
-        assert!(progress.advance(99, 99, BTreeMap::new()), "a gap is being filled");
-        assert_eq!(shown(&progress), Some(4));
-        assert!(progress.advance(99, 99, BTreeMap::new()));
-        assert_eq!(shown(&progress), Some(4));
     }
 
     #[tokio::test]

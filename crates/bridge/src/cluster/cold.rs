@@ -1,0 +1,133 @@
+//! The standby of the sources of a member, and what its lease states about them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use neurobridge_cluster::Settled;
+use tokio::sync::watch;
+
+/// The standby of the sources.
+#[derive(Debug, Default)]
+pub(crate) struct Cold {
+    may_connect: watch::Sender<bool>,
+    /// Whether the lease is about to be given up.
+    steps_down: watch::Sender<bool>,
+    progress: Mutex<Progress>,
+}
+
+impl Cold {
+    /// Returns whether the sources may connect.
+    pub(crate) fn may_connect(&self) -> watch::Receiver<bool> {
+        self.may_connect.subscribe()
+    }
+
+    /// Sets whether the sources may connect.
+    pub(crate) fn allow(&self, may_connect: bool) {
+        self.may_connect.send_replace(may_connect);
+    }
+
+    /// Requests that the sources close their connections, because the lease is about to be given up. They stay closed until
+    /// [`stepped_down`](Self::stepped_down).
+    pub(crate) fn step_down(&self) {
+        self.steps_down.send_replace(true);
+    }
+
+    /// Returns whether the lease is about to be given up.
+    pub(crate) fn steps_down(&self) -> watch::Receiver<bool> {
+        self.steps_down.subscribe()
+    }
+
+    /// Returns how far the events are settled.
+    pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
+        // No code under this lock can panic in the middle of an update.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds the values of sources without one. Returns all own values.
+    pub(crate) fn add(&self, new: &BTreeMap<String, Settled>) -> BTreeMap<String, Settled> {
+        let mut progress = self.progress();
+        for (source, settled) in new {
+            let own = progress.settled.entry(source.clone());
+            own.or_insert_with(|| settled.clone());
+        }
+        progress.settled.clone()
+    }
+
+    /// Lets the sources connect when this member leads again.
+    pub(crate) fn stepped_down(&self) {
+        self.steps_down.send_replace(false);
+    }
+}
+
+/// The events that this leader has settled.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// The times before which all received events have sequences up to this one.
+    candidate: Option<(u64, BTreeMap<String, Settled>)>,
+    settled: BTreeMap<String, Settled>,
+}
+
+impl Progress {
+    /// Returns the values for the lease.
+    pub(crate) fn settled(&self) -> BTreeMap<String, Settled> {
+        self.settled.clone()
+    }
+
+    /// Records that this member does not lead: what it received since may be settled by another one.
+    pub(crate) fn pause(&mut self) {
+        self.candidate = None;
+    }
+
+    /// Records that all events up to a sequence have an outcome in the shared sinks. `proven`: the times before which all received events
+    /// have sequences up to `durable`. Returns whether more events are settled.
+    pub(crate) fn advance(&mut self, settled: u64, durable: u64, proven: BTreeMap<String, Settled>) -> bool {
+        let mut has_advanced = false;
+        if let Some((_, earlier)) = self.candidate.take_if(|(end, _)| *end <= settled) {
+            self.settled.extend(earlier);
+            has_advanced = true;
+        }
+        if self.candidate.is_none() {
+            if durable <= settled {
+                self.settled.extend(proven);
+                has_advanced = true;
+            } else {
+                self.candidate = Some((durable, proven));
+            }
+        }
+        has_advanced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> BTreeMap<String, Settled> {
+        let settled = Settled {
+            since: None,
+            at_ms: second * 1000,
+            event: None,
+            resume: None,
+        };
+        BTreeMap::from([("main".to_owned(), settled)])
+    }
+
+    #[test]
+    fn events_are_settled_when_all_sinks_have_passed_them() {
+        let mut progress = Progress::default();
+        let shown = |progress: &Progress| progress.settled.get("main").map(|main| main.at_ms / 1000);
+        assert!(progress.advance(10, 10, at(1)), "nothing is pending");
+        assert_eq!(shown(&progress), Some(1));
+        assert!(!progress.advance(10, 15, at(2)));
+        assert!(!progress.advance(14, 90, at(3)), "one is pending");
+        assert_eq!(shown(&progress), Some(1));
+        assert!(progress.advance(15, 99, at(4)));
+        assert_eq!(shown(&progress), Some(2));
+        assert!(progress.advance(99, 99, BTreeMap::new()), "a gap is being filled");
+        assert_eq!(shown(&progress), Some(4));
+        assert!(progress.advance(99, 99, BTreeMap::new()));
+        assert_eq!(shown(&progress), Some(4));
+    }
+}

@@ -1,0 +1,87 @@
+//! What this bridge does as a member of a cluster: it reports to the others, connects its sources only while it leads if so configured, and
+//! hands the leadership over.
+
+mod report;
+mod standby;
+
+use std::time::Duration;
+
+use neurobridge_cluster::MemberState;
+use tokio::time::timeout;
+use tracing::info;
+
+pub(crate) use self::{
+    report::report,
+    standby::{settle, stand_by},
+};
+use crate::{
+    cluster::{Cluster, Cold},
+    control::Answer,
+    exit::Exit,
+    state::State,
+};
+
+/// The time limit of a hand-over. Shorter than that of the command's answer.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(40);
+
+/// Hands the leadership over, and waits until another member leads.
+pub(crate) async fn hand_over(cluster: &Cluster, state: &State) -> Answer {
+    let view = cluster.view();
+    if view.term.is_none() {
+        return Answer::failed(Exit::Usage, view.refusal_of_follower());
+    }
+    if !view
+        .members
+        .iter()
+        .any(|member| member.is_alive && !member.is_self)
+    {
+        return Answer::failed(
+            Exit::TryLater,
+            "no other member is alive, so this one remains the leader; start another member first",
+        );
+    }
+    info!(
+        cluster = cluster.name(),
+        reason = "requested",
+        "handing the leadership over"
+    );
+    let mut members = cluster.membership().members();
+    let led_by = |members: &Vec<MemberState>| {
+        let leads = |member: &&MemberState| member.is_alive && member.term.is_some() && !member.is_self;
+        members.iter().find(leads).map(|leader| leader.name.clone())
+    };
+    let hand_over = async {
+        resign(cluster, state).await;
+        let members = members.wait_for(|members| led_by(members).is_some()).await;
+        members.ok().and_then(|members| led_by(&members))
+    };
+    match timeout(HAND_OVER_LIMIT, hand_over).await.ok().flatten() {
+        Some(leader) => Answer {
+            exit: Exit::Ok.code(),
+            text: format!("\"{leader}\" leads\n"),
+        },
+        None => Answer::failed(
+            Exit::TryLater,
+            "the lease was released, but no other member leads yet; run neurobridge cluster to check again",
+        ),
+    }
+}
+
+/// Releases the lease, after the connections to the feeds are closed if another member connects to them.
+async fn resign(cluster: &Cluster, state: &State) {
+    // The sources connect when this member leads again, also after a hand-over that is cancelled.
+    let _ends = cluster.cold().map(StepDown);
+    if let Some(cold) = cluster.cold() {
+        standby::step_down(cold, state).await;
+    }
+    cluster.membership().resign().await;
+}
+
+/// A hand-over of a member whose sources stay closed until its end.
+struct StepDown<'a>(&'a Cold);
+
+impl Drop for StepDown<'_> {
+    fn drop(&mut self) {
+        self.0.stepped_down();
+    }
+}
