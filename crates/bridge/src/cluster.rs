@@ -68,10 +68,8 @@ struct Changes {
     takeovers: AtomicU64,
     /// The time of the last change; `None` before the first one.
     last: watch::Sender<Option<Timestamp>>,
-    /// The longest time between two reads of a socket.
+    /// The time between two reads of a socket, unless the configured one is longer.
     read_interval: watch::Sender<Duration>,
-    /// The same while this member leads.
-    leader_read_interval: Duration,
 }
 
 /// The membership at one moment.
@@ -106,7 +104,6 @@ impl Cluster {
             takeovers: AtomicU64::new(0),
             last: watch::Sender::default(),
             read_interval: watch::Sender::new(FOLLOWER_READ_INTERVAL),
-            leader_read_interval: bridge.spool.append_interval(),
         });
         let lead = membership.lead();
         let counting = tokio::spawn(count(membership.role(), Arc::clone(&changes)));
@@ -160,7 +157,7 @@ impl Cluster {
         self.cold.as_ref()
     }
 
-    /// Returns the longest time between two reads of a socket, which is longer for a follower.
+    /// Returns the time between two reads of a socket, unless the configured one is longer.
     pub(crate) fn read_interval(&self) -> watch::Receiver<Duration> {
         self.changes.read_interval.subscribe()
     }
@@ -330,7 +327,7 @@ async fn count(mut role: watch::Receiver<Role>, changes: Arc<Changes>) {
             changes.takeovers.fetch_add(u64::from(term.is_some()), Relaxed);
             changes.last.send_replace(Some(clock::now()));
             changes.read_interval.send_replace(match term {
-                Some(_) => changes.leader_read_interval,
+                Some(_) => Duration::ZERO,
                 None => FOLLOWER_READ_INTERVAL,
             });
             led = term;

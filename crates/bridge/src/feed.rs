@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
@@ -19,7 +18,7 @@ use neurobridge_listener::{
 };
 use neurobridge_spool::{AppendError, Spool, SpoolConfig};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::{JoinError, JoinSet, spawn_blocking},
     time::sleep,
 };
@@ -57,8 +56,6 @@ pub(crate) struct Feed {
     instances: BTreeMap<Arc<str>, Vec<Instance>>,
     /// The number of the last instance.
     last: u64,
-    /// The longest time between two reads of a socket, outside a cluster.
-    read_interval: watch::Sender<Duration>,
     /// The redaction of all events, which stays the same while the bridge runs: a person has one pseudonym.
     redaction: Redaction,
     /// The tasks that fetch the events of gaps.
@@ -182,7 +179,6 @@ impl Feed {
             parts,
             batches: Some(batches),
             sources: JoinSet::new(),
-            read_interval: watch::Sender::new(config.spool.append_interval()),
             redaction,
             fillers: JoinSet::new(),
             state,
@@ -222,10 +218,10 @@ impl Feed {
             None => Arc::new(self.new_intake(source.name())),
         };
         let cluster = self.state.as_ref().and_then(|state| state.cluster.as_ref());
-        let source = source.reading_every(match cluster {
-            Some(cluster) => cluster.read_interval(),
-            None => self.read_interval.subscribe(),
-        });
+        let source = match cluster {
+            Some(cluster) => source.reading_every(cluster.read_interval()),
+            None => source,
+        };
         let source = match cluster.and_then(Cluster::cold) {
             Some(cold) => source.connecting_while(cold.may_connect()),
             None => source,
@@ -487,7 +483,6 @@ mod tests {
             parts: Arc::default(),
             batches: None,
             sources,
-            read_interval: watch::Sender::default(),
             redaction: Redaction::default(),
             fillers: JoinSet::new(),
             state: None,

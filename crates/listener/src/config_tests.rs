@@ -34,7 +34,7 @@ fn any_scalar_parses_as_a_token() {
 fn all_keys_are_read_and_unknown_ones_refused() {
     let config: SourceConfig = serde_json::from_str(
         r#"{"url":"ws://[::1]:8080/feed","token_file":"/run/t","open_timeout":"1s","auth_timeout":"2s",
-            "ping_interval":"3s","pong_timeout":"4s","max_frame_size":"1 MiB","exit_on_refused_token":true,
+            "ping_interval":"3s","pong_timeout":"4s","read_interval":"20ms","max_frame_size":"1 MiB","exit_on_refused_token":true,
             "tls":{"ca_file":"ca.pem","cert_file":"c.pem","key_file":"k.pem"},"proxy":"http://u:p@proxy:3128",
             "backoff":{"min":"100ms","max":"1m","stable_after":"10s"},
             "backfill":{"enabled":true,"url":"http://rest","hold":"1s","overlap":"5s","max_pages":5,"rate":2,"timeout":"3s"}}"#,
@@ -61,6 +61,7 @@ fn all_errors_are_reported() {
         token: Some("s3cret".into()),
         token_file: Some("/run/t".into()),
         open_timeout: Duration::ZERO,
+        read_interval: Duration::from_secs(2),
         max_frame_size: ByteSize::from_bytes(1),
         tls: TlsFiles {
             cert_file: Some("c.pem".into()),
@@ -79,6 +80,7 @@ fn all_errors_are_reported() {
     url: found the scheme https://, expected "wss://events.neuroio.com"
     token: given together with `token_file`: expected one of them
     open_timeout: found "0s", expected "10ms" or more
+    read_interval: found "2s", expected "1s" or less
     backoff.max: found "1ms", expected backoff.min ("250ms") to "1d"
     max_frame_size: found "1 B", expected "1 KiB" to "1 GiB"
     tls.key_file: missing: `tls.cert_file` needs its private key
@@ -92,7 +94,7 @@ fn all_errors_are_reported() {
 fn every_key_has_its_explanation_in_the_schema() {
     let schema = schemars::schema_for!(SourceConfig).to_value();
     let properties = schema["properties"].as_object().unwrap();
-    assert_eq!(properties.len(), 18);
+    assert_eq!(properties.len(), 19);
     for (key, property) in properties {
         assert!(property["description"].is_string(), "{key}");
     }

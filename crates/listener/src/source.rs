@@ -149,9 +149,8 @@ impl Source {
         self
     }
 
-    /// Reads the sockets no sooner than this time after the last read, while at least two messages are expected within it. Zero: as soon as
-    /// data arrives, which is the default. Messages that arrive meanwhile share the cost of a wake-up, and of a sync of the spool. The time is
-    /// shorter if more than 32 KiB would wait.
+    /// Reads the sockets at this interval while it is longer than the configured
+    /// [`read_interval`](crate::SourceConfig::read_interval). Like that one it is shorter if more than 32 KiB would wait.
     #[must_use]
     pub fn reading_every(mut self, interval: watch::Receiver<Duration>) -> Self {
         self.read_interval = Some(interval);
@@ -200,7 +199,7 @@ impl Source {
         link.hold = self.hold;
         link.replacement = self.replacement;
         link.may_connect = self.may_connect;
-        link.read_interval = self.read_interval;
+        link.read_interval = (self.setup.config.read_interval, self.read_interval);
         connections::run(self.setup, link).await
     }
 }

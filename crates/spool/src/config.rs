@@ -23,20 +23,6 @@ impl Default for SpoolConfig {
     }
 }
 
-/// The value of [`SpoolConfig::append_interval`] for events that are synced before they count as stored.
-const SYNCED_APPEND_INTERVAL: Duration = Duration::from_millis(4);
-
-impl SpoolConfig {
-    /// Returns the time for which events may be collected before they are appended together. Zero if this saves nothing. Events that share
-    /// a sync may also share the wake-ups before it. The latency of an event grows by up to this time.
-    pub const fn append_interval(&self) -> Duration {
-        match self {
-            Self::Disk(disk) if matches!(disk.sync, SyncPolicy::Always) => SYNCED_APPEND_INTERVAL,
-            _ => Duration::ZERO,
-        }
-    }
-}
-
 /// A log in memory.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

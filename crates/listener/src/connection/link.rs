@@ -126,8 +126,8 @@ pub(crate) struct Link<O: Outlet> {
     pub(crate) replacement: Replacement,
     /// Whether the source may connect; `None` if it always may.
     pub(crate) may_connect: Option<watch::Receiver<bool>>,
-    /// The least time between two reads of the socket; `None` if it is read as soon as data arrives.
-    pub(crate) read_interval: Option<watch::Receiver<Duration>>,
+    /// The configured time between two reads of the socket, and a longer one of the program.
+    pub(crate) read_interval: (Duration, Option<watch::Receiver<Duration>>),
 }
 
 impl<O: Outlet> Link<O> {
@@ -152,7 +152,7 @@ impl<O: Outlet> Link<O> {
             throttle: Throttle::default(),
             replacement: Replacement::default(),
             may_connect: None,
-            read_interval: None,
+            read_interval: (Duration::ZERO, None),
         }
     }
 
@@ -179,11 +179,11 @@ impl<O: Outlet> Link<O> {
         self.outlet.begin(self.acknowledgements.connection());
     }
 
-    /// Returns the time for which the socket is not read after a read; zero if it is read as soon as data arrives.
+    /// Returns the longest time for which the socket is not read after a read; zero if it is read as soon as data arrives.
     pub(crate) fn read_interval(&self) -> Duration {
-        self.read_interval
-            .as_ref()
-            .map_or(Duration::ZERO, |interval| *interval.borrow())
+        let (configured, longer) = &self.read_interval;
+        let longer = longer.as_ref().map(|longer| *longer.borrow());
+        longer.map_or(*configured, |longer| longer.max(*configured))
     }
 
     /// Counts what was read and sends the item.

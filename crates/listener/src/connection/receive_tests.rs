@@ -65,7 +65,7 @@ async fn events_of_a_read_interval_are_one_batch() {
     let (mut link, mut batches) = link(4);
     let (mut session, mut platform) = authenticated_connection().await;
     let (interval, read_interval) = watch::channel(EVENT * 5);
-    link.read_interval = Some(read_interval);
+    link.read_interval.1 = Some(read_interval);
     let (stop, stats) = (link.stop.clone(), link.stats.clone());
     let mut seen = 0;
     let mut take = |batch: Vec<String>| {
