@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::{Socket, http_date, upgrade::upgrade};
+use super::{Socket, http_date, low_water::LowWater, upgrade::upgrade};
 use crate::{
     config::SourceConfig,
     endpoint::Endpoint,
@@ -202,8 +202,13 @@ impl Dialler {
     ) -> Result<Dialled<BufReader<Stream>>, DialError> {
         let stream = self.stream_at(address, tls, progress).await?;
         progress.reach(DialStage::Upgrade);
-        self.upgrade(BufReader::with_capacity(HEAD_BUFFER_BYTES, stream), request)
-            .await
+        let low_water = LowWater::of(stream.tcp());
+        let stream = BufReader::with_capacity(HEAD_BUFFER_BYTES, stream);
+        let dialled = self.upgrade(stream, request).await?;
+        Ok(Dialled {
+            socket: dialled.socket.with_low_water(low_water),
+            ..dialled
+        })
     }
 
     async fn stream_at(

@@ -8,6 +8,7 @@ mod gate;
 pub(crate) mod head;
 pub(crate) mod http_date;
 mod link;
+mod low_water;
 mod pace;
 mod receive;
 mod recent;

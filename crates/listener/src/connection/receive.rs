@@ -167,6 +167,9 @@ where
         match read {
             Read::Batch(amount) => {
                 rests_until = pace.rest(link.read_interval(), amount, Instant::now());
+                if rests_until.is_some() {
+                    session.socket.rest();
+                }
                 if session.heartbeat.counts_frames() {
                     session.heartbeat.heard(Instant::now());
                 }

@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::{
     protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext},
 };
 
-use super::{Recent, gate::Gate};
+use super::{Recent, gate::Gate, low_water::LowWater};
 
 /// The client end of a WebSocket.
 #[derive(Debug)]
@@ -35,6 +35,7 @@ pub(crate) struct Socket<S> {
     /// `None` if what is read was sent just before.
     backlog: Option<Backlog>,
     has_sent_close: bool,
+    low_water: LowWater,
 }
 
 /// Data that accumulates while reading pauses, here and at the server: if the connection is lost before all of it is read, the
@@ -78,11 +79,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             is_readable: true,
             backlog: None,
             has_sent_close: false,
+            low_water: LowWater::default(),
         }
+    }
+
+    /// Sets the option of the underlying socket with which it can [rest](Self::rest).
+    pub(crate) fn with_low_water(self, low_water: LowWater) -> Self {
+        Self { low_water, ..self }
+    }
+
+    /// Lets data accumulate in the system until the next read.
+    pub(crate) fn rest(&mut self) {
+        self.low_water.raise();
     }
 
     /// Reads a message. After an error reading can continue if [`Socket::is_readable`].
     pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<tungstenite::Result<Message>> {
+        self.low_water.lower();
         let read = self.context.read(&mut Polled {
             stream: &mut self.stream,
             gate: &mut self.gate,
