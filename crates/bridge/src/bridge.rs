@@ -29,7 +29,7 @@ use crate::{
     data_dir::DataDir,
     deliveries::{Deliveries, PreparedSink},
     exit::{Exit, Failure, OrExit},
-    feed::{Feed, joined},
+    feed::Feed,
     history::{History, Recorder},
     http::{self, Access, Status},
     member,
@@ -39,6 +39,7 @@ use crate::{
     spool,
     state::{State, View},
     systemd,
+    task::joined,
 };
 
 /// The largest number of requests of the control socket that wait.

@@ -16,10 +16,12 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::{
-    exit::{Exit, Failure},
-    feed::joined,
+    exit::{Exit, Failure, STOP_OTHER},
+    task::joined,
 };
 
+/// The file of the history in the folder.
+pub(crate) const HISTORY: &str = "history.ndjson";
 /// The mode bits that allow others than owner and group to enter, or to create and remove files.
 const OTHERS_ENTER: u32 = 0o001;
 const OTHERS_WRITE: u32 = 0o002;
@@ -57,12 +59,9 @@ impl DataDir {
     pub(crate) async fn lock(path: &Path) -> Result<Self, Failure> {
         let path = path.to_owned();
         // The file system may hang.
-        joined(spawn_blocking(move || Self::lock_now(&path)).await).map_err(|error| {
-            let exit = match error {
-                DataDirError::Locked { .. } => Exit::TryLater,
-                DataDirError::Io { .. } => Exit::Disk,
-            };
-            Failure::new(exit, error)
+        joined(spawn_blocking(move || Self::lock_now(&path)).await).map_err(|error| match error {
+            DataDirError::Locked { .. } => Failure::new(Exit::TryLater, error).with_step(STOP_OTHER),
+            DataDirError::Io { .. } => Failure::new(Exit::Disk, error),
         })
     }
 

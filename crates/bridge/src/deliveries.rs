@@ -31,12 +31,11 @@ use tracing::{error, info};
 use crate::{
     config::{Config, SinkEntry},
     exit::{Exit, Failure, OrExit},
-    feed::joined,
-    parts::Parts,
+    parts::{Parts, SinkHandle},
     redaction::read_redaction,
     sink_reader::SinkReader,
     sinks::{AnyReader, Delivery},
-    state::SinkHandle,
+    task::joined,
 };
 
 /// The time for which a changed or removed sink waits for the outcomes of the events that it has published.

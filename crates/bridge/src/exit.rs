@@ -4,7 +4,8 @@ use std::{fmt, process::ExitCode};
 
 use neurobridge_spool::OpenError;
 
-use crate::data_dir::DataDirError;
+/// The advice where another process uses the data.
+pub(crate) const STOP_OTHER: &str = "stop that process, or give this one a data_dir of its own";
 
 /// An exit code. The numbers are those of `sysexits.h` and a stable interface: a supervisor should restart the program
 /// after 69 and 75, and should not after 64 and 78.
@@ -126,12 +127,10 @@ impl Failure {
 
     /// Returns advice on what to do next.
     pub fn next_step(&self) -> Option<&'static str> {
-        let is_locked = self.error.chain().any(|error| {
-            matches!(error.downcast_ref(), Some(OpenError::Locked { .. }))
-                || matches!(error.downcast_ref(), Some(DataDirError::Locked { .. }))
-        });
+        let mut causes = self.error.chain();
+        let is_locked = causes.any(|error| matches!(error.downcast_ref(), Some(OpenError::Locked { .. })));
         if self.step.is_none() && is_locked {
-            Some("stop that process, or give this one a data_dir of its own")
+            Some(STOP_OTHER)
         } else {
             self.step.or_else(|| self.exit.next_step())
         }

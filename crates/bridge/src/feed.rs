@@ -14,32 +14,30 @@ use neurobridge_core::{
 };
 use neurobridge_listener::{
     Batcher, EventAttributes, REPLACEMENT_OVERLAP, Replacement, Source, SourceConfig, SourceError,
-    SourceState, SourceStats,
+    SourceState,
 };
 use neurobridge_spool::{AppendError, Spool, SpoolConfig};
 use tokio::{
     sync::mpsc,
-    task::{JoinError, JoinSet, spawn_blocking},
+    task::{JoinSet, spawn_blocking},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::{
-    backfill::{
-        Filler, FillerSettings,
-        manual::{self, Manual},
-    },
+    backfill::{Filler, FillerSettings, manual},
     cluster::Cluster,
     config::Config,
     exit::{Exit, Failure, OrExit},
     history::UNRECOVERED,
     intake::{self, Encoded, Encoder, IntakeSource, Rules},
-    parts::Parts,
+    parts::{Parts, SourceHandle},
     redaction::read_redaction,
     spool,
     state::State,
-    tokens::{TokenProvider, Tokens},
+    task::joined,
+    tokens::TokenProvider,
 };
 
 /// The running sources and the intake. They stop immediately on drop.
@@ -85,36 +83,6 @@ impl Instance {
     fn retire(&self) {
         self.replacement.retires.cancel();
         self.stop.cancel();
-    }
-}
-
-/// The observable state of a running source.
-pub(crate) struct SourceHandle {
-    /// Whether the events of gaps are fetched, or gaps reported to the sinks.
-    pub(crate) handles_gaps: bool,
-    /// Takes requests for missed events; `None` without an interface to fetch them from.
-    pub(crate) backfill: Option<mpsc::Sender<Manual>>,
-    /// The address of the feed, without credentials, path and query.
-    pub(crate) address: String,
-    pub(crate) intake: Arc<IntakeSource>,
-    pub(crate) stats: Arc<SourceStats>,
-    /// The tokens that are created for the source; `None` if it is configured with a token.
-    pub(crate) tokens: Option<Arc<Tokens>>,
-    /// Whether the source is removed and has ended.
-    has_ended: AtomicBool,
-}
-
-impl SourceHandle {
-    /// Returns whether the source has closed its connections and opens none.
-    pub(crate) fn is_closed(&self) -> bool {
-        let stats = self.stats.snapshot();
-        self.has_ended.load(Ordering::Acquire)
-            || (stats.state == SourceState::Standby && stats.open_connections == 0)
-    }
-
-    /// Returns whether the source is removed, and all of its events are stored.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.has_ended.load(Ordering::Acquire) && self.intake.ledger.counts().in_flight == 0
     }
 }
 
@@ -454,17 +422,6 @@ pub(crate) async fn build_source(
 ) -> Result<Source, SourceError> {
     let name = name.to_owned();
     joined(spawn_blocking(move || Source::new(name, config, ledger, &fields)).await)
-}
-
-/// Returns the result of a task, and propagates a panic.
-pub(crate) fn joined<T>(result: Result<T, JoinError>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => panic!("unexpected cancellation of a task: {error}"),
-        },
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,6 @@
 //! Reads frames that are stored in files, with the protocol of a source.
 
-use jiff::Timestamp;
-use neurobridge_core::{
-    event::{Event, Origin, Sequence},
-    positions::Positions,
-};
+use neurobridge_core::event::Event;
 use neurobridge_listener::{EventAttributes, SourceConfig};
 use neurobridge_protocol::{Action, Protocol, Secrets};
 
@@ -12,21 +8,6 @@ use crate::{
     config::Config,
     exit::{Exit, Failure},
 };
-
-/// Returns an event of no source, to which a redaction can be applied.
-pub(crate) fn sample_event<'a>(frame: &'a str, positions: Positions<'a>) -> Event<'a> {
-    Event {
-        sequence: Sequence::FIRST,
-        received_at: Timestamp::UNIX_EPOCH,
-        source: "",
-        source_uri: "",
-        type_prefix: "",
-        conflict: None,
-        origin: Origin::Feed,
-        positions,
-        frame,
-    }
-}
 
 /// Reads frames as a connection of a source does.
 pub(crate) struct FrameReader {

@@ -30,6 +30,7 @@ mod spool;
 mod state;
 mod systemd;
 mod table;
+mod task;
 mod terminal;
 mod tokens;
 mod workers;

@@ -1,14 +1,64 @@
-//! The lists of the parts of a running bridge, which change when its configuration is reloaded.
+//! The parts of a running bridge and their lists, which change when its configuration is reloaded.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use neurobridge_core::dead_letter::DeadLetters;
+use neurobridge_core::{dead_letter::DeadLetters, delivery::Progress, sink_type::InCluster};
+use neurobridge_listener::{SourceState, SourceStats};
+use tokio::sync::mpsc;
 
-use crate::{feed::SourceHandle, state::SinkHandle};
+use crate::{backfill::manual::Manual, intake::IntakeSource, tokens::Tokens};
+
+/// The observable state of a running source.
+pub(crate) struct SourceHandle {
+    /// Whether the events of gaps are fetched, or gaps reported to the sinks.
+    pub(crate) handles_gaps: bool,
+    /// Takes requests for missed events; `None` without an interface to fetch them from.
+    pub(crate) backfill: Option<mpsc::Sender<Manual>>,
+    /// The address of the feed, without credentials, path and query.
+    pub(crate) address: String,
+    pub(crate) intake: Arc<IntakeSource>,
+    pub(crate) stats: Arc<SourceStats>,
+    /// The tokens that are created for the source; `None` if it is configured with a token.
+    pub(crate) tokens: Option<Arc<Tokens>>,
+    /// Whether the source is removed and has ended.
+    pub(crate) has_ended: AtomicBool,
+}
+
+impl SourceHandle {
+    /// Returns whether the source has closed its connections and opens none.
+    pub(crate) fn is_closed(&self) -> bool {
+        let stats = self.stats.snapshot();
+        self.has_ended.load(Ordering::Acquire)
+            || (stats.state == SourceState::Standby && stats.open_connections == 0)
+    }
+
+    /// Returns whether the source is removed, and all of its events are stored.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire) && self.intake.ledger.counts().in_flight == 0
+    }
+}
+
+pub(crate) struct SinkHandle {
+    /// The number of the delivery: another one after a change of the sink.
+    pub(crate) number: u64,
+    pub(crate) name: Arc<str>,
+    /// The type of the sink, as in the configuration.
+    pub(crate) kind: &'static str,
+    /// Where its events go, without credentials.
+    pub(crate) destination: String,
+    /// The behaviour of the sink on the members of a cluster.
+    pub(crate) in_cluster: InCluster,
+    /// Whether the bridge is ready only if this sink is up.
+    pub(crate) required: bool,
+    pub(crate) progress: Arc<Progress>,
+}
 
 /// The handles of all parts, by name. Views read them; the feed and the deliveries change them.
 #[derive(Default)]

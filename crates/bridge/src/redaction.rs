@@ -3,13 +3,33 @@
 use std::io;
 
 use anyhow::anyhow;
-use neurobridge_core::redact::{KeyFileError, Pattern, Pseudonymise, Redaction};
+use jiff::Timestamp;
+use neurobridge_core::{
+    event::{Event, Origin, Sequence},
+    positions::Positions,
+    redact::{KeyFileError, Pattern, Pseudonymise, Redaction},
+};
 use tokio::task::spawn_blocking;
 
 use crate::{
     exit::{Exit, Failure},
-    feed::joined,
+    task::joined,
 };
+
+/// Returns an event of no source, to which a redaction can be applied.
+pub(crate) fn sample_event<'a>(frame: &'a str, positions: Positions<'a>) -> Event<'a> {
+    Event {
+        sequence: Sequence::FIRST,
+        received_at: Timestamp::UNIX_EPOCH,
+        source: "",
+        source_uri: "",
+        type_prefix: "",
+        conflict: None,
+        origin: Origin::Feed,
+        positions,
+        frame,
+    }
+}
 
 /// As [`redaction`], without blocking the runtime: the disk of the key file may hang.
 ///

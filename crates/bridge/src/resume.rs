@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::{
     config::{Config, EventConfig},
-    frames::sample_event,
+    redaction::sample_event,
 };
 
 /// Returns the sources that resume, each with the path of its resume value in its stored events; without a path if the events

@@ -6,11 +6,10 @@ use std::{sync::Arc, time::Instant};
 use jiff::Timestamp;
 use neurobridge_core::{
     clock,
-    delivery::{Progress, ProgressSnapshot, SinkState},
+    delivery::{ProgressSnapshot, SinkState},
     event::Sequence,
     histogram,
     ledger::{SinkCounts, SourceCounts},
-    sink_type::InCluster,
 };
 use neurobridge_listener::{SourceSnapshot, SourceState};
 use neurobridge_spool::{Spool, SpoolStatus};
@@ -18,11 +17,10 @@ use tracing::info;
 
 use crate::{
     cluster::{Cluster, ClusterView},
-    feed::SourceHandle,
     history::{History, HistoryView, SourceGaps, UNRECOVERED},
     http::Connections,
     logging,
-    parts::Parts,
+    parts::{Parts, SinkHandle, SourceHandle},
     reload::{Configuration, ConfigurationView},
     workers,
 };
@@ -39,21 +37,6 @@ pub(crate) struct State {
     pub(crate) configuration: Configuration,
     /// `None` for a bridge outside of a cluster.
     pub(crate) cluster: Option<Cluster>,
-}
-
-pub(crate) struct SinkHandle {
-    /// The number of the delivery: another one after a change of the sink.
-    pub(crate) number: u64,
-    pub(crate) name: Arc<str>,
-    /// The type of the sink, as in the configuration.
-    pub(crate) kind: &'static str,
-    /// Where its events go, without credentials.
-    pub(crate) destination: String,
-    /// The behaviour of the sink on the members of a cluster.
-    pub(crate) in_cluster: InCluster,
-    /// Whether the bridge is ready only if this sink is up.
-    pub(crate) required: bool,
-    pub(crate) progress: Arc<Progress>,
 }
 
 /// A snapshot of the state.

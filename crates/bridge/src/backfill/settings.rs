@@ -9,7 +9,7 @@ use neurobridge_protocol::{EventList, Protocol};
 use tokio::task::spawn_blocking;
 
 use super::part::ID_OVERLAP;
-use crate::{config::Config, feed::joined};
+use crate::{config::Config, task::joined};
 
 /// The smallest deduplication window that recognises the events of the overlap.
 const MIN_WINDOW: usize = 10 * ID_OVERLAP as usize;

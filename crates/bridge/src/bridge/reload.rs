@@ -17,9 +17,10 @@ use crate::{
     control::{Answer, Greeting, Request, Requested},
     deliveries::PreparedSink,
     exit::{Exit, Failure},
-    feed::{PreparedSource, joined},
+    feed::PreparedSource,
     member,
     reload::{Plan, plan},
+    task::joined,
 };
 
 /// The time for which an answer waits until the changed parts work: longer than a sink takes to stop, and a source to authenticate.

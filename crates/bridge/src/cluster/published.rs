@@ -5,7 +5,11 @@ use neurobridge_core::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{config::Config, exit::Failure, frames::sample_event, redaction::read_redaction};
+use crate::{
+    config::Config,
+    exit::Failure,
+    redaction::{read_redaction, sample_event},
+};
 
 /// An event with the fields of NeuroIO's events, for comparing what two members would publish.
 const SAMPLE: &str = r#"{"id":1,"data":{"pid":"p","result":"new","space":{"id":1,"name":"s"},"source":{"id":1,"name":"c"},"groups":[{"id":1,"name":"g"}],"note":{},"external_id":"e","email":"m","name":"n","images":[{"id":"i"}],"created":"2024-01-01T00:00:00Z"}}"#;

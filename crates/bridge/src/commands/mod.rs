@@ -34,10 +34,10 @@ use crate::{
     config::{self, Loaded, LogFormat},
     control::{Answer, Client, Request},
     exit::{Exit, Failure, OrExit},
-    feed::joined,
     logging::{self, Guard},
     signals::Signals,
     sinks,
+    task::joined,
     workers::Workers,
 };
 

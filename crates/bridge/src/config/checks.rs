@@ -202,7 +202,7 @@ fn check_sinks(config: &Config, errors: &mut Vec<ConfigError>) {
 /// Reports files that two writers share, also under different spellings, and files that are not regular: two writers would
 /// corrupt a file, and a device stores nothing.
 fn check_files(config: &Config, errors: &mut Vec<ConfigError>) {
-    let history = real_path(&config.data_dir.join(crate::history::FILE));
+    let history = real_path(&config.data_dir.join(crate::data_dir::HISTORY));
     let mut writers = BTreeMap::from([(history, "the history of the bridge".to_owned())]);
     let mut claim = |file: &Path, key: Vec<&str>, errors: &mut Vec<ConfigError>| {
         let file = config.data_dir.join(file);

@@ -21,7 +21,7 @@ use super::{
     model::{Config, HttpConfig},
     report::Origin,
 };
-use crate::{data_dir, frames::sample_event};
+use crate::{data_dir, redaction::sample_event};
 
 /// A valid but risky setting.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -52,7 +52,7 @@ pub(crate) use self::{
     },
     entry::{Entry, Kind},
     recorder::Recorder,
-    store::{FILE, FileState, forget, read},
+    store::{FileState, forget, read},
 };
 use crate::{
     config::Config,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::pause;
-use crate::{feed::joined, state::State};
+use crate::{state::State, task::joined};
 
 /// The interval between two views of the state, from which the history is derived.
 const VIEW_INTERVAL: Duration = Duration::from_millis(500);

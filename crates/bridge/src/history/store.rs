@@ -8,11 +8,11 @@ use std::{
 };
 
 use super::book::{Book, Line};
+use crate::data_dir::HISTORY;
 
 /// The version of the format. A file of a later one is not read.
 const VERSION: u32 = 1;
-/// The file in the data folder.
-pub(crate) const FILE: &str = "history.ndjson";
+/// A new version of the file, until it is complete.
 const NEW: &str = "history.ndjson.new";
 /// A file that could not be used is kept under this name.
 const ASIDE: &str = "history.ndjson.old";
@@ -45,7 +45,7 @@ pub(crate) enum FileState {
 /// # Errors
 /// Returns an error if the file exists and cannot be read.
 pub(crate) fn read(data_dir: &Path) -> io::Result<Found> {
-    let file = match File::open(data_dir.join(FILE)) {
+    let file = match File::open(data_dir.join(HISTORY)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
         Err(error) => return Err(error),
@@ -77,7 +77,7 @@ pub(crate) fn read(data_dir: &Path) -> io::Result<Found> {
 
 /// Deletes the history of a data folder. A file that cannot be deleted stays.
 pub(crate) fn forget(data_dir: &Path) {
-    let _ = fs::remove_file(data_dir.join(FILE));
+    let _ = fs::remove_file(data_dir.join(HISTORY));
 }
 
 /// Keeps a file that cannot be used under another name.
@@ -86,7 +86,7 @@ pub(crate) fn forget(data_dir: &Path) {
 /// Returns the errors of the file system.
 pub(super) fn set_aside(data_dir: &Path) -> io::Result<PathBuf> {
     let aside = data_dir.join(ASIDE);
-    fs::rename(data_dir.join(FILE), &aside)?;
+    fs::rename(data_dir.join(HISTORY), &aside)?;
     Ok(aside)
 }
 
@@ -96,7 +96,7 @@ pub(super) fn set_aside(data_dir: &Path) -> io::Result<PathBuf> {
 /// Returns the errors of the file system.
 pub(super) fn copy_aside(data_dir: &Path) -> io::Result<PathBuf> {
     let aside = data_dir.join(ASIDE);
-    fs::copy(data_dir.join(FILE), &aside)?;
+    fs::copy(data_dir.join(HISTORY), &aside)?;
     Ok(aside)
 }
 
@@ -158,7 +158,7 @@ impl Writer {
             .open(&new)?;
         file.write_all(&text)?;
         file.sync_all()?;
-        fs::rename(&new, self.data_dir.join(FILE))?;
+        fs::rename(&new, self.data_dir.join(HISTORY))?;
         // Not every file system can sync a folder; then a power cut may bring the old file back.
         let _ = File::open(&self.data_dir).and_then(|folder| folder.sync_all());
         self.file = Some(file);

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     config::{HttpConfig, MetricsAccess},
-    feed::joined,
+    task::joined,
 };
 
 /// The interval at which the files are read again: certificates are renewed without a restart, which would be a gap.

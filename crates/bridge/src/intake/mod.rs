@@ -7,6 +7,7 @@
 
 mod dedupe;
 mod encode;
+mod newest;
 mod numbers;
 mod order;
 
@@ -41,8 +42,8 @@ pub(crate) use self::dedupe::ANY_BODY;
 use self::dedupe::{Novelty, Window};
 use self::encode::Progress;
 pub(crate) use self::encode::{Encoded, Encoder, Rules, order_of};
+use self::newest::newest;
 use self::order::Orders;
-use crate::spool;
 
 /// The least capacity of the channel between listeners and intake, in batches, one for each wake-up of a socket. When it is
 /// full, the listeners stop reading their sockets.
@@ -166,13 +167,13 @@ pub(crate) async fn run(
     let concurrent = options.concurrent_appends;
     let mut window = Window::new(options.window_events);
     // Events that are received again after a restart are duplicates too. Batches wait in the channel meanwhile.
-    let (recent, newest) = spool::newest(&spool, options.window_events.max(LEAST_KNOWN_EVENTS)).await;
+    let (recent, last) = newest(&spool, options.window_events.max(LEAST_KNOWN_EVENTS)).await;
     for event in &recent[recent.len().saturating_sub(options.window_events)..] {
         window.insert(event.identity, event.body);
     }
-    let mut intake = Intake::new(window, newest, options.dead_letters);
+    let mut intake = Intake::new(window, last, options.dead_letters);
     intake.orders.add_known(&recent);
-    let known = spool::newest(&spool, options.known_events);
+    let known = newest(&spool, options.known_events);
     let mut known = pin!(known.fuse());
     let mut waiting = Vec::with_capacity(MAX_MERGED_BATCHES);
     let mut appends = FuturesOrdered::new();

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use neurobridge_core::event::Origin;
 
+use super::newest::StoredEvent;
 use super::numbers::Numbers;
-use crate::spool::StoredEvent;
 
 /// The largest number of events that one connection delivers after later ones of another: more than connections buffer.
 const MAX_LATE: u32 = 16_384;

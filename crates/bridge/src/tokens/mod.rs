@@ -28,7 +28,7 @@ use tracing::{info, warn};
 pub(crate) use self::shown::{Outcome, Shown, Tokens};
 use crate::{
     exit::{Exit, Failure},
-    feed::joined,
+    task::joined,
 };
 
 /// The time for which a stop waits for the answer to a request: a token whose answer is lost stays valid until it expires.

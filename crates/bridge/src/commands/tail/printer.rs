@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use super::line;
 use crate::{
-    feed::joined,
     preview::Preview,
+    task::joined,
     terminal::{self, Paint, Style},
 };
 
