@@ -9,7 +9,7 @@ use tokio::{
 
 /// The time between two reads of a follower, of its feeds and of the destinations. What arrives meanwhile shares the cost of a wake-up, and
 /// of a sync of the spool. Short compared with a takeover, which begins with a last read.
-pub const FOLLOWER_READ_INTERVAL: Duration = Duration::from_millis(50);
+pub const FOLLOWER_READ_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The right of this member to publish, for a delivery. Clones observe the same lease.
 ///
