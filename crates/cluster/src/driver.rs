@@ -126,6 +126,8 @@ impl<E: Engine> Driver<E> {
                         state.machine.read_next();
                     }
                 }
+                // A leader waits for this before it connects its sources.
+                () = self.shared.unstored(), if term.is_some() => state.machine.renew_next(),
                 Some(resign) = self.resignations.recv() => state.resign(resign, Instant::now() + self.ttl * REST),
                 () = self.stop.cancelled(), if !state.is_stopping => {}
             }
@@ -295,7 +297,7 @@ struct State {
     list_at: Instant,
     /// The revision of the lease that was stored last, as far as is known, at a time.
     lease_at: Option<(u64, Instant)>,
-    /// How far the events are settled, as the lease of another process states.
+    /// The settled positions, as the lease of another process states.
     settled: BTreeMap<String, Settled>,
     is_stopping: bool,
     resigning: Vec<Resign>,
@@ -307,7 +309,7 @@ impl State {
         self.resigning.push(resign);
     }
 
-    /// Takes over how far the events are settled from a lease that was read. `sent`: before the request.
+    /// Takes over the settled positions of a lease that was read. `sent`: before the request.
     fn observe_settled(&mut self, entry: &Entry, sent: Instant, shared: &Shared) {
         // The value was written after the last time at which another one was stored.
         let before = self.lease_at.replace((entry.revision, sent));

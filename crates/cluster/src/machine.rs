@@ -206,6 +206,13 @@ impl Machine {
         });
     }
 
+    /// Renews the lease with the next step, if it is held.
+    pub(crate) fn renew_next(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.renew_at = Instant::now();
+        }
+    }
+
     /// Makes the next step a read: the lease may have changed, a write was rejected, or its result is unknown.
     pub(crate) const fn read_next(&mut self) {
         self.must_read = true;

@@ -190,19 +190,19 @@ impl Membership {
         self.shared.join_state()
     }
 
-    /// Returns how far the events of each source are settled, as the lease states it: by the leader, or by the last one. Empty with a
-    /// lease in Kafka.
+    /// Returns the settled position of each source as the lease states it: that of the leader, or of the last one. Empty with a lease in
+    /// Kafka.
     pub fn settled(&self) -> watch::Receiver<BTreeMap<String, Settled>> {
         self.shared.settled()
     }
 
-    /// Sets how far the events are settled. While this member leads, its lease contains it. Sources that are not contained keep the value
-    /// of the earlier leader.
+    /// Sets the settled positions. While this member leads, its lease contains them: at once if one of a source is new, otherwise from the next
+    /// renewal on. Sources that are not contained keep the position of the earlier leader.
     pub fn set_settled(&self, settled: BTreeMap<String, Settled>) {
         self.shared.set_own_settled(settled);
     }
 
-    /// Waits until the lease of this member was stored with the value of each of these sources. Does not return while this member follows.
+    /// Waits until the lease of this member is stored with the positions of these sources. Does not return while this member follows.
     pub async fn settled_stored(&self, sources: impl IntoIterator<Item = &String>) {
         let sources: Vec<&String> = sources.into_iter().collect();
         let mut stored = self.shared.stored_settled();

@@ -1,4 +1,4 @@
-//! How far the events of the sources are settled, as the lease transports it from one leader to the next.
+//! The settled positions of the sources, which the lease transports from one leader to the next.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -21,10 +21,10 @@ pub(crate) struct Shared {
     join_state: watch::Sender<JoinState>,
     members: watch::Sender<Vec<MemberState>>,
     report: watch::Sender<Option<MemberReport>>,
-    /// How far the events are settled: as the lease states, and as this member determined while it led.
+    /// The settled positions: as the lease states, and as this member determined while it led.
     settled: watch::Sender<BTreeMap<String, Settled>>,
     own_settled: watch::Sender<BTreeMap<String, Settled>>,
-    /// The own values that the last stored lease of this member was written with.
+    /// The own positions with which the last stored lease of this member was written.
     stored_settled: watch::Sender<BTreeMap<String, Settled>>,
 }
 
@@ -75,6 +75,18 @@ impl Shared {
 
     pub(crate) fn stored_settled(&self) -> watch::Receiver<BTreeMap<String, Settled>> {
         self.stored_settled.subscribe()
+    }
+
+    /// Waits until there is an own value of a source that the stored lease does not contain.
+    #[cfg(feature = "nats")]
+    pub(crate) async fn unstored(&self) {
+        let mut own = self.own_settled.subscribe();
+        let is_unstored = |own: &BTreeMap<String, Settled>| {
+            let stored = self.stored_settled.borrow();
+            own.keys().any(|source| !stored.contains_key(source))
+        };
+        // Fails only when the sender is gone, which this holds.
+        let _ = own.wait_for(is_unstored).await;
     }
 
     #[cfg(feature = "nats")]

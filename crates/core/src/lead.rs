@@ -7,8 +7,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// The time between two reads of a follower, of its feeds and of the destinations. What arrives meanwhile shares the cost of a wake-up, and
-/// of a sync of the spool. Short compared with a takeover, which begins with a last read.
+/// The interval at which a follower reads its feeds and destinations. Events that arrive in between share a wake-up and a sync. Short
+/// compared with a takeover.
 pub const FOLLOWER_READ_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The right of this member to publish, for a delivery. Clones observe the same lease.
@@ -38,7 +38,7 @@ impl Lead {
         }
     }
 
-    /// Waits until this member may not publish, at the end of the lease by itself. Cancel-safe.
+    /// Waits until this member may no longer publish, at the latest until the lease expires. Cancel-safe.
     pub async fn lost(&mut self) {
         loop {
             let until = *self.0.borrow_and_update();

@@ -1,6 +1,6 @@
 //! The configuration of a source.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use neurobridge_core::{
@@ -27,8 +27,9 @@ use crate::{
 /// The maximum number of connections to a feed. More have no benefit, and a server may treat them as an attack.
 const MAX_CONNECTIONS: u32 = 8;
 
-/// The maximum time between two reads of a socket: a connection that breaks loses what is unread.
-const MAX_READ_INTERVAL: Duration = Duration::from_secs(1);
+/// The limits of the time between two reads of a socket. The runtime's timer counts milliseconds; and a connection that breaks loses what
+/// is unread.
+const READ_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(100);
 
 /// The address of NeuroIO's feed.
 const NEUROIO: &str = "wss://events.neuroio.com";
@@ -75,9 +76,9 @@ pub struct SourceConfig {
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub pong_timeout: Duration,
-    /// While events follow each other, the time between two reads of a socket, up to 1 s. An event waits in the socket for at most this time,
-    /// and those that arrive meanwhile are read, stored and synced together, which needs less processor time. Has an effect only if at least
-    /// two events are expected within it, so with the default from 500 events a second on. `0s`: read at once.
+    /// While events follow each other, the time between two reads of a socket, from `2ms` to `100ms`. An event waits in the socket for at most
+    /// this time, and those that arrive meanwhile are read, stored and synced together, which needs less processor time. Takes effect from
+    /// two events in this time: at the default, from 500 events a second. `0s`: read at once.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub read_interval: Duration,
@@ -451,12 +452,10 @@ impl SourceConfig {
                 errors.push((key, format!("found \"{found}\", expected \"1d\" or less")));
             }
         }
-        if self.read_interval > MAX_READ_INTERVAL {
+        if !self.read_interval.is_zero() && !READ_INTERVALS.contains(&self.read_interval) {
             let found = format_duration(self.read_interval);
-            errors.push((
-                "read_interval",
-                format!("found \"{found}\", expected \"1s\" or less"),
-            ));
+            let message = format!("found \"{found}\", expected \"0s\", or \"2ms\" to \"100ms\"");
+            errors.push(("read_interval", message));
         }
         let BackoffConfig { min, max, .. } = self.backoff;
         if max < min || max > Duration::from_secs(86_400) {

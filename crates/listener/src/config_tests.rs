@@ -80,7 +80,7 @@ fn all_errors_are_reported() {
     url: found the scheme https://, expected "wss://events.neuroio.com"
     token: given together with `token_file`: expected one of them
     open_timeout: found "0s", expected "10ms" or more
-    read_interval: found "2s", expected "1s" or less
+    read_interval: found "2s", expected "0s", or "2ms" to "100ms"
     backoff.max: found "1ms", expected backoff.min ("250ms") to "1d"
     max_frame_size: found "1 B", expected "1 KiB" to "1 GiB"
     tls.key_file: missing: `tls.cert_file` needs its private key

@@ -29,8 +29,8 @@ pub(crate) struct State {
     pub(crate) lost: BTreeSet<u64>,
     /// Whether requests for messages are ignored.
     pub(crate) is_paused: bool,
-    /// The number of requests for messages.
-    pub(crate) requests: u64,
+    /// The number of messages that each request wanted.
+    pub(crate) batches: Vec<u64>,
     /// The next place of the consumer, and the number of its deliveries.
     consumer: (u64, u64),
 }
@@ -146,7 +146,7 @@ impl Answers {
         let mut deliveries = Vec::new();
         {
             let mut state = state.lock().unwrap();
-            state.requests += 1;
+            state.batches.push(batch);
             if state.is_paused {
                 return Ok(());
             }

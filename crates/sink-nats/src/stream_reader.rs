@@ -59,6 +59,8 @@ enum Pull {
     Waiting,
     /// Until it has sent the messages that are stored.
     Stored,
+    /// For [`PULL_TIME`], or until it has sent one message.
+    Next,
 }
 
 type Created = Pin<Box<dyn Future<Output = Result<Result<Consumer, ApiError>, SinkFault>> + Send>>;
@@ -87,11 +89,14 @@ pub(crate) struct StreamReader {
     request: u64,
     /// The number of messages that the last request may still receive.
     wanted: usize,
+    /// The time of the last request or message, for [`PULL_LIMIT`].
     requested_at: Instant,
     /// The time of the last request.
     pulled_at: Instant,
     most_pulled: usize,
     is_at_end: bool,
+    /// Whether the last request has received no message.
+    is_idle: bool,
     /// The earliest time of the next creation of a consumer.
     retry_at: Instant,
 }
@@ -128,6 +133,7 @@ impl StreamReader {
             pulled_at: Instant::now(),
             most_pulled: capacity.min(MOST_PULLED),
             is_at_end: false,
+            is_idle: false,
             retry_at: Instant::now(),
         })
     }
@@ -163,7 +169,9 @@ impl StreamReader {
         if self.is_at_end && self.wanted == 0 {
             sleep_until(self.pulled_at + interval).await;
         }
-        self.read_by(Pull::Stored, found).await
+        // Where nothing is published, the server waits instead of this reader.
+        let pull = if self.is_idle { Pull::Next } else { Pull::Stored };
+        self.read_by(pull, found).await
     }
 
     async fn read_by(&mut self, pull: Pull, found: &mut VecDeque<Found>) -> Result<(), SinkFault> {
@@ -223,9 +231,13 @@ impl StreamReader {
         let Some(consumer) = &self.consumer else {
             return Ok(());
         };
+        let batch = match pull {
+            Pull::Waiting | Pull::Stored => self.most_pulled,
+            Pull::Next => 1,
+        };
         let request = match pull {
-            Pull::Waiting => json!({ "batch": self.most_pulled, "expires": nanoseconds(PULL_TIME) }),
-            Pull::Stored => json!({ "batch": self.most_pulled, "no_wait": true }),
+            Pull::Waiting | Pull::Next => json!({ "batch": batch, "expires": nanoseconds(PULL_TIME) }),
+            Pull::Stored => json!({ "batch": batch, "no_wait": true }),
         };
         self.request += 1;
         let mut reply = self.inbox.clone();
@@ -238,7 +250,8 @@ impl StreamReader {
         if !matches!(sent, Some(Ok(()))) {
             return Err(self.events.fault().unwrap_or_else(error::broken));
         }
-        self.wanted = self.most_pulled;
+        self.wanted = batch;
+        self.is_idle = true;
         self.requested_at = Instant::now();
         self.pulled_at = self.requested_at;
         Ok(())
@@ -262,6 +275,7 @@ impl StreamReader {
         }
         self.delivered = delivered.number;
         self.wanted = self.wanted.saturating_sub(1);
+        self.is_idle = false;
         self.requested_at = Instant::now();
         self.is_at_end = delivered.waiting == 0;
         self.next = delivered.place + 1;

@@ -39,7 +39,7 @@ impl Cold {
         self.steps_down.subscribe()
     }
 
-    /// Returns how far the events are settled.
+    /// Returns the settled positions.
     pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
         // No code under this lock can panic in the middle of an update.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)

@@ -16,8 +16,8 @@ use super::{
 };
 
 impl History {
-    /// Records up to when another member has settled the events of a source. Gaps of this member before that time are the other
-    /// one's.
+    /// Records up to when another member has settled the events of a source. Gaps of this member that end before that time are left to that
+    /// member.
     pub(crate) fn learn(&self, source: &str, settled: Alive) {
         let mut inner = self.lock();
         let Inner { book, .. } = &mut *inner;
@@ -56,7 +56,7 @@ impl History {
         Some(alive)
     }
 
-    /// Ends the open gap of a source whose connections are closed because this member follows: the next leader's gap begins before it.
+    /// Ends the open gap of a source whose connections are closed because this member follows: the gap of the next leader contains it.
     pub(crate) fn stand_by(&self, source: &str) {
         let mut inner = self.lock();
         inner.book.end_gap(source, clock::now(), LEFT_TO_LEADER);

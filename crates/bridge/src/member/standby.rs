@@ -1,6 +1,6 @@
 //! Cold standby: the sources of a member connect only while it leads.
 //!
-//! The lease transports how far the leader has settled the events of each source. A new leader begins its gap there.
+//! The lease transports the settled position of each source. A new leader begins its gap there.
 
 use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 
@@ -117,11 +117,11 @@ async fn take_over(cluster: &Cluster, cold: &Cold, state: &State) {
     }
     let own = cold.add(&new);
     cluster.membership().set_settled(own);
-    // Otherwise a member that leads after a crash within the next seconds would take its start for the first one, without a gap.
+    // Otherwise, after a crash of this leader within seconds, the next leader would find no position in the lease and record no gap.
     cluster.membership().settled_stored(new.keys()).await;
 }
 
-/// Waits until no source has a connection, or opens one.
+/// Waits until no source has or opens a connection.
 async fn closed(state: &State) {
     let is_closed = || {
         let mut sources = state.parts.sources().into_iter();
@@ -142,13 +142,13 @@ fn learn(state: &State, settled: &BTreeMap<String, Settled>) {
     }
 }
 
-/// Returns how far events are settled by the local clock.
+/// Returns a settled position by the local clock.
 fn local(settled: &Settled, (now, instant): (Timestamp, Instant)) -> Alive {
     let measured = settled.since.and_then(|since| {
         let age = SignedDuration::try_from(instant.saturating_duration_since(since)).ok()?;
         now.checked_sub(age).ok()
     });
-    // Nobody has measured the age of a lease that was there at the start.
+    // The age of a lease that was stored before this member started is unknown.
     let at = measured.or_else(|| Timestamp::from_millisecond(settled.at_ms).ok());
     Alive {
         at: at.unwrap_or(Timestamp::MIN).min(now),
@@ -157,7 +157,7 @@ fn local(settled: &Settled, (now, instant): (Timestamp, Instant)) -> Alive {
     }
 }
 
-/// Determines how far this leader has settled the events of its sources, for its lease.
+/// Determines the settled positions of the sources of this leader, for its lease.
 pub(crate) fn settle(state: &State) {
     let Some((cluster, cold)) = state
         .cluster
@@ -166,7 +166,7 @@ pub(crate) fn settle(state: &State) {
     else {
         return;
     };
-    // Before the view: then the events before these values are among its stored ones.
+    // Read before the view, so that the view contains the events before these values.
     let sources = state.parts.sources().into_iter();
     let resume: BTreeMap<_, _> = sources
         .map(|source| (Arc::clone(&source.intake.name), source.intake.stored.resume()))

@@ -1,7 +1,7 @@
-//! The number of waiting bytes from which the system reports a socket as readable.
+//! The low-water mark: the number of waiting bytes from which the system reports a socket as readable.
 //!
-//! While a socket rests, each arriving segment would wake the runtime's thread, although nobody reads. With a higher number the system
-//! reports the data together.
+//! While a socket rests, each arriving segment would wake the runtime's thread, although nobody reads. With a higher low-water mark the
+//! system reports the data together. Linux before 4.18 does not report waiting data when the mark is lowered, but with the next segment.
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -18,19 +18,19 @@ mod linux {
         usize
     );
 
-    /// The bytes while a socket rests. Less than a receive window, so that the system need not enlarge it.
+    /// The mark during a rest. Below the receive buffer, so that the system does not enlarge it.
     const RESTING_BYTES: usize = 32 << 10;
 
-    /// The option of one socket. The default changes nothing.
+    /// The low-water mark of one socket. The default changes nothing.
     #[derive(Debug, Default)]
     pub(crate) struct LowWater {
-        /// A handle to the socket, which keeps the connection open.
+        /// A duplicate descriptor; the connection stays open until it is dropped.
         socket: Option<OwnedFd>,
         is_raised: bool,
     }
 
     impl LowWater {
-        /// Returns the option of a socket. Without a further file descriptor nothing is changed.
+        /// Returns the low-water mark of a socket. If no descriptor is available, the mark stays at its default.
         pub(crate) fn of(socket: &impl AsFd) -> Self {
             Self {
                 socket: socket.as_fd().try_clone_to_owned().ok(),
@@ -38,12 +38,12 @@ mod linux {
             }
         }
 
-        /// Lets data accumulate.
+        /// Raises the mark, so that data accumulates.
         pub(crate) fn raise(&mut self) {
             self.is_raised = self.set(RESTING_BYTES);
         }
 
-        /// Reports data as soon as it arrives, and data that has accumulated at once.
+        /// Lowers the mark to its default: data that has accumulated is reported at once.
         pub(crate) fn lower(&mut self) {
             if std::mem::take(&mut self.is_raised) {
                 // It was set before, so the system knows the option.
@@ -61,7 +61,7 @@ mod linux {
 #[cfg(target_os = "linux")]
 pub(crate) use self::linux::LowWater;
 
-/// Other systems do not report accumulated data when the number is lowered.
+/// Other systems do not report accumulated data when the mark is lowered.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
 pub(crate) struct LowWater;
@@ -93,7 +93,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(10);
 
     #[tokio::test]
-    async fn data_that_accumulated_is_reported_when_the_number_is_lowered() {
+    async fn accumulated_data_is_reported_when_the_mark_is_lowered() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut server, _) = listener.accept().await.unwrap();

@@ -1,18 +1,18 @@
-//! When a socket is read again. Messages that arrive before share the cost of a wake-up.
+//! Decides when a socket is read next, so that several messages share one wake-up.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// The bytes that may wait in the socket at the rate of the last read. Less than the smallest common receive window, 64 KiB, so that the
-/// server never has to wait.
+/// server waits at most after a sudden burst, until the rest ends.
 const MOST_WAITING: u64 = 32 << 10;
 /// The shortest rest. The timer of the runtime counts milliseconds.
-const LEAST_REST: Duration = Duration::from_millis(2);
-/// The messages that have to be expected during a rest. For fewer ones its timer costs more than it saves.
+pub(crate) const LEAST_REST: Duration = Duration::from_millis(2);
+/// The messages that have to be expected during a rest. For fewer ones, the timer costs more than the rest saves.
 const LEAST_SHARED: u32 = 2;
 
-/// What was read at once.
+/// The result of one wake-up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Amount {
     pub(super) messages: usize,
@@ -61,7 +61,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Returns the rest in milliseconds of a socket with this rate, in messages of 600 bytes a second.
+    /// Returns the rest of a socket in milliseconds, at `rate` messages of 600 bytes a second.
     fn rest(interval: u64, rate: u64) -> u128 {
         let mut now = Instant::now();
         let mut pace = Pace::new(now);
@@ -83,17 +83,21 @@ mod tests {
     }
 
     #[test]
-    fn rest_is_as_long_as_it_saves_wake_ups_and_the_server_never_waits() {
-        assert_eq!(rest(4, 10), 0, "no message would share it");
+    fn socket_rests_only_if_messages_share_the_wake_up() {
+        assert_eq!(rest(4, 10), 0);
         assert_eq!(rest(4, 400), 0);
         assert_eq!(rest(4, 1000), 4);
         assert_eq!(rest(4, 10_000), 4);
-        assert_eq!(rest(4, 100_000), 0, "shorter than the timer can measure");
         assert_eq!(rest(0, 1000), 0, "no interval");
         assert_eq!(rest(50, 30), 0);
         assert_eq!(rest(50, 50), 50);
+    }
+
+    #[test]
+    fn rest_is_bounded_by_the_waiting_bytes() {
         assert_eq!(rest(50, 1000), 50);
-        assert_eq!(rest(50, 10_000), 5, "32 KiB wait");
+        assert_eq!(rest(50, 10_000), 5, "32 KiB");
+        assert_eq!(rest(4, 100_000), 0, "shorter than the timer can measure");
     }
 
     #[test]

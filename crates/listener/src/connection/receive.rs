@@ -166,8 +166,10 @@ where
         };
         match read {
             Read::Batch(amount) => {
-                rests_until = pace.rest(link.read_interval(), amount, Instant::now());
-                if rests_until.is_some() {
+                let rest = pace.rest(link.read_interval(), amount, Instant::now());
+                rests_until = rest.filter(|_| !session.heartbeat.is_waiting());
+                // Where silence ends the connection, it must be known whether data waits.
+                if rests_until.is_some() && session.heartbeat.dead_at().is_none() {
                     session.socket.rest();
                 }
                 if session.heartbeat.counts_frames() {
@@ -369,3 +371,7 @@ fn blocked(lost: Lost) -> Lost {
 #[cfg(test)]
 #[path = "receive_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "rest_tests.rs"]
+mod rest_tests;

@@ -1,4 +1,4 @@
-use tokio::{join, sync::watch, time::advance};
+use tokio::{join, time::advance};
 use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
 
 use super::*;
@@ -57,60 +57,6 @@ async fn one_wake_up_yields_one_batch() {
     assert_eq!(snapshot.platform_errors, 1);
     assert_eq!(snapshot.last_platform_error.as_deref(), Some("quota"));
     assert!(snapshot.last_event.is_some() && snapshot.received_bytes > 50);
-}
-
-#[tokio::test(start_paused = true)]
-async fn events_of_a_read_interval_are_one_batch() {
-    const EVENT: Duration = Duration::from_millis(10);
-    let (mut link, mut batches) = link(4);
-    let (mut session, mut platform) = authenticated_connection().await;
-    let (interval, read_interval) = watch::channel(EVENT * 5);
-    link.read_interval.1 = Some(read_interval);
-    let (stop, stats) = (link.stop.clone(), link.stats.clone());
-    let mut seen = 0;
-    let mut take = |batch: Vec<String>| {
-        for frame in batch.iter() {
-            assert_eq!(*frame, event(seen));
-            seen += 1;
-        }
-        batch.len()
-    };
-    let (_, ()) = join!(receive(&mut session, &mut link), async {
-        let (mut pings, mut said, mut sizes) = (0, 0, Vec::new());
-        while pings < 3 {
-            select! {
-                ping = platform.receive_text() => {
-                    assert_eq!(ping, PING);
-                    platform.say(PONG).await;
-                    pings += 1;
-                }
-                Some(batch) = batches.recv() => sizes.push(take(batch)),
-                () = tokio::time::sleep(EVENT) => {
-                    platform.say(event(said)).await;
-                    said += 1;
-                }
-            }
-        }
-        assert!(sizes.len() * 3 < said, "{} batches of {said} events", sizes.len());
-        assert!(sizes.iter().all(|size| *size <= 7), "{sizes:?}");
-        interval.send_replace(Duration::ZERO);
-        tokio::time::sleep(EVENT * 5).await;
-        while let Ok(batch) = batches.try_recv() {
-            take(batch);
-        }
-        for id in said..said + 5 {
-            tokio::time::sleep(EVENT).await;
-            platform.say(event(id)).await;
-            assert_eq!(take(batches.recv().await.unwrap()), 1);
-        }
-        stop.cancel();
-    });
-    // The answer to a ping is read at once, so that its time is right.
-    let rtt = stats.snapshot().ping_rtt;
-    assert!(
-        rtt.count() >= 2 && rtt.sum < 0.002 * rtt.count() as f64,
-        "{rtt:?}"
-    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -83,12 +83,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Sets the option of the underlying socket with which it can [rest](Self::rest).
+    /// Sets the low-water mark that is raised by [`rest`](Self::rest).
     pub(crate) fn with_low_water(self, low_water: LowWater) -> Self {
         Self { low_water, ..self }
     }
 
-    /// Lets data accumulate in the system until the next read.
+    /// Raises the low-water mark until the next read or pause.
     pub(crate) fn rest(&mut self) {
         self.low_water.raise();
     }
@@ -133,6 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Records that reading pauses, so that unread data accumulates.
     pub(crate) fn pause(&mut self) {
+        self.low_water.lower();
         let now = Instant::now();
         let (since, owed) = match &self.backlog {
             Some(backlog) => (backlog.since, backlog.owed(now)),

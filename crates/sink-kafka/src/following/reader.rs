@@ -82,14 +82,20 @@ impl RecordReader {
     /// Starts to read.
     pub(crate) fn start(source: Source, offsets: &Offsets, limits: Limits) -> Result<Self, SinkFault> {
         let mut properties = source.properties("read_committed", Replicas::Nearest);
-        properties
-            .set("statistics.interval.ms", limits.check.as_millis().to_string())
-            // A broker answers when this time has passed, or when it has as many bytes.
-            .set(
+        properties.set("statistics.interval.ms", limits.check.as_millis().to_string());
+        // A broker answers when this time has passed, or when it has as many bytes.
+        let together = [
+            (
                 "fetch.wait.max.ms",
                 FOLLOWER_READ_INTERVAL.as_millis().to_string(),
-            )
-            .set("fetch.min.bytes", FETCH_BYTES);
+            ),
+            ("fetch.min.bytes", FETCH_BYTES.to_owned()),
+        ];
+        for (name, value) in together {
+            if properties.get(name).is_none() {
+                properties.set(name, value);
+            }
+        }
         let consumer = source.consumer(&properties, &ConnectSteps::default())?;
         source.assign(&consumer, offsets)?;
         let (sender, records) = mpsc::channel(BATCHES);

@@ -81,7 +81,7 @@ async fn takeover_after_an_interrupted_one_reads_the_new_end() {
     lease.send_replace(held());
     let mut acks = Vec::new();
     let deadline = Instant::now() + LIMIT;
-    while server.state().requests == 0 {
+    while server.state().batches.is_empty() {
         assert!(Instant::now() < deadline, "no request for messages");
         let taken = timeout(TURN, following.take_over(&mut acks)).await;
         assert!(taken.is_err(), "took over without the messages before the end");

@@ -56,8 +56,8 @@ async fn lost_last_delivery_is_read_again() {
     assert_eq!(read_without(&[4, 5]).await, [1, 2, 3, 4, 5]);
 }
 
-#[tokio::test]
-async fn follower_requests_messages_at_intervals_and_a_takeover_at_once() {
+/// Returns a reader at the end of a stream of two messages, which has sent one request.
+async fn reader_at_the_end() -> (FakeServer, StreamReader, VecDeque<Found>) {
     let (server, client) = FakeServer::start(&["a", "b"]).await;
     let events = Arc::new(Events::default());
     let mut reader = StreamReader::new(&client, &events, STREAM, 100).await.unwrap();
@@ -67,11 +67,30 @@ async fn follower_requests_messages_at_intervals_and_a_takeover_at_once() {
         reader.read_every(LIMIT, &mut found).await.unwrap();
     }
     assert!(reader.is_at_end() && found.len() == 2, "{found:?}");
-    let requests = server.state().requests;
+    (server, reader, found)
+}
+
+#[tokio::test]
+async fn follower_pulls_at_intervals_and_a_takeover_at_once() {
+    let (server, mut reader, mut found) = reader_at_the_end().await;
     server.state().messages.push("c");
     let reading = tokio::time::timeout(LIMIT / 600, reader.read_every(LIMIT, &mut found));
     assert!(reading.await.is_err(), "{found:?}");
-    assert_eq!(server.state().requests, requests);
+    assert_eq!(server.state().batches.len(), 1);
     reader.read(&mut found).await.unwrap();
-    assert_eq!((found.len(), server.state().requests), (3, requests + 1));
+    assert_eq!((found.len(), server.state().batches.len()), (3, 2));
+}
+
+#[tokio::test]
+async fn idle_follower_waits_at_the_server() {
+    let (server, mut reader, mut found) = reader_at_the_end().await;
+    reader.read_every(Duration::ZERO, &mut found).await.unwrap();
+    assert!(reader.is_idle, "an empty answer");
+    server.state().messages.extend(["c", "d"]);
+    while found.len() < 4 {
+        reader.read_every(Duration::ZERO, &mut found).await.unwrap();
+    }
+    let batches = server.state().batches.clone();
+    assert_eq!(batches, [100, 100, 1, 100], "one message ends the wait");
+    assert!(!reader.is_idle);
 }
