@@ -56,6 +56,9 @@ pub(crate) struct Args {
     /// Sources of the bridge, with the rate in all of them together
     #[arg(long, default_value_t = 1, requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     sources: u32,
+    /// read_interval of the bridge's sources, such as 20ms [default: that of the configuration]
+    #[arg(long)]
+    read_interval: Option<String>,
     /// Measures the leader and a follower of a cluster, at the rate, or at 1,000 events per second
     #[arg(long)]
     members: bool,

@@ -201,10 +201,19 @@ impl Bench {
         let dir = self.scratch.join(dir);
         fs::create_dir_all(&dir).with_context(|| format!("creating the folder {}", dir.display()))?;
         let config = dir.join("neurobridge.toml");
-        let source = match program {
+        let mut source = match program {
             Program::Declared => format!("feed = \"{DECLARED}\"\n"),
             _ => format!("url = \"{url}\"\ntoken = \"bench\"\n"),
         };
+        // An earlier build may not know the key.
+        if let Some(interval) = self
+            .args
+            .read_interval
+            .as_ref()
+            .filter(|_| program != Program::Before)
+        {
+            source.push_str(&format!("read_interval = \"{interval}\"\n"));
+        }
         fs::write(dir.join(DECLARED), declaration(url))?;
         let text = configuration(
             &dir,
