@@ -62,6 +62,10 @@ type = "disk"
         Self { dir, config, bridge }
     }
 
+    fn running(&mut self) -> &mut Bridge {
+        self.bridge.as_mut().unwrap()
+    }
+
     fn bridge(&self) -> &Bridge {
         self.bridge.as_ref().unwrap()
     }

@@ -188,7 +188,7 @@ fn outages_of_source_and_sink_are_in_the_history() {
     let unknown = command(&dir, &["gaps", "ls", "--source", "other"]);
     let error = String::from_utf8(unknown.stderr).unwrap();
     assert!(
-        error.contains("no source \"other\"; the sources are: main"),
+        error.contains("unknown source \"other\", expected one of main"),
         "{error}"
     );
 }

@@ -129,7 +129,7 @@ impl Bridge {
         for name in spool.release_others() {
             warn!(
                 sink = name,
-                "spool has a cursor of a sink that is no longer configured; it does not retain events"
+                "cursor of a sink that is not configured; the spool no longer retains events for this sink"
             );
         }
 
@@ -148,7 +148,7 @@ impl Bridge {
             }
             Err(error) => {
                 // The folder may not support sockets.
-                warn!(%error, data_dir = %config.data_dir.display(), "control socket not available; tail and reload cannot use this bridge");
+                warn!(%error, data_dir = %config.data_dir.display(), "control socket not available; commands cannot reach this bridge");
                 None
             }
         };
@@ -273,7 +273,7 @@ impl Bridge {
         }
         // After the last message of this member, so that the next leader continues at once.
         if let Some(cluster) = &self.state.cluster {
-            member::settle(&self.state);
+            member::update_settled_positions(&self.state);
             cluster.leave().await;
         }
         cause = cause.or(self.abort().await);

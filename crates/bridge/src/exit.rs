@@ -136,6 +136,15 @@ impl Failure {
         }
     }
 
+    /// Creates a failure for a name on the command line that is not configured. `what`: such as `sink`.
+    pub(crate) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> Self {
+        let known: Vec<&str> = known.map(String::as_str).collect();
+        Self::message(
+            Exit::Usage,
+            format!("unknown {what} \"{name}\", expected one of {}", known.join(", ")),
+        )
+    }
+
     /// Creates a failure from a message.
     pub fn message(exit: Exit, message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> Self {
         Self::new(exit, anyhow::Error::msg(message))

@@ -4,7 +4,7 @@ use neurobridge_core::{event::Event, event_buf::EventBuf, identity::SpoolId, red
 
 use crate::{
     config::{Config, SinkEntry},
-    exit::{Exit, Failure},
+    exit::Failure,
     redaction::redaction,
 };
 
@@ -21,13 +21,8 @@ impl<'a> Preview<'a> {
     /// # Errors
     /// Returns an error if there is no sink with this name, or its key file cannot be read.
     pub(crate) fn new(config: &'a Config, name: &str, spool: SpoolId) -> Result<Self, Failure> {
-        let sink = config.sinks.get(name).ok_or_else(|| {
-            let names: Vec<&str> = config.sinks.keys().map(String::as_str).collect();
-            Failure::message(
-                Exit::Usage,
-                format!("--sink: found \"{name}\", expected one of {}", names.join(", ")),
-            )
-        })?;
+        let sink = config.sinks.get(name);
+        let sink = sink.ok_or_else(|| Failure::unknown("sink", name, config.sinks.keys()))?;
         Ok(Self {
             sink,
             redaction: of_sink(name, sink)?,

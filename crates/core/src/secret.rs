@@ -25,9 +25,9 @@ pub const SCHEMA_FORMAT: &str = "password";
 ///
 /// In a configuration it may be any scalar and is converted to text, because environment variables are parsed
 /// before they are deserialised: the token `true` arrives as a boolean and `123` as a number. That parser
-/// loses the original text: `007` arrives as 7, `1.50` as 1.5, and ` a ` as `a`. So the reader of the
-/// environment passes the values of such keys on as unparsed text. Otherwise a token in brackets would arrive
-/// as an array, and is refused with an explanation.
+/// loses the original text: `007` arrives as 7, `1.50` as 1.5, and ` a ` as `a`. The environment reader
+/// therefore passes the values of secret keys as unparsed text; parsed, a token in brackets would be an array,
+/// which is rejected.
 #[derive(Clone)]
 pub struct Secret(SecretString);
 
@@ -71,9 +71,8 @@ pub fn resolve(
     }
 }
 
-/// Reads the file of a secret, which the configuration key `key` names: the only line of the file, without line break and byte order mark,
-/// which editors and `echo` add. Blanks in the line belong to the secret. Blocks for up to
-/// [`file::TIME_LIMIT`].
+/// Returns the secret in a file: its only non-blank line, without line break and byte order mark. `key` is the configuration key, for errors.
+/// Blanks in the line belong to the secret. Blocks for up to [`file::TIME_LIMIT`].
 ///
 /// # Errors
 /// The file cannot be read, or contains no secret: all lines are blank, or several are not.
@@ -206,7 +205,7 @@ const REDACTED: &str = "[redacted]";
 /// Converts scalars to text. Its errors never quote the value, which may be the secret.
 struct AnyScalar;
 
-const STRUCTURED: &str = "found an array or a table, expected a text; in the environment a secret that begins with a \
+const NOT_A_SCALAR: &str = "found an array or a table, expected a text; in the environment a secret that begins with a \
                           bracket or a brace needs quotes of its own ('\"[…]\"'), or a file";
 
 impl<'de> de::Visitor<'de> for AnyScalar {
@@ -250,11 +249,11 @@ impl<'de> de::Visitor<'de> for AnyScalar {
     }
 
     fn visit_seq<A: de::SeqAccess<'de>>(self, _: A) -> Result<Secret, A::Error> {
-        Err(de::Error::custom(STRUCTURED))
+        Err(de::Error::custom(NOT_A_SCALAR))
     }
 
     fn visit_map<A: de::MapAccess<'de>>(self, _: A) -> Result<Secret, A::Error> {
-        Err(de::Error::custom(STRUCTURED))
+        Err(de::Error::custom(NOT_A_SCALAR))
     }
 }
 
@@ -265,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_scalar_has_a_text() {
+    fn scalar_is_converted_to_text() {
         for (json, text) in [
             ("\"a b\"", "a b"),
             ("123", "123"),
@@ -354,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn file_without_a_secret_is_named() {
+    fn error_names_the_unusable_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         let error = || resolve("token", None, Some(&path)).unwrap_err();

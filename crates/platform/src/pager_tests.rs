@@ -99,7 +99,7 @@ fn ids_in_two_orders_are_an_error() {
 }
 
 #[test]
-fn entries_added_to_the_newest_are_read() {
+fn entries_added_during_paging_are_read() {
     let mut pager = Pager::new(None, false, 10);
     assert_eq!(accept(&mut pager, &[2, 1]), Ok(Progress::Continue));
     assert_eq!(accept(&mut pager, &[4, 3, 2, 1]), Ok(Progress::Continue));
@@ -126,7 +126,7 @@ fn list_that_grows_at_each_request_is_read() {
 }
 
 #[test]
-fn pages_are_limited() {
+fn exceeded_page_limit_is_an_error() {
     let mut pager = Pager::new(None, false, 2);
     accept(&mut pager, &[1, 2]).unwrap();
     accept(&mut pager, &[2, 3]).unwrap();
@@ -186,7 +186,7 @@ fn lists() -> impl Strategy<Value = List> {
 
 proptest! {
     #[test]
-    fn whole_list_is_read_in_order(list in lists(), after in prop::option::of(0_u64..400)) {
+    fn entries_after_an_id_are_read_in_order(list in lists(), after in prop::option::of(0_u64..400)) {
         let mut expected = list.ids.clone();
         expected.retain(|id| after.is_none_or(|after| *id > after));
         let mut list = List {

@@ -34,7 +34,7 @@ async fn request(stream: &mut TcpStream) -> Option<String> {
     Some(String::from_utf8(head).unwrap())
 }
 
-/// Starts a server that gives each request the next answer. It sends the number of the connection with each head.
+/// Starts a server that sends the next answer to each request. The channel receives each request head with its connection number.
 async fn server(answers: Vec<String>) -> (SocketAddr, mpsc::UnboundedReceiver<(usize, String)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -289,7 +289,7 @@ impl Check<'_> {
             if let Some(earlier) = catch_all {
                 self.add(
                     &["rules", &number],
-                    format!("found after rule {earlier}, which matches everything, expected conditions in that rule"),
+                    format!("unreachable: rules.{earlier} matches everything; add `when` or `frame` to it, or move it to the end"),
                 );
                 catch_all = None;
             }

@@ -160,7 +160,7 @@ pub struct Rule {
     /// The whole frame as plain text, instead of `when`: `frame = "ping"`.
     #[serde(default)]
     pub frame: Option<String>,
-    /// The meaning.
+    /// The meaning of a frame or element that matches.
     pub is: Meaning,
     /// Path of the text of an error or an end. Without `text`, the whole message is the text.
     #[serde(default)]
@@ -205,7 +205,7 @@ pub struct EventFields {
     /// The first part of the CloudEvents attribute `type`, before the kind, such as `com.example.`. The name of the source and
     /// a dot by default. Without a dot at its end, it is the whole type of an event without a kind.
     pub type_prefix: Option<String>,
-    /// The key: events with the same key stay in order. A path, or a list of paths.
+    /// The message key: events with the same key stay in order. A path, or a list of paths.
     pub key: Option<Paths>,
     /// The path of the part that is published. The whole event by default.
     pub body: Option<FeedPath>,
@@ -222,7 +222,7 @@ pub struct Resume {
     /// The unit of the value, if it is a time.
     #[serde(default)]
     pub unit: Option<TimeFormat>,
-    /// What to subtract from the value, so that nothing is missing where the feed is not exact: a time such as `"5s"` for a
+    /// The amount subtracted from the value, for a feed whose position is imprecise, so that no event is missed: a time such as `"5s"` for a
     /// value with a `unit`, otherwise a number. Events that are sent again are removed as duplicates.
     #[serde(default)]
     pub rewind: Option<Rewind>,
@@ -234,7 +234,7 @@ pub struct Resume {
 pub struct Acknowledgement {
     /// Path of the value that identifies an event in an acknowledgement.
     pub value: FeedPath,
-    /// The message. `{value}` is replaced by the value as text, `{value:json}` by the value as the feed wrote it, and
+    /// The acknowledgement to send. `{value}` is replaced by the value as text, `{value:json}` by the value as the feed wrote it, and
     /// `{values:json}` by the list of the values of several events.
     pub send: MessageTemplate,
     /// Whether an acknowledgement of an event includes all events before it, so that only the last event is acknowledged.

@@ -64,7 +64,7 @@ pub enum FileError {
         source: io::Error,
     },
     /// A device, a pipe or a socket: bytes written to it cannot be read back, rotated or synced.
-    #[error("{} is not a regular file, expected a regular file or an unused name", path.display())]
+    #[error("{} is not a regular file, expected a regular file, or a path that does not exist", path.display())]
     NotRegular {
         /// The path.
         path: PathBuf,

@@ -248,7 +248,7 @@ impl World {
             self.spool.status().oldest_sequence,
             self.spool.status().damaged_cursors,
         );
-        // A kill may leave an incomplete slot, or precede the first save of a cursor that was lost.
+        // After a kill the number of damaged cursors varies: a slot may be incomplete, or a lost cursor not yet saved again.
         if is_orderly {
             assert_eq!(damaged, u64::from(lost.is_some()));
         }
@@ -299,7 +299,7 @@ fn tear(root: &Path, torn: &[u8]) {
         .rposition(|byte| *byte != 0)
         .map_or(0, |last| last + 1);
     let file = fs::OpenOptions::new().write(true).open(&last).unwrap();
-    // The last byte of a record is a brace. The last bytes of the header are a checksum, and may be zeros.
+    // Records end with a brace, so trailing zeros are preallocated space. The write starts after the header, which may end with zeros itself.
     file.write_all_at(torn, end.max(64) as u64).unwrap();
 }
 

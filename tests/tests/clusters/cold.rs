@@ -121,7 +121,7 @@ fn takeovers_without_standby_connections_miss_no_event() {
         assert_standby_is_no_fault(&scene.members[1 - leading]);
         let member = &mut scene.members[leading];
         match round {
-            0 => kill(member.bridge.as_mut().unwrap()),
+            0 => kill(member.running()),
             1 => member.update(),
             2 => {
                 let (code, text) = cluster_command(member, &["--hand-over"]);
@@ -134,12 +134,7 @@ fn takeovers_without_standby_connections_miss_no_event() {
             .wait("another leader", SOON, Status::leads)
             .unwrap();
         if round == 0 {
-            scene.members[leading]
-                .bridge
-                .as_mut()
-                .unwrap()
-                .start_again()
-                .unwrap();
+            scene.members[leading].running().start_again().unwrap();
         }
     }
     wait_until("all events in the topic", 2 * SOON, || {
@@ -217,7 +212,7 @@ fn takeover_without_backfill_reports_what_is_missed() {
         let at = jiff::Timestamp::now().as_microsecond() as f64 / 1e6;
         if is_crash {
             crashed = at;
-            kill(scene.members[leading].bridge.as_mut().unwrap());
+            kill(scene.members[leading].running());
         } else {
             scene.members[leading].update();
         }
@@ -231,12 +226,7 @@ fn takeover_without_backfill_reports_what_is_missed() {
         })
         .unwrap();
         if is_crash {
-            scene.members[leading]
-                .bridge
-                .as_mut()
-                .unwrap()
-                .start_again()
-                .unwrap();
+            scene.members[leading].running().start_again().unwrap();
         }
     }
     wait_until_publishing(&scene.members[scene.leader()]);
@@ -281,21 +271,9 @@ fn leader_that_regains_its_lease_connects_again() {
     assert_eq!(leader(&scene.members), 0);
     wait_until_publishing(&scene.members[0]);
     let frozen = Instant::now();
-    scene.members[0]
-        .bridge
-        .as_mut()
-        .unwrap()
-        .process()
-        .freeze()
-        .unwrap();
+    scene.members[0].running().process().freeze().unwrap();
     wait_until("the end of the lease", SOON, || frozen.elapsed() > 2 * LEASE).unwrap();
-    scene.members[0]
-        .bridge
-        .as_mut()
-        .unwrap()
-        .process()
-        .thaw()
-        .unwrap();
+    scene.members[0].running().process().thaw().unwrap();
     wait_until("the gap of the frozen leader", SOON, || {
         outcomes(&scene.members[0]).contains(&("takeover".to_owned(), "recovered".to_owned()))
     })

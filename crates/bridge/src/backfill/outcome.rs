@@ -32,7 +32,7 @@ impl Filler {
             ),
             Coverage::Unknown | Coverage::Nobody => return,
         };
-        info!(source = &*self.source.name, gap = gap.id, "{text}");
+        info!(source = &*self.source.name, gap_id = gap.id, "{text}");
         let fetched = self.fetched.remove(&gap.id).unwrap_or_default();
         state.history.filled(gap, outcome, fetched, &text);
     }
@@ -60,8 +60,8 @@ impl Filler {
         };
         let name = &*self.source.name;
         match outcome {
-            RECOVERED => info!(source = name, gap = gap.id, "{text}"),
-            _ => warn!(source = name, gap = gap.id, "{text}"),
+            RECOVERED => info!(source = name, gap_id = gap.id, "{text}"),
+            _ => warn!(source = name, gap_id = gap.id, "{text}"),
         }
         if outcome != RECOVERED && self.settings.reports {
             let report = report::Report::new(gap, outcome, fetched, reason.as_deref());

@@ -5,11 +5,11 @@ Without -c the configuration is the file that NEUROBRIDGE_CONFIG names, then ./n
 then /etc/neurobridge/neurobridge.toml, else the environment alone. The environment goes above
 the file: NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
 
-SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
-one stops at once. SIGHUP does not reload the configuration: neurobridge reload does.
+SIGINT, SIGTERM and SIGHUP each deliver the pending events and stop, within drain_timeout; a
+second signal stops at once. SIGHUP does not reload the configuration: neurobridge reload does.
 
-Exit codes: 0 fine, 64 wrong usage, 69 a service is unavailable, 74 disk error,
-75 come back later, 77 token refused, 78 errors in the configuration.";
+Exit codes: 0 success, 64 wrong usage, 69 a service is unavailable, 74 disk error,
+75 temporary failure, try again, 77 token refused, 78 errors in the configuration.";
 
 pub(super) const RUN_EXAMPLES: &str = "\
 Examples:
@@ -17,8 +17,8 @@ Examples:
   neurobridge run --watch -c neurobridge.toml
   NEUROBRIDGE__SOURCES__MAIN__TOKEN_FILE=/run/secrets/token neurobridge run
 
-SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
-one stops at once. SIGHUP does not reload the configuration: neurobridge reload does.";
+SIGINT, SIGTERM and SIGHUP each deliver the pending events and stop, within drain_timeout; a
+second signal stops at once. SIGHUP does not reload the configuration: neurobridge reload does.";
 
 pub(super) const CLUSTER_EXAMPLES: &str = "\
 Examples:
@@ -35,7 +35,7 @@ Restart instead to change data_dir, spool, http, log, dead_letters, deduplicate,
 event.pseudonymise, the environment, a source with token_from, event, events or resume of a
 declared feed, or to add a source with resume.
 
-Exit codes: 0 fine, 78 configuration error or restart needed (nothing was changed),
+Exit codes: 0 success, 78 configuration error or restart needed (nothing was changed),
 69 no bridge runs, 75 the last reload is not complete.";
 
 pub(super) const CHECK_EXAMPLES: &str = "\
@@ -46,8 +46,8 @@ Examples:
   neurobridge tail -n 1 | neurobridge check --event - --sink kafka
   neurobridge check --json | jq .warnings
 
-Exit codes: 0 fine, 78 errors in the configuration, 77 a token was refused, 69 something else
-cannot be reached, 74 a file cannot be written.";
+Exit codes: 0 success, 78 errors in the configuration, 77 a token was refused, 69 a service is
+unavailable, 74 a file cannot be written.";
 
 pub(super) const TAIL_EXAMPLES: &str = "\
 Examples:
@@ -57,7 +57,7 @@ Examples:
   neurobridge tail --sink kafka --json | jq .head.key
   neurobridge tail | jq .data.result
 
-Exit codes: 0 fine, 64 no such sink, 69 the bridge has ended or does not answer,
+Exit codes: 0 success, 64 unknown sink, 69 the bridge has ended or does not answer,
 77 token refused, 78 errors in the configuration.";
 
 pub(super) const COMPLETIONS_EXAMPLES: &str = "\

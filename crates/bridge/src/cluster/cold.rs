@@ -29,7 +29,7 @@ impl Cold {
     }
 
     /// Requests that the sources close their connections, because the lease is about to be given up. They stay closed until
-    /// [`stepped_down`](Self::stepped_down).
+    /// [`end_step_down`](Self::end_step_down).
     pub(crate) fn step_down(&self) {
         self.steps_down.send_replace(true);
     }
@@ -55,8 +55,8 @@ impl Cold {
         progress.settled.clone()
     }
 
-    /// Lets the sources connect when this member leads again.
-    pub(crate) fn stepped_down(&self) {
+    /// Allows the sources to connect once this member leads again.
+    pub(crate) fn end_step_down(&self) {
         self.steps_down.send_replace(false);
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn schema() -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Prints completions for a shell, or the names that the completions request.
+/// Prints the completions for a shell, or with `--sinks` the sink names for them.
 pub(super) fn completions(flags: &CompletionsFlags) -> Result<Exit, Failure> {
     if flags.sinks {
         // A completion must not print errors: without a valid configuration there are no candidates.
@@ -30,7 +30,7 @@ pub(super) fn completions(flags: &CompletionsFlags) -> Result<Exit, Failure> {
     }
     let shell = flags.shell.or_else(Shell::from_env).ok_or_else(|| {
         let shells: Vec<String> = Shell::value_variants().iter().map(Shell::to_string).collect();
-        let message = format!("$SHELL names no known shell; name one of {}", shells.join(", "));
+        let message = format!("unknown shell in $SHELL, expected one of {}", shells.join(", "));
         Failure::message(Exit::Usage, message)
     })?;
     print(completions_for(shell))?;
@@ -40,25 +40,27 @@ pub(super) fn completions(flags: &CompletionsFlags) -> Result<Exit, Failure> {
 /// Returns the completions for flags and commands. After `--sink` they run the program, because the names of sinks come from
 /// the configuration.
 fn completions_for(shell: Shell) -> String {
-    const ASK: &str = "neurobridge completions --sinks 2>/dev/null";
+    const LIST_SINKS: &str = "neurobridge completions --sinks 2>/dev/null";
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "neurobridge", &mut text);
     let text = String::from_utf8_lossy(&text).into_owned();
     match shell {
         Shell::Bash => text.replace(
             "--sink)\n                    COMPREPLY=($(compgen -f \"${cur}\"))",
-            &format!("--sink)\n                    COMPREPLY=($(compgen -W \"$({ASK})\" -- \"${{cur}}\"))"),
+            &format!(
+                "--sink)\n                    COMPREPLY=($(compgen -W \"$({LIST_SINKS})\" -- \"${{cur}}\"))"
+            ),
         ),
         Shell::Zsh => {
             let lines = text.lines().map(|line| match line.contains("'--sink=[") {
-                true => line.replace(":NAME:_default", &format!(":NAME:($({ASK}))")) + "\n",
+                true => line.replace(":NAME:_default", &format!(":NAME:($({LIST_SINKS}))")) + "\n",
                 false => format!("{line}\n"),
             });
             lines.collect()
         }
         Shell::Fish => {
             let lines = text.lines().map(|line| match line.contains(" -l sink ") {
-                true => format!("{line} -f -a \"({ASK})\"\n"),
+                true => format!("{line} -f -a \"({LIST_SINKS})\"\n"),
                 false => format!("{line}\n"),
             });
             lines.collect()

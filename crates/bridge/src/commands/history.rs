@@ -46,11 +46,7 @@ pub(super) fn gaps(config: Option<&Path>, flags: &GapsFlags) -> Result<Exit, Fai
     if let Some(source) = &flags.source {
         gaps.retain(|gap| gap.source == *source);
         if gaps.is_empty() && !config.sources.contains_key(source) {
-            let names = config.sources.keys().map(String::as_str).collect::<Vec<_>>();
-            return Err(Failure::new(
-                Exit::Usage,
-                anyhow!("no source \"{source}\"; the sources are: {}", names.join(", ")),
-            ));
+            return Err(Failure::unknown("source", source, config.sources.keys()));
         }
     }
     gaps.reverse();

@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::anyhow;
 use jiff::Timestamp;
 use neurobridge_core::{
     dead_letter::DeadLetters,
@@ -34,18 +33,15 @@ use crate::{
     sinks::AnyReader,
 };
 
-/// Sends a part of the spool again, also while a bridge runs: takes no lock, except for strict order in JetStream, and moves
-/// no cursor. The counts go to standard output.
+/// Sends a part of the spool again, and prints the counts. Needs no lock and may run beside a bridge, except for a sink with strict order,
+/// for which it locks the data folder. Moves no cursor.
 ///
 /// # Errors
 /// Fails when the spool cannot be read, the sink is unknown or unavailable, or time ran out; reports where to resume.
 pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
-    let entry = config.sinks.get(&flags.sink).ok_or_else(|| {
-        let names: Vec<&str> = config.sinks.keys().map(String::as_str).collect();
-        let error = anyhow!("unknown sink \"{}\", expected {}", flags.sink, names.join(" or "));
-        Failure::new(Exit::Usage, error)
-    })?;
+    let entry = config.sinks.get(&flags.sink);
+    let entry = entry.ok_or_else(|| Failure::unknown("sink", &flags.sink, config.sinks.keys()))?;
     let folder = folder(config)?;
     let _held = hold(entry, &config.data_dir, Some(&folder)).await?;
     let listing = inspect::list(&folder).or_exit(Exit::Disk)?;
@@ -86,7 +82,7 @@ pub(super) struct Replay<'a> {
     pub(super) config: &'a Config,
     pub(super) name: &'a str,
     pub(super) entry: &'a SinkEntry,
-    /// The name in the mark of each message.
+    /// The name of this replay, added to each replayed message.
     pub(super) run: &'a str,
     pub(super) spool: SpoolId,
     pub(super) dead_letters: Arc<dyn DeadLetters>,
@@ -117,7 +113,7 @@ impl Replay<'_> {
         };
         let progress = Arc::new(Progress::new(reader.cursor().clone()));
         let shutdown = Shutdown {
-            // A permanent fault ends the replay.
+            // Draining from the start, so that the replay ends after its last event.
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
@@ -164,7 +160,7 @@ pub(super) async fn hold(
     let because = |failure: Failure| {
         let why = "this sink has strict order, which allows one publisher";
         Failure::new(failure.exit, failure.error.context(why)).with_step(
-            "stop the bridge, run this command, and start the bridge: its feed is missed meanwhile",
+            "stop the bridge, run this command, and start the bridge; events that arrive while it is stopped are missed",
         )
     };
     let data_dir = DataDir::lock(data_dir)

@@ -210,7 +210,7 @@ fn check_files(config: &Config, errors: &mut Vec<ConfigError>) {
             && !metadata.is_file()
         {
             let message = format!(
-                "found \"{}\", which is not a regular file; expected a regular file or an unused name",
+                "found \"{}\", which is not a regular file; expected a regular file, or a path that does not exist",
                 file.display()
             );
             errors.push(ConfigError::new(key, message));

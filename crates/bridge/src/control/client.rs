@@ -36,7 +36,7 @@ pub(crate) enum ControlError {
     )]
     Denied { path: String },
     /// Another error of the socket.
-    #[error("{path} is unreachable")]
+    #[error("control socket {path} is unreachable")]
     Io { path: String, source: io::Error },
     /// The bridge has closed the connection, since the limit of tails is reached.
     #[error("tail limit of this bridge exceeded; stop one of the running tails")]
@@ -50,7 +50,9 @@ pub(crate) enum ControlError {
     #[error("the bridge did not answer in time; its log shows whether the request was carried out")]
     NoAnswer,
     /// The connection ended without the end marker: the bridge was killed, or has closed it.
-    #[error("connection to the bridge lost: it was killed, or this program did not read for five minutes")]
+    #[error(
+        "connection to the bridge lost: it was killed, or closed the connection because this command read nothing for five minutes"
+    )]
     Gone(#[source] io::Error),
 }
 

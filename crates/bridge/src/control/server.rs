@@ -205,9 +205,7 @@ impl Client {
             Ok(request) => request,
             Err(error) => {
                 warn!(%error, "request to the control socket rejected");
-                let text = format!(
-                    "the bridge does not know this request ({error}); run the command with the bridge's program"
-                );
+                let text = format!("unknown request ({error}); run the command with the bridge's program");
                 let answer = Answer::failed(Exit::Usage, text);
                 let _ = timeout(WRITE_LIMIT, write_line(&mut to_client, &answer)).await;
                 return;

@@ -199,6 +199,6 @@ async fn requests_are_answered_beside_tails() {
             .await
             .unwrap()
             .unwrap();
-        assert!(answer.contains("does not know this request"), "{answer}");
+        assert!(answer.contains("unknown request"), "{answer}");
     }
 }

@@ -353,7 +353,7 @@ impl History {
             Ok(is_outdated) => {
                 inner.needs_rewrite |= is_outdated;
                 if inner.retry_at.take().is_some() {
-                    info!("the history is written again");
+                    info!("writing the history has recovered");
                 }
             }
             Err(error) => {
@@ -442,7 +442,8 @@ fn read_or_set_aside(data_dir: &Path) -> Found {
                     let lines = found.damaged_lines;
                     warn!(
                         lines,
-                        file, "the history is damaged; unreadable lines are left out"
+                        file,
+                        "the history is damaged; unreadable lines are skipped, and the damaged file is kept as a copy"
                     );
                 }
                 FileState::Read | FileState::Missing => {}

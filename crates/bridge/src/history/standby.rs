@@ -30,7 +30,7 @@ impl History {
             .collect();
         for gap in gaps {
             let text = "left to the leader, which has fetched or reported the missed events";
-            info!(source, gap = gap.id, "{text}");
+            info!(source, gap_id = gap.id, "{text}");
             book.fill_gap(&gap, LEFT_TO_LEADER, gap.fetched);
             let entry = Entry::new(Kind::GapFilled, clock::now(), text).of_source(source);
             book.add(entry.because(LEFT_TO_LEADER));

@@ -397,7 +397,7 @@ impl SourceWatch {
             _ if gap.outcome == FILLING => "authenticated again; the missed events are being fetched",
             RESTART => "authenticated; events since the stop of the bridge are missed",
             CRASH => "authenticated; events since the crash of the bridge are missed",
-            TAKEOVER => "authenticated; events since the connection of the former leader are missed",
+            TAKEOVER => "authenticated; events since the last connection of the former leader are missed",
             _ => "authenticated again; events of the gap are missed",
         };
         let ended = gap.ended.unwrap_or(gap.began);

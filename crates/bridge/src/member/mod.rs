@@ -1,5 +1,5 @@
-//! What this bridge does as a member of a cluster: it reports to the others, connects its sources only while it leads if so configured, and
-//! hands the leadership over.
+//! The tasks of a member of a cluster: reports to the other members, connects the sources of a cold standby only while it leads, and hands the
+//! leadership over.
 
 mod report;
 mod standby;
@@ -12,7 +12,7 @@ use tracing::info;
 
 pub(crate) use self::{
     report::report,
-    standby::{settle, stand_by},
+    standby::{stand_by, update_settled_positions},
 };
 use crate::{
     cluster::{Cluster, Cold},
@@ -21,7 +21,7 @@ use crate::{
     state::State,
 };
 
-/// The time limit of a hand-over. Shorter than that of the command's answer.
+/// The time limit of a hand-over. Shorter than the time for which the command waits for an answer, so that it receives this error.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(40);
 
 /// Hands the leadership over, and waits until another member leads.
@@ -46,14 +46,14 @@ pub(crate) async fn hand_over(cluster: &Cluster, state: &State) -> Answer {
         "handing the leadership over"
     );
     let mut members = cluster.membership().members();
-    let led_by = |members: &Vec<MemberState>| {
+    let other_leader = |members: &Vec<MemberState>| {
         let leads = |member: &&MemberState| member.is_alive && member.term.is_some() && !member.is_self;
         members.iter().find(leads).map(|leader| leader.name.clone())
     };
     let hand_over = async {
         resign(cluster, state).await;
-        let members = members.wait_for(|members| led_by(members).is_some()).await;
-        members.ok().and_then(|members| led_by(&members))
+        let members = members.wait_for(|members| other_leader(members).is_some()).await;
+        members.ok().and_then(|members| other_leader(&members))
     };
     match timeout(HAND_OVER_LIMIT, hand_over).await.ok().flatten() {
         Some(leader) => Answer {
@@ -62,15 +62,15 @@ pub(crate) async fn hand_over(cluster: &Cluster, state: &State) -> Answer {
         },
         None => Answer::failed(
             Exit::TryLater,
-            "the lease was released, but no other member leads yet; run neurobridge cluster to check again",
+            "no other member has taken over in time; run neurobridge cluster to check again",
         ),
     }
 }
 
 /// Releases the lease, after the connections to the feeds are closed if another member connects to them.
 async fn resign(cluster: &Cluster, state: &State) {
-    // The sources connect when this member leads again, also after a hand-over that is cancelled.
-    let _ends = cluster.cold().map(StepDown);
+    // Also ends when the hand-over is cancelled.
+    let _step_down = cluster.cold().map(StepDown);
     if let Some(cold) = cluster.cold() {
         standby::step_down(cold, state).await;
     }
@@ -82,6 +82,6 @@ struct StepDown<'a>(&'a Cold);
 
 impl Drop for StepDown<'_> {
     fn drop(&mut self) {
-        self.0.stepped_down();
+        self.0.end_step_down();
     }
 }

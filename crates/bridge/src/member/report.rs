@@ -8,7 +8,7 @@ use neurobridge_core::{clock, sink_type::InCluster};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::info;
 
-use super::{resign, standby::settle};
+use super::{resign, standby::update_settled_positions};
 use crate::state::{State, View};
 
 /// The interval between two reports.
@@ -37,7 +37,7 @@ pub(crate) async fn report(state: Arc<State>) {
             () = cluster.left() => return,
             _ = ticks.tick() => {}
         }
-        settle(&state);
+        update_settled_positions(&state);
         let view = state.view();
         let own = report_of(&view);
         cluster.membership().report(own.clone());

@@ -38,7 +38,7 @@ pub(super) async fn step_down(cold: &Cold, state: &State) {
     };
     // Otherwise the next leader begins its gap earlier.
     let _ = timeout(FLUSH_LIMIT, flushed).await;
-    settle(state);
+    update_settled_positions(state);
 }
 
 /// Connects the sources while this member leads. Ends when the cluster is left.
@@ -158,7 +158,7 @@ fn local(settled: &Settled, (now, instant): (Timestamp, Instant)) -> Alive {
 }
 
 /// Determines the settled positions of the sources of this leader, for its lease.
-pub(crate) fn settle(state: &State) {
+pub(crate) fn update_settled_positions(state: &State) {
     let Some((cluster, cold)) = state
         .cluster
         .as_ref()
@@ -227,23 +227,18 @@ fn since(alive: &Alive, resume: Option<String>, (now, instant): (Timestamp, Inst
 mod tests {
     use super::*;
 
-    fn at(second: i64) -> BTreeMap<String, Settled> {
-        let settled = Settled {
-            since: None,
-            at_ms: second * 1000,
-            event: None,
-            resume: None,
-        };
-        BTreeMap::from([("main".to_owned(), settled)])
-    }
-
     #[tokio::test]
     async fn position_is_placed_by_the_own_clock_if_its_age_is_known() {
         let now = (
             Timestamp::from_second(1000).unwrap(),
             Instant::now() + Duration::from_secs(100),
         );
-        let mut settled = at(400)["main"].clone();
+        let mut settled = Settled {
+            since: None,
+            at_ms: 400_000,
+            event: None,
+            resume: None,
+        };
         let second = |settled: &Settled| local(settled, now).at.as_second();
         assert_eq!(second(&settled), 400, "by the clock of the other member");
         settled.at_ms = 5_000_000;

@@ -374,7 +374,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_part_of_a_secret_is_shown(
+        fn cleaned_text_contains_no_long_part_of_a_secret(
             secret in "[!-~üß入🎉]{8,60}",
             before in "[ -$&-\\[\\]-~]{0,40}", after in "[ -~]{0,40}",
             ways in proptest::collection::vec(0u8..8, 1..12), wrapped: bool,

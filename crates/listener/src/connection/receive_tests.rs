@@ -221,7 +221,7 @@ async fn websocket_ping_is_answered_before_blocking() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_during_backpressure_names_it_as_reason() {
+async fn long_backpressure_is_the_reason_of_a_close() {
     for hold in [Duration::from_millis(10), Duration::from_secs(20)] {
         let (mut link, mut batches) = link(1);
         let (mut session, mut platform) = authenticated_connection().await;

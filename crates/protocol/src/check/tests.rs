@@ -123,7 +123,7 @@ fn each_error_is_explained_at_its_key() {
         (
             "",
             "[[rules]]\nis = \"ignore\"\n[[rules]]\nis = \"alive\"",
-            "rules.2: found after rule 1, which matches everything",
+            "rules.2: unreachable: rules.1 matches everything",
         ),
         (
             "",

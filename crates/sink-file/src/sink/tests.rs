@@ -223,7 +223,7 @@ async fn restart_continues_at_the_saved_position() {
 }
 
 #[tokio::test]
-async fn kill_before_the_first_note_repeats_no_line() {
+async fn kill_before_the_first_commit_repeats_no_line() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     setting.deliver(1..4).await;

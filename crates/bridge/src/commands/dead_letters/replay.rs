@@ -56,8 +56,7 @@ pub(in super::super) async fn replay(
 ) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     if let Some(sink) = sink.filter(|sink| !config.sinks.contains_key(*sink)) {
-        let message = format!("unknown sink \"{sink}\"");
-        return Err(Failure::message(Exit::Usage, message));
+        return Err(Failure::unknown("sink", sink, config.sinks.keys()));
     }
     let mut selected = stored::select(stored::read(config)?, ids)?;
     selected.retain(|dead_letter| sink.is_none_or(|sink| dead_letter.fields.sink.as_deref() == Some(sink)));

@@ -4,7 +4,7 @@ mod content;
 mod rates;
 mod scenario;
 mod screen;
-mod slow;
+mod stoppable;
 mod totals;
 
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
@@ -16,7 +16,9 @@ use neurobridge_simulator::{DeclaredFeed, Options, Script, Simulator};
 use tokio::{net::TcpListener, sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 
-use self::{content::Locations, scenario::Scenario, screen::Screen, slow::SlowFile, totals::Totals};
+use self::{
+    content::Locations, scenario::Scenario, screen::Screen, stoppable::StoppableFile, totals::Totals,
+};
 use crate::{
     bridge::Bridge,
     config::{Config, DEFAULT_SINK, SinkEntry, feeds},
@@ -69,8 +71,8 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let stop_simulator = CancellationToken::new();
     let simulation = tokio::spawn(simulator.run(stop_simulator.clone()));
 
-    let (slow, is_slow) = watch::channel(false);
-    let config = config(handle.local_addr(), &options, declaration, is_slow)?;
+    let (stopped, is_stopped) = watch::channel(false);
+    let config = config(handle.local_addr(), &options, declaration, is_stopped)?;
     // The documented port, as with `run`; another one if the port is in use, for example by a running bridge.
     let listener = match TcpListener::bind(config.http.listen).await {
         Err(_) => TcpListener::bind((config.http.listen.ip(), 0)).await,
@@ -87,7 +89,7 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let bridge = Bridge::start_on(listener, &config, data_dir, spool).await?;
     let state = std::sync::Arc::clone(bridge.state());
     let totals = Totals::start(&state.spool);
-    let mut scenario = Scenario::new(handle, slow);
+    let mut scenario = Scenario::new(handle, stopped);
     let locations = Locations {
         has_earlier_events: had_events,
         events: events_file(&options),
@@ -156,7 +158,7 @@ fn config(
     platform: SocketAddr,
     options: &DemoOptions,
     declaration: Option<Declaration>,
-    is_slow: watch::Receiver<bool>,
+    is_stopped: watch::Receiver<bool>,
 ) -> Result<Config, Failure> {
     let mut config = Config {
         data_dir: options.data_dir.clone(),
@@ -173,7 +175,7 @@ fn config(
     // any event arrives.
     source.backoff.max = MAX_BACKOFF;
     config.sources = BTreeMap::from([("platform".to_owned(), source)]);
-    let sink = SinkEntry::new(SlowFile::new(is_slow));
+    let sink = SinkEntry::new(StoppableFile::new(is_stopped));
     config.sinks = BTreeMap::from([(DEFAULT_SINK.to_owned(), sink)]);
     config.complete().or_exit(Exit::Config)?;
     Ok(config)

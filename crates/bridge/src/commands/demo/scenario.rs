@@ -21,7 +21,7 @@ use crate::{
 const FIRST_FAULT_AFTER: Duration = Duration::from_secs(6);
 const FAULT_INTERVAL: Duration = Duration::from_secs(14);
 /// How long the disk stops: long enough to be noticed, far below the drain timeout.
-const SLOW_FOR: Duration = Duration::from_secs(4);
+const STOP_TIME: Duration = Duration::from_secs(4);
 /// The number of reports that are kept for the screen.
 const MAX_REPORTS: usize = 40;
 
@@ -61,10 +61,10 @@ impl Actor {
 /// Injects faults and reports how the bridge reacts.
 pub(super) struct Scenario {
     platform: Handle,
-    slow: watch::Sender<bool>,
+    stopped: watch::Sender<bool>,
     next_fault: Instant,
     faults: u64,
-    slowdown: Option<Slowdown>,
+    disk_stop: Option<DiskStop>,
     /// The feed's counters at the last call of `watch`; zero before the first one.
     feed: FeedCounters,
     /// The start of the newest gap whose outcome was reported.
@@ -86,7 +86,7 @@ struct FeedCounters {
 }
 
 /// A period in which the disk is stopped, and the time until the sink has caught up.
-struct Slowdown {
+struct DiskStop {
     until: Instant,
     /// The largest number of pending events.
     max_pending: u64,
@@ -135,7 +135,7 @@ impl FeedCounters {
     }
 }
 
-impl Slowdown {
+impl DiskStop {
     fn watch(&mut self, ledger: &SinkLedger) {
         if ledger.pending >= self.max_pending {
             (self.max_pending, self.stored) = (ledger.pending, ledger.stored);
@@ -144,13 +144,13 @@ impl Slowdown {
 }
 
 impl Scenario {
-    pub(super) fn new(platform: Handle, slow: watch::Sender<bool>) -> Self {
+    pub(super) fn new(platform: Handle, stopped: watch::Sender<bool>) -> Self {
         Self {
             platform,
-            slow,
+            stopped,
             next_fault: Instant::now() + FIRST_FAULT_AFTER,
             faults: 0,
-            slowdown: None,
+            disk_stop: None,
             feed: FeedCounters::default(),
             reported_gap: Timestamp::MIN,
             reports: VecDeque::new(),
@@ -206,25 +206,25 @@ impl Scenario {
     }
 
     fn watch_disk(&mut self, ledger: &SinkLedger, is_ending: bool) {
-        let Some(slowdown) = &mut self.slowdown else {
+        let Some(disk_stop) = &mut self.disk_stop else {
             return;
         };
-        let text = if *self.slow.borrow() {
-            slowdown.watch(ledger);
-            if Instant::now() < slowdown.until && !is_ending {
+        let text = if *self.stopped.borrow() {
+            disk_stop.watch(ledger);
+            if Instant::now() < disk_stop.until && !is_ending {
                 return;
             }
-            self.slow.send_replace(false);
-            if slowdown.max_pending == 0 {
+            self.stopped.send_replace(false);
+            if disk_stop.max_pending == 0 {
                 // No event arrived meanwhile: there is nothing to report.
-                self.slowdown = None;
+                self.disk_stop = None;
                 return;
             }
-            let pending = events(slowdown.max_pending);
+            let pending = events(disk_stop.max_pending);
             format!("{pending} waited in the spool; the feed continued")
-        } else if ledger.counts.settled() >= slowdown.stored {
-            let written = events(slowdown.max_pending);
-            self.slowdown = None;
+        } else if ledger.counts.settled() >= disk_stop.stored {
+            let written = events(disk_stop.max_pending);
+            self.disk_stop = None;
             format!("has caught up: {written} written in order, none lost")
         } else {
             return;
@@ -240,14 +240,14 @@ impl Scenario {
                 self.platform.cut_all();
             }
             2 => {
-                let seconds = SLOW_FOR.as_secs();
+                let seconds = STOP_TIME.as_secs();
                 self.report(
                     Actor::Disk,
                     format!("stops for {seconds} s: nothing is written to the file"),
                 );
-                self.slow.send_replace(true);
-                self.slowdown = Some(Slowdown {
-                    until: Instant::now() + SLOW_FOR,
+                self.stopped.send_replace(true);
+                self.disk_stop = Some(DiskStop {
+                    until: Instant::now() + STOP_TIME,
                     max_pending: 0,
                     stored: 0,
                 });
@@ -421,8 +421,8 @@ mod tests {
     }
 
     fn stop_disk(scenario: &mut Scenario) {
-        scenario.slow.send_replace(true);
-        scenario.slowdown = Some(Slowdown {
+        scenario.stopped.send_replace(true);
+        scenario.disk_stop = Some(DiskStop {
             until: Instant::now(),
             max_pending: 0,
             stored: 0,
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stopped_disk_is_reported_until_all_pending_events_are_written() {
+    async fn catch_up_is_reported_after_the_last_pending_event() {
         let mut scenario = scenario().await;
         stop_disk(&mut scenario);
         scenario.watch_disk(&ledger(300, 100), false);
@@ -451,7 +451,7 @@ mod tests {
         let mut scenario = scenario().await;
         stop_disk(&mut scenario);
         scenario.watch_disk(&ledger(100, 100), false);
-        assert!(reports(&scenario).is_empty() && scenario.slowdown.is_none());
-        assert!(!*scenario.slow.borrow());
+        assert!(reports(&scenario).is_empty() && scenario.disk_stop.is_none());
+        assert!(!*scenario.stopped.borrow());
     }
 }

@@ -65,7 +65,7 @@ impl Reader for EndlessReader {
 }
 
 #[test]
-fn events_after_one_without_outcome_are_bounded() {
+fn reads_are_bounded_while_an_event_has_no_outcome() {
     let runtime = runtime();
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let read_bytes = Arc::new(Mutex::new(0));

@@ -19,21 +19,21 @@ use tokio::sync::watch;
 
 /// A file sink that reports no outcome while its simulated disk is stopped.
 #[derive(Debug)]
-pub(super) struct SlowFile {
+pub(super) struct StoppableFile {
     file: FileConfig,
-    is_slow: watch::Receiver<bool>,
+    is_stopped: watch::Receiver<bool>,
 }
 
-impl SlowFile {
-    pub(super) fn new(is_slow: watch::Receiver<bool>) -> Self {
+impl StoppableFile {
+    pub(super) fn new(is_stopped: watch::Receiver<bool>) -> Self {
         Self {
             file: FileConfig::default(),
-            is_slow,
+            is_stopped,
         }
     }
 }
 
-impl SinkConfig for SlowFile {
+impl SinkConfig for StoppableFile {
     fn errors(&self) -> Vec<(String, String)> {
         self.file.errors()
     }
@@ -71,16 +71,16 @@ impl SinkConfig for SlowFile {
     }
 }
 
-impl SinkType for SlowFile {
-    type Sink = SlowSink;
+impl SinkType for StoppableFile {
+    type Sink = StoppableSink;
 
     const NAME: &'static str = FileConfig::NAME;
     const CLIENT_LOG_TARGETS: &'static [&'static str] = FileConfig::CLIENT_LOG_TARGETS;
 
-    fn build(&self, context: &BuildContext<'_>) -> SlowSink {
-        SlowSink {
+    fn build(&self, context: &BuildContext<'_>) -> StoppableSink {
+        StoppableSink {
             sink: self.file.build(context),
-            is_slow: self.is_slow.clone(),
+            is_stopped: self.is_stopped.clone(),
         }
     }
 
@@ -93,13 +93,13 @@ impl SinkType for SlowFile {
     }
 }
 
-/// The sink of [`SlowFile`].
-pub(super) struct SlowSink {
+/// The sink of [`StoppableFile`].
+pub(super) struct StoppableSink {
     sink: FileSink,
-    is_slow: watch::Receiver<bool>,
+    is_stopped: watch::Receiver<bool>,
 }
 
-impl Sink for SlowSink {
+impl Sink for StoppableSink {
     const REPLACES_CLIENT: bool = FileSink::REPLACES_CLIENT;
 
     async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
@@ -116,7 +116,7 @@ impl Sink for SlowSink {
 
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         // An error means that the demo has ended, and with it the fault.
-        let _ = self.is_slow.wait_for(|is_slow| !is_slow).await;
+        let _ = self.is_stopped.wait_for(|is_stopped| !is_stopped).await;
         self.sink.outcomes(acks).await
     }
 
