@@ -66,6 +66,7 @@ pub(crate) fn options(name: &str, spool: SpoolId, dead_letters: &Arc<RecordedDea
         dead_letters: Arc::<RecordedDeadLetters>::clone(dead_letters),
         dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 100,
+        lead: None,
     }
 }
 

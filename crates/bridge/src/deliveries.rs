@@ -416,6 +416,7 @@ impl PreparedSink {
             dead_letters,
             dead_letter_place: config.dead_letter_place(&entry),
             max_dead_letters_in_a_row: common.max_dead_letters_in_a_row,
+            lead: deliveries.lead.clone(),
         };
         Ok(Self {
             name: name.into(),

@@ -110,6 +110,7 @@ impl Replay<'_> {
             dead_letters: self.dead_letters,
             dead_letter_place: self.dead_letter_place,
             max_dead_letters_in_a_row: common.max_dead_letters_in_a_row,
+            lead: None,
         };
         let progress = Arc::new(Progress::new(reader.cursor().clone()));
         let shutdown = Shutdown {

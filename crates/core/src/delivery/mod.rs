@@ -29,7 +29,11 @@ mod refusals;
 mod replacement;
 mod window;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::{Future, pending},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +53,7 @@ use crate::{
     dead_letter::DeadLetters,
     filter::Filter,
     identity::SpoolId,
+    lead::Lead,
     reader::{Cursor, Read, ReadError, Reader},
     redact::Redaction,
     sink::{ConnectContext, Next, Outcome, Sink, SinkFault, SinkStatus, TransactionState},
@@ -79,6 +84,8 @@ pub struct Options {
     pub dead_letter_place: String,
     /// The limit of consecutive dead letters. Beyond it the sink stops, since the cause is most likely not in the events.
     pub max_dead_letters_in_a_row: u64,
+    /// The right to publish, for a member of a cluster. When it is acquired while the sink is not connected, the sink connects at once.
+    pub lead: Option<Lead>,
 }
 
 /// The signals to stop a delivery.
@@ -161,6 +168,14 @@ async fn deliver_with<S: Sink, R: Reader, M: CommitMode>(
     Ok(ended)
 }
 
+/// Waits until this member may publish, if it may not now.
+async fn becomes_leader(lead: Option<Lead>) {
+    match lead {
+        Some(mut lead) if !lead.is_held() => lead.held().await,
+        _ => pending().await,
+    }
+}
+
 /// The state of a delivery across all connections of its sink.
 struct Delivery<S, R, M> {
     sink: S,
@@ -234,6 +249,8 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             tokio::select! {
                 biased;
                 () = self.shutdown.abort.cancelled() => return Ok(Ended::Unfinished),
+                // Nobody publishes until the new leader is connected.
+                () = becomes_leader(self.window.options().lead.clone()) => backoff.reset(),
                 () = sleep(delay) => {}
             }
         }

@@ -1,6 +1,6 @@
 //! A member of a cluster: follows, then leads.
 
-use tokio::time::sleep_until;
+use tokio::{sync::watch, time::sleep_until};
 
 use super::*;
 
@@ -215,4 +215,70 @@ fn former_leader_publishes_no_dead_letter_as_a_follower() {
     let [seen] = snapshots(sink, cursor, [60]);
     assert_eq!((seen.cursor.counts.duplicate, seen.faults.total()), (10, 1));
     assert_eq!(*tried.lock().unwrap(), 0);
+}
+
+/// A sink whose destination cannot be reached.
+struct UnreachableSink(Arc<Mutex<Vec<Instant>>>);
+
+impl Sink for UnreachableSink {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
+        self.0.lock().unwrap().push(Instant::now());
+        Err(SinkFault::new(FaultKind::Unreachable, "the server is away"))
+    }
+
+    fn publish(&mut self, _: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
+        Ok(())
+    }
+
+    async fn outcomes(&mut self, _: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+        pending().await
+    }
+
+    fn status(&self) -> SinkStatus {
+        SinkStatus::default()
+    }
+
+    plain_sink!();
+}
+
+#[test]
+fn new_leader_connects_at_once() {
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let (reader, mut options) = ten_events(&cursor, "member");
+    let (lease, lead) = watch::channel(None);
+    options.lead = Some(Lead::new(lead));
+    let shutdown = Shutdown {
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    let abort = shutdown.abort.clone();
+    let connects = Arc::<Mutex<Vec<Instant>>>::default();
+    let sink = UnreachableSink(Arc::clone(&connects));
+    let progress = Arc::new(Progress::new(cursor));
+    let acquired = runtime().block_on(async {
+        let leading = tokio::spawn(async move {
+            // Long enough for the longest delays; a fraction at which no delay ends.
+            let acquired = Instant::now() + Duration::from_secs(600) + Duration::from_nanos(500);
+            sleep_until(acquired).await;
+            lease.send_replace(Some(acquired + Duration::from_secs(3600)));
+            sleep_until(acquired + Duration::from_secs(1)).await;
+            abort.cancel();
+            acquired
+        });
+        deliver(sink, reader, options, progress, shutdown).await.unwrap();
+        leading.await.unwrap()
+    });
+    let connects = connects.lock().unwrap();
+    let (before, after): (Vec<Instant>, Vec<Instant>) = connects.iter().partition(|at| **at < acquired);
+    assert!(
+        before.len() < 50,
+        "{} attempts: the delays have grown",
+        before.len()
+    );
+    assert!(
+        after[0] - acquired < Duration::from_millis(2),
+        "{:?}",
+        after[0] - acquired
+    );
+    assert!(after.len() >= 2, "the delays begin again: {after:?}");
 }

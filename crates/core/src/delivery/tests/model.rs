@@ -43,6 +43,7 @@ fn run_process(world: &Arc<Mutex<World>>, cursor: &Cursor) -> (Exit, ProgressSna
         dead_letters: Arc::new(DeadLetterPlace(Arc::clone(world))),
         dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 1000,
+        lead: None,
     };
     let sink = Model::new(Arc::clone(world));
     let reader = Feed::new(Arc::clone(world), cursor.clone());

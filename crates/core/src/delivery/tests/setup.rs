@@ -144,6 +144,7 @@ pub(super) fn options(name: &str) -> Options {
         dead_letters: Arc::new(FakeDeadLetters::default()),
         dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 1,
+        lead: None,
     }
 }
 

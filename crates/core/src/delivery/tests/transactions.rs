@@ -273,6 +273,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
         dead_letters: Arc::clone(&dead_letters) as Arc<dyn DeadLetters>,
         dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 100,
+        lead: None,
     };
     let shutdown = Shutdown {
         drain: CancellationToken::new(),

@@ -93,6 +93,7 @@ async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
         dead_letters: Arc::<RecordedDeadLetters>::clone(&dead_letters),
         dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 10,
+        lead: None,
     };
     let progress = Arc::new(Progress::new(cursor));
     let shutdown = Shutdown {
