@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
@@ -13,8 +14,8 @@ use neurobridge_core::{
     address, dead_letter::DeadLetters, event::FieldPath, ledger::SourceLedger, redact::Redaction,
 };
 use neurobridge_listener::{
-    Batcher, EventAttributes, REPLACEMENT_OVERLAP, Replacement, Source, SourceConfig, SourceError,
-    SourceState,
+    Batcher, EventAttributes, MAX_READ_INTERVAL, REPLACEMENT_OVERLAP, Replacement, Source, SourceConfig,
+    SourceError, SourceState,
 };
 use neurobridge_spool::{AppendError, Spool, SpoolConfig};
 use tokio::{
@@ -39,6 +40,10 @@ use crate::{
     task::joined,
     tokens::TokenProvider,
 };
+
+/// The share of each source in the interval at which its socket is read: busy sources are read at most 5,000 times a second, all of them
+/// together. Each read of a socket costs as much as some of its events.
+const READ_SHARE: Duration = Duration::from_micros(200);
 
 /// The running sources and the intake. They stop immediately on drop.
 pub(crate) struct Feed {
@@ -377,7 +382,8 @@ impl PreparedSource {
         fields: Vec<FieldPath>,
     ) -> Result<Self, Failure> {
         let place = format!("sources.{name}");
-        let settings = config.sources.get(name).cloned().unwrap_or_default();
+        let mut settings = config.sources.get(name).cloned().unwrap_or_default();
+        settings.read_interval = read_interval(settings.read_interval, config.sources.len());
         let address = address::shown(settings.address());
         let attributes = settings.attributes(name);
         let backfill = FillerSettings::new(&settings, config)
@@ -398,6 +404,15 @@ impl PreparedSource {
             provider,
         })
     }
+}
+
+/// Returns the interval at which a socket is read: the configured one, or a longer one if there are many sources.
+fn read_interval(configured: Duration, sources: usize) -> Duration {
+    if configured.is_zero() {
+        return configured;
+    }
+    let shares = READ_SHARE.saturating_mul(u32::try_from(sources).unwrap_or(u32::MAX));
+    configured.max(shares.min(MAX_READ_INTERVAL))
 }
 
 /// Returns the filter and the redaction of all events.
@@ -427,6 +442,18 @@ pub(crate) async fn build_source(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_sources_are_read_less_often_unless_each_is_read_at_once() {
+        let milliseconds =
+            |configured, sources| read_interval(Duration::from_millis(configured), sources).as_millis();
+        assert_eq!(milliseconds(4, 1), 4);
+        assert_eq!(milliseconds(4, 20), 4);
+        assert_eq!(milliseconds(4, 100), 20);
+        assert_eq!(milliseconds(50, 100), 50);
+        assert_eq!(milliseconds(4, 100_000), 100);
+        assert_eq!(milliseconds(0, 100), 0);
+    }
 
     #[tokio::test]
     #[should_panic = "a source is broken"]

@@ -39,7 +39,7 @@ pub use neurobridge_protocol::{FeedEvent, MalformedReason};
 pub use self::{
     backfill::BackfillConfig,
     batch::{Batcher, MessageBatch, Messages},
-    config::{BackoffConfig, EventAttributes, SourceConfig},
+    config::{BackoffConfig, EventAttributes, MAX_READ_INTERVAL, SourceConfig},
     connection::http_date::parse_retry_after,
     connections::REPLACEMENT_OVERLAP,
     error::SourceError,
