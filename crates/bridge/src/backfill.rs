@@ -181,7 +181,7 @@ impl Filler {
                     is_waiting = true;
                     continue;
                 }
-                Coverage::Nobody => {}
+                Coverage::NoMember => {}
                 covered => {
                     self.record_covered(gap, &covered, state);
                     continue;

@@ -186,7 +186,7 @@ impl Cluster {
         if self.cold.is_some() {
             // No other member is connected. A new leader fetches what this one has not.
             return if self.lead.is_held() {
-                Coverage::Nobody
+                Coverage::NoMember
             } else {
                 Coverage::Unknown
             };
@@ -221,7 +221,7 @@ impl Cluster {
         }
         let is_old = age >= COVERAGE_LIMIT;
         match leader {
-            _ if self.lead.is_held() && (is_old || !is_unknown) => Coverage::Nobody,
+            _ if self.lead.is_held() && (is_old || !is_unknown) => Coverage::NoMember,
             Some(leader) if is_old => Coverage::LeftToLeader(leader),
             _ => Coverage::Unknown,
         }

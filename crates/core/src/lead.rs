@@ -86,6 +86,7 @@ mod tests {
         let begin = Instant::now();
         lease.send(Some(begin + Duration::from_secs(10))).unwrap();
         tokio::join!(lead.lost(), async {
+            // Costs no time: the clock is paused.
             tokio::time::sleep(Duration::from_secs(5)).await;
             lease.send(Some(begin + Duration::from_secs(13))).unwrap();
         });

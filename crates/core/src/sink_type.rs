@@ -49,7 +49,7 @@ pub trait SinkConfig: fmt::Debug + Send + Sync + 'static {
     /// Returns the behaviour of the sink on the members of a cluster.
     fn in_cluster(&self) -> InCluster;
 
-    /// Returns whether nobody else may write to the destination while the sink delivers, so that a replay needs the bridge to be
+    /// Returns whether no other program may write to the destination while the sink delivers, so that a replay needs the bridge to be
     /// stopped.
     fn is_only_writer(&self) -> bool;
 

@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use crate::{
     backfill::BackfillConfig,
+    connection::LEAST_REST,
     endpoint::Endpoint,
     proxy::{Proxy, ProxyChoice},
     token_from::TokenFromConfig,
@@ -29,8 +30,8 @@ const MAX_CONNECTIONS: u32 = 8;
 
 /// The longest time between two reads of a socket, because a connection that breaks loses what is unread.
 pub const MAX_READ_INTERVAL: Duration = Duration::from_millis(100);
-/// The range of the time between two reads of a socket. The runtime's timer counts milliseconds.
-const READ_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(2)..=MAX_READ_INTERVAL;
+/// The range of the time between two reads of a socket.
+const READ_INTERVALS: RangeInclusive<Duration> = LEAST_REST..=MAX_READ_INTERVAL;
 
 /// The address of NeuroIO's feed.
 const NEUROIO: &str = "wss://events.neuroio.com";

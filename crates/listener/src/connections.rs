@@ -77,7 +77,7 @@ async fn keep_open_while<D: Dial, O: Outlet>(
                 () = link.items.closed() => return Ok(()),
                 allowed = may_connect.wait_for(|may_connect| *may_connect) => allowed.is_ok(),
             };
-            // Without a sender, nobody will allow it.
+            // Without a sender, it will never be allowed.
             if !allowed {
                 link.stop.cancelled().await;
                 return Ok(());

@@ -11,6 +11,7 @@ async fn source_connects_only_while_allowed() {
         for round in 1..=2_usize {
             tokio::select! {
                 _ = bench.platforms.recv() => panic!("a connection that is not allowed"),
+                // Costs no time: the clock is paused. Longer than all delays between attempts.
                 () = tokio::time::sleep(Duration::from_secs(600)) => {}
             }
             allow.send_replace(true);
@@ -58,6 +59,7 @@ async fn attempts_end_when_connecting_is_not_allowed_any_more() {
         allow.send_replace(false);
         bench.in_state(SourceState::Standby).await;
         let attempts = bench.snapshot().outcomes.total();
+        // Costs no time: the clock is paused. Longer than all delays between attempts.
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(bench.snapshot().outcomes.total(), attempts);
         assert_eq!(bench.snapshot().reason, None);

@@ -62,6 +62,40 @@ fn readiness_of_a_member_is_whether_it_can_take_over() {
     assert_eq!(readiness(&other), (200, Map::new()), "a rolling change goes on");
 }
 
+/// Returns the number of events for each wake-up of the source's socket: the event age is measured for one event of each.
+fn events_of_a_wake_up(member: &Member) -> f64 {
+    let received = member.bridge().status().unwrap().source("main").ledger.received;
+    let wake_ups = member
+        .bridge()
+        .metric("neurobridge_event_age_seconds_count", &[])
+        .unwrap();
+    received as f64 / wake_ups
+}
+
+#[test]
+fn followers_read_together_what_arrives() {
+    let Some(nats) = nats_url() else {
+        return;
+    };
+    let cluster = unique("together");
+    let dir = Scratch::new(&cluster).unwrap();
+    let platform = Platform::start(&dir, &["--rate", "1000"]).unwrap();
+    let members = members_with_files(&cluster, &platform, &nats);
+    let leading = leader(&members);
+    for member in &members {
+        let has_received = |status: &Status| status.source("main").ledger.received > 20_000;
+        member.bridge().wait("events", SOON, has_received).unwrap();
+    }
+    let of_leader = events_of_a_wake_up(&members[leading]);
+    let of_follower = events_of_a_wake_up(&members[1 - leading]);
+    // Some 4 and 50 events arrive in the intervals. A leader was a follower at first.
+    assert!(of_leader > 2.0, "{of_leader}");
+    assert!(
+        of_follower > 15.0 && of_follower > 2.0 * of_leader,
+        "{of_follower}, {of_leader}"
+    );
+}
+
 #[test]
 fn check_tries_the_lease() {
     let Some(nats) = nats_url() else {

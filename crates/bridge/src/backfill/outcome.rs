@@ -15,7 +15,7 @@ impl Filler {
     pub(super) fn coverage(&self, gap: &Gap, state: &State) -> Coverage {
         match (&state.cluster, gap.ended) {
             (Some(cluster), Some(ended)) => cluster.coverage(&self.source.name, (gap.began, ended)),
-            _ => Coverage::Nobody,
+            _ => Coverage::NoMember,
         }
     }
 
@@ -30,7 +30,7 @@ impl Filler {
                 LEFT_TO_LEADER,
                 format!("left to the leader \"{leader}\": no member is known to have been connected"),
             ),
-            Coverage::Unknown | Coverage::Nobody => return,
+            Coverage::Unknown | Coverage::NoMember => return,
         };
         info!(source = &*self.source.name, gap_id = gap.id, "{text}");
         let fetched = self.fetched.remove(&gap.id).unwrap_or_default();

@@ -19,7 +19,7 @@ pub(crate) enum Coverage {
     /// The reports of the other members do not prove either case yet.
     Unknown,
     /// No member is known to have been connected, and this one leads.
-    Nobody,
+    NoMember,
 }
 
 /// The local times between which a report was written; the first one is `None` if the report may be of any age.

@@ -21,7 +21,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The time limit for the outcomes of the events in flight before a hand-over. The next leader fetches the others.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
-/// The interval at which the ends of connections and deliveries are checked.
+/// The interval at which the ends of connections and deliveries are checked: no single event announces that all of them have ended.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Closes the connections of the sources, and waits for a limited time until the received events are settled.

@@ -249,7 +249,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             tokio::select! {
                 biased;
                 () = self.shutdown.abort.cancelled() => return Ok(Ended::Unfinished),
-                // Nobody publishes until the new leader is connected.
+                // No member publishes until the new leader is connected.
                 () = becomes_leader(self.window.options().lead.clone()) => backoff.reset(),
                 () = sleep(delay) => {}
             }

@@ -25,6 +25,25 @@ macro_rules! plain_sink {
     };
 }
 
+/// The rest of a sink that accepts events, reports no outcome, and can do nothing else.
+macro_rules! silent_sink {
+    () => {
+        fn publish(&mut self, _: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
+            Ok(())
+        }
+
+        async fn outcomes(&mut self, _: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+            pending().await
+        }
+
+        fn status(&self) -> SinkStatus {
+            SinkStatus::default()
+        }
+
+        plain_sink!();
+    };
+}
+
 mod broker;
 mod connecting;
 mod idle;

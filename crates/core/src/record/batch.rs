@@ -133,7 +133,7 @@ impl Batch {
     /// Returns the batch in a buffer of its size, unless its buffer is nearly full.
     ///
     /// The records are copied instead of shrinking the buffer: the allocator reuses buffers of equal size,
-    /// while the rest of a shrunk one has a size that nobody requests.
+    /// while the rest of a shrunk one has a size that no code requests.
     #[must_use]
     pub fn fitted(self) -> Self {
         if self.bytes.len() >= self.bytes.capacity() / 4 * 3 {

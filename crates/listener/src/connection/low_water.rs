@@ -1,6 +1,6 @@
 //! The low-water mark: the number of waiting bytes from which the system reports a socket as readable.
 //!
-//! While a socket rests, each arriving segment would wake the runtime's thread, although nobody reads. With a higher low-water mark the
+//! While a socket rests, each arriving segment would wake the runtime's thread, although no task reads. With a higher low-water mark the
 //! system reports the data together. Linux before 4.18 does not report waiting data when the mark is lowered, but with the next segment.
 
 #[cfg(target_os = "linux")]

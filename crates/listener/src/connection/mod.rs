@@ -26,6 +26,7 @@ pub(crate) use self::{
     close::close,
     dial::{Dial, Dialler},
     link::{Link, Notice, Outlet, Period},
+    pace::LEAST_REST,
     receive::receive,
     recent::Recent,
     session::Session,

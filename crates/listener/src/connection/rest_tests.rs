@@ -25,6 +25,7 @@ const PONG: &str = r#"{"PING":"PONG"}"#;
 
 #[tokio::test(start_paused = true)]
 async fn events_of_a_read_interval_are_one_batch() {
+    // The time between two events. The clock is paused, so that the sleeps cost no time.
     const EVENT: Duration = Duration::from_millis(10);
     let (mut link, mut batches) = link(4);
     let (mut session, mut platform) = authenticated_connection().await;
@@ -58,6 +59,7 @@ async fn events_of_a_read_interval_are_one_batch() {
         assert!(sizes.len() * 3 < said, "{} batches of {said} events", sizes.len());
         assert!(sizes.iter().all(|size| *size <= 7), "{sizes:?}");
         interval.send_replace(Duration::ZERO);
+        // Until the last rest has ended.
         tokio::time::sleep(EVENT * 5).await;
         while let Ok(batch) = batches.try_recv() {
             take(batch);

@@ -19,7 +19,7 @@ use neurobridge_core::{
     sink::{FaultKind, SinkFault},
 };
 use rdkafka::{
-    ClientContext,
+    ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
@@ -81,21 +81,7 @@ struct State {
 impl RecordReader {
     /// Starts to read.
     pub(crate) fn start(source: Source, offsets: &Offsets, limits: Limits) -> Result<Self, SinkFault> {
-        let mut properties = source.properties("read_committed", Replicas::Nearest);
-        properties.set("statistics.interval.ms", limits.check.as_millis().to_string());
-        // A broker answers when this time has passed, or when it has as many bytes.
-        let together = [
-            (
-                "fetch.wait.max.ms",
-                FOLLOWER_READ_INTERVAL.as_millis().to_string(),
-            ),
-            ("fetch.min.bytes", FETCH_BYTES.to_owned()),
-        ];
-        for (name, value) in together {
-            if properties.get(name).is_none() {
-                properties.set(name, value);
-            }
-        }
+        let properties = properties(&source, limits);
         let consumer = source.consumer(&properties, &ConnectSteps::default())?;
         source.assign(&consumer, offsets)?;
         let (sender, records) = mpsc::channel(BATCHES);
@@ -156,6 +142,26 @@ impl RecordReader {
     pub(super) fn checks(&self) -> usize {
         self.state.checks.load(std::sync::atomic::Ordering::Relaxed)
     }
+}
+
+/// Returns the properties of the client of a follower. Those of the configuration are retained.
+pub(super) fn properties(source: &Source, limits: Limits) -> ClientConfig {
+    let mut properties = source.properties("read_committed", Replicas::Nearest);
+    properties.set("statistics.interval.ms", limits.check.as_millis().to_string());
+    // A broker answers when this time has passed, or when it has as many bytes.
+    let together = [
+        (
+            "fetch.wait.max.ms",
+            FOLLOWER_READ_INTERVAL.as_millis().to_string(),
+        ),
+        ("fetch.min.bytes", FETCH_BYTES.to_owned()),
+    ];
+    for (name, value) in together {
+        if properties.get(name).is_none() {
+            properties.set(name, value);
+        }
+    }
+    properties
 }
 
 /// The thread of a reader.

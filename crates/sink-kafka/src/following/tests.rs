@@ -16,7 +16,7 @@ use rdkafka::{
 use tokio::{sync::mpsc, sync::watch, time::timeout};
 
 use super::{
-    reader::Limits,
+    reader::{self, Limits},
     source::{MOST_TOGETHER, Replicas},
     *,
 };
@@ -210,6 +210,20 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+#[test]
+fn follower_requests_records_together_unless_configured() {
+    let kafka = Kafka::start(1);
+    let mut source = kafka.source.clone();
+    let wait = |source: &Source| {
+        let properties = reader::properties(source, Limits::new(Duration::ZERO));
+        let value = |name| properties.get(name).map(str::to_owned);
+        (value("fetch.wait.max.ms"), value("fetch.min.bytes"))
+    };
+    assert_eq!(wait(&source), (Some("100".to_owned()), Some("524288".to_owned())));
+    source.client.set("fetch.wait.max.ms", "7");
+    assert_eq!(wait(&source).0.as_deref(), Some("7"));
+}
+
 #[tokio::test]
 async fn records_of_a_takeover_are_read_in_bounded_batches() {
     let kafka = Kafka::start(1);
@@ -221,7 +235,7 @@ async fn records_of_a_takeover_are_read_in_bounded_batches() {
         let offsets = Offsets::from([(0, 0)]);
         source.read_to_end(&offsets, LIMIT, &ConnectSteps::default(), &sender)
     });
-    // Nobody receives: reading stops.
+    // Nothing is received: reading stops.
     wait_until("the full channel", || observed.capacity() == 0);
     drop(observed);
     assert!(!reading.is_finished());

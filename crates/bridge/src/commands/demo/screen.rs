@@ -185,7 +185,7 @@ impl Screen {
 
     fn leave(&mut self) {
         if std::mem::take(&mut self.has_entered) {
-            // Nobody is left to report an error to.
+            // The terminal is gone, and with it the place for an error.
             let _ = self.write(LEAVE);
         }
     }

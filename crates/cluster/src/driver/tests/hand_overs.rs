@@ -112,6 +112,7 @@ async fn lease_states_how_far_the_events_are_settled() {
     until(TTL, "the follower leads", || second.leadership().is_some()).await;
     second.stop.cancel();
     second.membership.ended().await;
+    // Costs no time: the clock is paused. Longer than any member measures an age.
     sleep(TTL * 10).await;
     let third = Process::start(&world, "c", "same", 3);
     until(TTL, "the last lease is known", || known(&third).is_some()).await;

@@ -226,19 +226,7 @@ impl Sink for UnreachableSink {
         Err(SinkFault::new(FaultKind::Unreachable, "the server is away"))
     }
 
-    fn publish(&mut self, _: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
-        Ok(())
-    }
-
-    async fn outcomes(&mut self, _: &mut Vec<Ack>) -> Result<Next, SinkFault> {
-        pending().await
-    }
-
-    fn status(&self) -> SinkStatus {
-        SinkStatus::default()
-    }
-
-    plain_sink!();
+    silent_sink!();
 }
 
 #[test]

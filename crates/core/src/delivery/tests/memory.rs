@@ -10,19 +10,7 @@ impl Sink for SilentSink {
         Ok(plain_connection())
     }
 
-    fn publish(&mut self, _: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
-        Ok(())
-    }
-
-    async fn outcomes(&mut self, _: &mut Vec<Ack>) -> Result<Next, SinkFault> {
-        pending().await
-    }
-
-    fn status(&self) -> SinkStatus {
-        SinkStatus::default()
-    }
-
-    plain_sink!();
+    silent_sink!();
 }
 
 /// A reader of an endless log, which counts the bytes that were read.
