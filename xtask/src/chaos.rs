@@ -92,6 +92,9 @@ pub(crate) struct Args {
     /// bridge with the same faults of the brokers
     #[arg(long, value_name = "N", conflicts_with_all = ["exactly_once", "recognised"], value_parser = clap::value_parser!(u8).range(1..=3))]
     members: Option<u8>,
+    /// Only faults that end the leadership of a member, one at a time, to measure the times without a leader
+    #[arg(long, requires = "members")]
+    takeovers: bool,
 }
 
 impl Args {

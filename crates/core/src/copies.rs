@@ -62,11 +62,13 @@ pub struct Copies {
     /// The places of the messages of own events that may be read from the spool again, by event and by place.
     matched: BTreeMap<Sequence, Place>,
     matched_places: BTreeSet<Place>,
-    /// The messages without an own event, each with the time at which it was read.
+    /// The messages without an own event, each with a time before which it was published.
     unmatched: BTreeMap<Place, (Identity, Instant)>,
     unmatched_by: HashMap<Identity, Place>,
     /// The first place of each lane that was not read.
     next: BTreeMap<u32, u64>,
+    /// The end of each lane at the last connection, and the time of that.
+    ends: BTreeMap<u32, (u64, Instant)>,
     /// The last own event that has a message.
     newest_matched: Option<Sequence>,
     /// The time until which a leader marks received events as late; `None` if each message has an own event.
@@ -98,6 +100,7 @@ impl Copies {
             unmatched: BTreeMap::new(),
             unmatched_by: HashMap::new(),
             next: BTreeMap::new(),
+            ends: BTreeMap::new(),
             newest_matched: None,
             late_until: None,
             next_own: Sequence::FIRST,
@@ -134,9 +137,9 @@ impl Copies {
 
     /// Records that this member leads: the destination is read to its end.
     ///
-    /// A message without an own event may be of one that is not read from the spool, or not received, yet. It was received by the
-    /// member that has published it before the message was read, so an event that this member receives much later than that is
-    /// later in the feed. Events received before are marked as late, until the message is matched.
+    /// A message without an own event may be of one that is not read from the spool, or not received, yet. Its publisher received
+    /// the event before it published the message, so an event that this member receives much later than that is later in the feed.
+    /// Events received before are marked as late, until the message is matched.
     pub fn lead(&mut self) {
         self.late_until = self.latest_unmatched();
     }
@@ -155,10 +158,10 @@ impl Copies {
             self.unmatched
                 .range(places)
                 .next_back()
-                .map(|(_, (_, read))| *read)
+                .map(|(_, (_, published_before))| *published_before)
         };
-        let read = self.next.keys().filter_map(last_of_lane).max()?;
-        let age = SignedDuration::try_from(read.elapsed()).unwrap_or(SignedDuration::MAX);
+        let last = self.next.keys().filter_map(last_of_lane).max()?;
+        let age = SignedDuration::try_from(last.elapsed()).unwrap_or(SignedDuration::MAX);
         Some(clock::now().saturating_sub(age).unwrap_or(Timestamp::MIN) + MAX_SKEW)
     }
 
@@ -206,7 +209,10 @@ impl Copies {
         if let std::collections::hash_map::Entry::Vacant(entry) = self.unmatched_by.entry(identity) {
             entry.insert(place);
             self.read += 1;
-            self.unmatched.insert(place, (identity, Instant::now()));
+            let end = self.ends.get(&place.lane);
+            let before_end = end.filter(|(end, _)| place.offset < *end);
+            let published_before = before_end.map_or_else(Instant::now, |(_, at)| *at);
+            self.unmatched.insert(place, (identity, published_before));
             if self.unmatched.len() > self.max_unmatched {
                 self.discard_oldest(place.lane);
             }
@@ -227,6 +233,12 @@ impl Copies {
     pub fn read_to(&mut self, lane: u32, next: u64) {
         let known = self.next.entry(lane).or_default();
         *known = (*known).max(next);
+    }
+
+    /// Records the end of a lane that was found at a new connection: the messages before it were published before `at`, also those
+    /// that are read again after a restart.
+    pub fn ends_at(&mut self, lane: u32, end: u64, at: Instant) {
+        self.ends.insert(lane, (end, at));
     }
 
     /// Returns the first offset of a lane that was not read; `None` before the first one was.

@@ -9,6 +9,8 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use std::time::Instant;
+
 use neurobridge_core::{
     copies::{Copies, Identity},
     event::{Event, Sequence},
@@ -19,7 +21,7 @@ use neurobridge_core::{
 use self::source::Found;
 pub(crate) use self::{
     reader::{Limits, RecordReader},
-    source::{BATCHES, Offsets, Source},
+    source::{BATCHES, Offsets, Source, Unread},
 };
 use crate::positions::Position;
 
@@ -147,15 +149,19 @@ impl Membership {
         self.copies.discarded()
     }
 
-    /// Sets the offsets at which reading begins. An offset before the known one shows that the topic was recreated, so all state of
-    /// the earlier topic is discarded.
-    pub(crate) fn begin(&mut self, offsets: &Offsets) {
+    /// Sets what is read over a new connection. An offset before the known one shows that the topic was recreated, so all state of the
+    /// earlier topic is discarded.
+    pub(crate) fn begin(&mut self, Unread { offsets, ends }: &Unread) {
         let is_before =
             |(lane, next): (&u32, &u64)| self.copies.next(*lane).is_some_and(|known| *next < known);
         if offsets.iter().any(is_before) {
             self.copies.begin_again();
         }
         self.read_to(offsets);
+        let now = Instant::now();
+        for (&lane, &end) in ends {
+            self.copies.ends_at(lane, end, now);
+        }
     }
 
     fn read_to(&mut self, offsets: &Offsets) {

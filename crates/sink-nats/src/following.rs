@@ -8,7 +8,7 @@
 //! of the stream, so until the stream has passed these places (it is [contested](Following::is_contested)), the new leader sends each
 //! message alone. With several messages in flight, one of them could be stored after a refused one.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Instant};
 
 use async_nats::Client;
 use neurobridge_core::{
@@ -70,6 +70,7 @@ impl Membership {
             }
             None => self.copies.read_to(0, end.saturating_sub(LOOK_BACK).max(1)),
         }
+        self.copies.ends_at(0, end, Instant::now());
     }
 }
 

@@ -49,7 +49,11 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 pub(super) fn run_in(dir: &Scratch, args: &Args, members: usize, read_back: &Path) -> Result<bool> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let duration = Duration::from_secs_f64(args.minutes * 60.0);
-    let lanes = Lanes::draw(seed, duration, members);
+    let lanes = if args.takeovers {
+        Lanes::draw_takeovers(seed, duration)
+    } else {
+        Lanes::draw(seed, duration, members)
+    };
     print(&format!(
         "seed {seed}, {} minutes, {} events per second, {members} members; exactly once in Kafka, strict order in JetStream",
         args.minutes,

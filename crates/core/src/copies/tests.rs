@@ -350,6 +350,21 @@ fn event_before_a_published_one_is_marked_as_late() {
         !is_late(&copies, 2, long_after),
         "received after the message was read"
     );
+    // After a restart messages are read again whose own events were settled before.
+    let mut copies = Copies::default();
+    let ago = Duration::from_secs(1);
+    copies.ends_at(0, 2, Instant::now() - ago);
+    copies.read(place(1), b);
+    copies.lead();
+    let between = clock::now() + MAX_SKEW - ago / 2;
+    assert!(
+        is_late(&copies, 0, between - ago),
+        "received before the connection"
+    );
+    assert!(!is_late(&copies, 0, between), "published before the connection");
+    copies.read(place(2), a);
+    copies.lead();
+    assert!(is_late(&copies, 0, between), "published after the connection");
 }
 
 #[test]

@@ -43,6 +43,14 @@ pub(crate) const BATCHES: usize = 4;
 /// The offsets from which the partitions of a topic are read.
 pub(crate) type Offsets = BTreeMap<u32, u64>;
 
+/// The part of a topic that is to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unread {
+    pub(crate) offsets: Offsets,
+    /// The ends of the partitions, after the records of open transactions.
+    pub(crate) ends: Offsets,
+}
+
 /// A record of the topic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
@@ -102,9 +110,9 @@ impl Source {
             .map_err(|error| self.unreadable(&error))
     }
 
-    /// Returns the offsets at which reading begins: the wanted ones, or some way before the end for partitions without one. Those
+    /// Returns what is to be read: from the wanted offsets on, or from some way before the end in partitions without one. The offsets
     /// of a topic that ends earlier are replaced by the first ones, in all partitions. Blocks.
-    pub(crate) fn begin(&self, wanted: &Offsets, steps: &ConnectSteps) -> Result<Offsets, SinkFault> {
+    pub(crate) fn unread(&self, wanted: &Offsets, steps: &ConnectSteps) -> Result<Unread, SinkFault> {
         steps.begin(
             ConnectStep::Cursor,
             format_args!("the ends of the topic \"{}\"", self.topic),
@@ -125,7 +133,7 @@ impl Source {
         };
         // What was read of a topic that was recreated or truncated is no longer known of any partition.
         let is_shorter = ends.iter().any(ends_before);
-        let offsets = ends.into_iter().map(|(lane, (first, end))| {
+        let offsets = ends.iter().map(|&(lane, (first, end))| {
             let next = match wanted.get(&lane) {
                 Some(&next) if !is_shorter => next,
                 None if wanted.is_empty() => (end - look_back).max(first).unsigned_abs(),
@@ -134,7 +142,13 @@ impl Source {
             };
             (lane, next)
         });
-        Ok(offsets.collect())
+        Ok(Unread {
+            offsets: offsets.collect(),
+            ends: ends
+                .iter()
+                .map(|(lane, (_, end))| (*lane, end.unsigned_abs()))
+                .collect(),
+        })
     }
 
     /// Requests the first offset and the end of a partition from the leader of the partition.

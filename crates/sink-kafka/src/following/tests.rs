@@ -185,8 +185,9 @@ impl Kafka {
 
     fn begin(&self) -> Offsets {
         self.source
-            .begin(&Offsets::new(), &ConnectSteps::default())
+            .unread(&Offsets::new(), &ConnectSteps::default())
             .unwrap()
+            .offsets
     }
 
     fn read(&self) -> RecordReader {
@@ -309,10 +310,14 @@ fn only_leaders_of_partitions_are_read_to_the_end() {
 #[test]
 fn shorter_topic_is_read_from_its_beginning() {
     let (_lease, mut member) = member();
-    member.begin(&Offsets::from([(0, 500)]));
-    member.begin(&Offsets::from([(0, 500)]));
+    let from = |next| Unread {
+        offsets: Offsets::from([(0, next)]),
+        ends: Offsets::from([(0, 500)]),
+    };
+    member.begin(&from(500));
+    member.begin(&from(500));
     assert_eq!(member.wanted(None, 1), Offsets::from([(0, 500)]));
-    member.begin(&Offsets::from([(0, 3)]));
+    member.begin(&from(3));
     assert_eq!(member.wanted(None, 1), Offsets::from([(0, 3)]));
 }
 
@@ -322,8 +327,12 @@ fn topic_with_one_shorter_partition_is_read_from_its_beginning() {
     kafka.store(0..3);
     let begin = |wanted: &[(u32, u64)]| {
         let wanted = wanted.iter().copied().collect();
-        kafka.source.begin(&wanted, &ConnectSteps::default()).unwrap()
+        kafka.source.unread(&wanted, &ConnectSteps::default()).unwrap()
     };
-    assert_eq!(begin(&[(0, 2), (1, 0)]), Offsets::from([(0, 2), (1, 0)]));
-    assert_eq!(begin(&[(0, 2), (1, 5)]), Offsets::from([(0, 0), (1, 0)]));
+    let unread = |first| Unread {
+        offsets: Offsets::from([(0, first), (1, 0)]),
+        ends: Offsets::from([(0, 3), (1, 0)]),
+    };
+    assert_eq!(begin(&[(0, 2), (1, 0)]), unread(2));
+    assert_eq!(begin(&[(0, 2), (1, 5)]), unread(0));
 }

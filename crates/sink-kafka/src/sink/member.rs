@@ -55,13 +55,13 @@ impl KafkaSink {
         let (reading, steps) = (source.clone(), context.steps.clone());
         let transactions = self.config.transactions();
         let limits = Limits::new(transactions.map_or(Duration::ZERO, |transactions| transactions.interval));
-        let (reader, offsets) = on_thread(move || {
-            let offsets = reading.begin(&wanted, &steps)?;
-            Ok((RecordReader::start(reading, &offsets, limits)?, offsets))
+        let (reader, unread) = on_thread(move || {
+            let unread = reading.unread(&wanted, &steps)?;
+            Ok((RecordReader::start(reading, &unread.offsets, limits)?, unread))
         })
         .await?;
         if let Some(membership) = &mut self.membership {
-            membership.begin(&offsets);
+            membership.begin(&unread);
             membership.connected(Role::Follower(reader));
         }
         self.source = Some(source);
@@ -80,17 +80,17 @@ impl KafkaSink {
             .transactions()
             .map_or(OPEN_LIMIT, |transactions| transactions.timeout);
         let (reading, steps) = (source.clone(), context.steps.clone());
-        let (offsets, reading) = on_thread(move || Ok((reading.begin(&wanted, &steps)?, reading))).await?;
+        let (unread, reading) = on_thread(move || Ok((reading.unread(&wanted, &steps)?, reading))).await?;
         let steps = context.steps.clone();
         steps.begin(
             ConnectStep::Cursor,
             format_args!("the records of other members in the topic \"{}\"", source.topic),
         );
         if let Some(membership) = &mut self.membership {
-            membership.begin(&offsets);
+            membership.begin(&unread);
             // Settled while more are read: there may be millions, of which only the identities stay in memory.
             let (sender, mut batches) = mpsc::channel(BATCHES);
-            let reading = on_thread(move || reading.read_to_end(&offsets, limit, &steps, &sender));
+            let reading = on_thread(move || reading.read_to_end(&unread.offsets, limit, &steps, &sender));
             let settling = async {
                 while let Some(found) = batches.recv().await {
                     membership.read(found);

@@ -14,7 +14,7 @@ const LAST: f64 = 1.0;
 type Card = (Victim, Kind, Range<f64>);
 
 /// The faults of a run. Those of one lane follow each other, those of different lanes overlap.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Lanes {
     /// Faults of processes, and of their connections to the feed: one lane less than there are members.
     pub(super) members: Vec<Vec<Fault>>,
@@ -35,6 +35,20 @@ impl Lanes {
             links: lane(&of_links(), 8.0..16.0),
             kafka: lane(&of_kafka(), 25.0..45.0),
             nats: lane(&of_nats(), 20.0..40.0),
+        }
+    }
+
+    /// Draws faults that end the leadership of a member, with pauses in which all members connect again.
+    pub(super) fn draw_takeovers(seed: u64, duration: Duration) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let end = duration.as_secs_f64() - LAST;
+        let of_leader: Vec<Card> = of_members()
+            .into_iter()
+            .filter(|(victim, kind, _)| *victim == Victim::Leader && *kind != Kind::CutFrom(Link::Feed))
+            .collect();
+        Self {
+            members: vec![draw(&mut random, end, &of_leader, 12.0..16.0)],
+            ..Self::default()
         }
     }
 
@@ -150,6 +164,23 @@ mod tests {
             for freeze in lanes.members.iter().flatten() {
                 assert!(freeze.kind != Kind::Freeze || freeze.lasts > TTL, "seed {seed}");
             }
+        }
+    }
+
+    #[test]
+    fn takeovers_are_measured_one_at_a_time() {
+        for seed in 0..200 {
+            let lanes = Lanes::draw_takeovers(seed, TWO_MINUTES);
+            let faults = lanes.all();
+            assert_eq!([&faults], lanes.members.iter().collect::<Vec<_>>()[..]);
+            for kind in [Kind::Kill, Kind::Freeze, Kind::Terminate] {
+                assert!(faults.iter().any(|fault| fault.kind == kind), "seed {seed}");
+            }
+            assert!(faults.iter().all(|fault| fault.victim == Victim::Leader));
+            let pauses = faults
+                .windows(2)
+                .map(|pair| pair[1].at - pair[0].at - pair[0].lasts);
+            assert!(pauses.min() >= Some(TTL), "seed {seed}");
         }
     }
 
