@@ -25,6 +25,10 @@ use crate::{
 /// The times of a lease for which a member that gave it up does not take it again, unless no other member is alive.
 const REST: u32 = 2;
 
+/// The delay before the lease is read again because it has not changed since a notice. A notice may arrive before the new value can be
+/// read. The delay doubles up to the interval of reads.
+const FIRST_REREAD: Duration = Duration::from_millis(10);
+
 /// The task of a member.
 pub(crate) struct Driver<E> {
     pub(crate) engine: E,
@@ -45,6 +49,8 @@ impl<E: Engine> Driver<E> {
             members: Members::default(),
             list_at: Instant::now(),
             lease_at: None,
+            reread_after: None,
+            reread_at: None,
             settled: BTreeMap::new(),
             is_stopping: false,
             resigning: Vec::new(),
@@ -97,9 +103,12 @@ impl<E: Engine> Driver<E> {
                 return Ok(());
             }
             let now = Instant::now();
+            if state.reread_at.take_if(|at| now >= *at).is_some() {
+                state.machine.read_next();
+            }
             // The lease comes first: nothing may delay its renewal or release.
             let until = match state.machine.next(now) {
-                Step::Wait(until) => until,
+                Step::Wait(until) => state.reread_at.map_or(until, |at| until.min(at)),
                 step => {
                     self.perform(&mut store, state, step).await?;
                     continue;
@@ -124,6 +133,7 @@ impl<E: Engine> Driver<E> {
                     // A leader notices the loss of its lease at the next renewal.
                     if state.machine.leadership(Instant::now()).is_none() {
                         state.machine.read_next();
+                        state.reread_after = Some(FIRST_REREAD);
                     }
                 }
                 // A leader waits for this before it connects its sources.
@@ -163,6 +173,7 @@ impl<E: Engine> Driver<E> {
                 let sent = Instant::now();
                 let value = self.limited(store.read(LEASE)).await?;
                 let entry = entry(value);
+                state.plan_reread(entry.revision, state.machine.interval());
                 state.observe_settled(&entry, sent, &self.shared);
                 state.machine.observe(entry, Instant::now());
             }
@@ -297,6 +308,9 @@ struct State {
     list_at: Instant,
     /// The revision of the lease that was stored last, as far as is known, at a time.
     lease_at: Option<(u64, Instant)>,
+    /// The delay before the lease is read again if it has not changed; set by a notice.
+    reread_after: Option<Duration>,
+    reread_at: Option<Instant>,
     /// The settled positions, as the lease of another process states.
     settled: BTreeMap<String, Settled>,
     is_stopping: bool,
@@ -307,6 +321,18 @@ impl State {
     fn resign(&mut self, resign: Resign, rests_until: Instant) {
         self.machine.resign(rests_until);
         self.resigning.push(resign);
+    }
+
+    /// Plans to read the lease again if it has not changed since a notice. `revision`: the one that was read.
+    fn plan_reread(&mut self, revision: u64, interval: Duration) {
+        if self.lease_at.is_none_or(|(before, _)| before != revision) {
+            self.reread_after = None;
+        }
+        self.reread_at = self.reread_after.map(|delay| Instant::now() + delay);
+        self.reread_after = self
+            .reread_after
+            .map(|delay| delay * 2)
+            .filter(|delay| *delay < interval);
     }
 
     /// Takes over the settled positions of a lease that was read. `sent`: before the request.

@@ -37,6 +37,8 @@ struct World {
     /// No request arrives before this instant.
     away_until: Mutex<Option<Instant>>,
     faults: Mutex<Faults>,
+    /// How long before a write can be read its notice arrives.
+    early_notice: Mutex<Option<Duration>>,
 }
 
 /// The probabilities of faults.
@@ -61,7 +63,9 @@ impl World {
             bytes,
         };
         self.keys.lock().unwrap().insert(key.to_owned(), value);
-        self.changed.send_replace(());
+        if self.early_notice.lock().unwrap().is_none() {
+            self.changed.send_replace(());
+        }
         *revision
     }
 
@@ -160,6 +164,11 @@ impl Store for Line {
         bytes: Option<Vec<u8>>,
     ) -> Result<Written, SinkFault> {
         let key = key.to_owned();
+        let early_notice = *self.world.early_notice.lock().unwrap();
+        if let Some(early) = early_notice.filter(|_| key == LEASE) {
+            self.world.changed.send_replace(());
+            sleep(early).await;
+        }
         self.request(move |world| world.write(&key, expected, bytes))
             .await
     }
@@ -373,6 +382,21 @@ async fn follower_leads_after_the_ttl_of_a_stopped_leader() {
     .await;
     assert!(took <= TTL + Duration::from_secs(1), "{took:?}");
     assert!(processes[follower].leadership().unwrap().term > term);
+}
+
+#[tokio::test(start_paused = true)]
+async fn released_lease_is_taken_soon_although_its_notice_comes_early() {
+    let world = Arc::new(World::default());
+    let first = Process::start(&world, "a", "same", 1);
+    until(TTL * 2, "a leader", || first.leadership().is_some()).await;
+    let second = Process::start(&world, "b", "same", 2);
+    until(TTL, "a follower", || second.join_state() == JoinState::Joined).await;
+    *world.early_notice.lock().unwrap() = Some(Duration::from_millis(30));
+    // Past the reads of the start.
+    sleep(TTL).await;
+    first.stop.cancel();
+    let took = until(TTL, "the other leader", || second.leadership().is_some()).await;
+    assert!(took < Duration::from_millis(300), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
