@@ -133,13 +133,16 @@ impl Rules {
             .iter()
             .find(|(_, other)| own.sinks_up.is_subset(&other.sinks_up) && own.sinks_up != other.sinks_up);
         self.better_since = better.and(self.better_since.or(Some(now)));
-        self.waits
-            .retain(|name, _| others.iter().any(|(other, _)| *other == name));
-        let waits: Vec<&String> = others
+        let up: Vec<_> = others
             .iter()
-            .filter(|(name, other)| {
-                own.sinks_up.is_subset(&other.sinks_up) && self.waits_for_one(name, other, now)
-            })
+            .filter(|(_, other)| own.sinks_up.is_subset(&other.sinks_up))
+            .collect();
+        // A member whose sinks were down has a lag of that time, which says nothing about the events that it waits for.
+        self.waits
+            .retain(|name, _| up.iter().any(|(other, _)| *other == name));
+        let waits: Vec<&String> = up
+            .iter()
+            .filter(|(name, other)| self.waits_for_one(name, other, now))
             .map(|(name, _)| *name)
             .collect();
         let is_long_ago = |at| now.duration_since(at) >= TERM_LIMITS.1;
@@ -276,6 +279,26 @@ mod tests {
             None,
             "a follower"
         );
+    }
+
+    #[tokio::test]
+    async fn wait_of_a_member_begins_when_its_sinks_are_up() {
+        let other = |second| match second {
+            0..5 => report(1, BOTH),
+            5..20 => report(second - 4, &[]),
+            _ => report(second - 4, BOTH),
+        };
+        let up = |_| report(0, BOTH);
+        assert_eq!(hands_over(&mut Rules::default(), Some(7), up, other), Some(30));
+        let reads = |second| {
+            if second > 21 {
+                report(1, BOTH)
+            } else {
+                other(second)
+            }
+        };
+        let result = hands_over(&mut Rules::default(), Some(7), up, reads);
+        assert_eq!(result, None, "it reads after its sinks are up");
     }
 
     #[tokio::test]
