@@ -150,6 +150,8 @@ pub struct Sink {
     pub client_replacements: u64,
     /// The number of messages of other members that were discarded before their events were received.
     pub discarded_messages: u64,
+    /// The number of events that were published after takeovers and that the former leader may have had in flight.
+    pub possible_duplicates: u64,
     /// The time from receipt to acknowledgement.
     pub latency: Value,
     /// The latest dead letters.
@@ -297,6 +299,7 @@ pub mod examples {
             resent: 0,
             client_replacements: 0,
             discarded_messages: 0,
+            possible_duplicates: 0,
             latency: Value::Null,
             newest_dead_letters: Vec::new(),
             ledger: SinkLedger {

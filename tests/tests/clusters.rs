@@ -1,6 +1,7 @@
 //! Clusters of bridges: processes with a lease in NATS, of which one publishes.
 
 mod cold;
+mod core_nats;
 mod states;
 
 use std::process::Command;

@@ -53,6 +53,28 @@ pub struct Place {
     pub offset: u64,
 }
 
+/// The numbers of events of which a member of a cluster cannot know whether they are in the destination once. They never decrease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyCounts {
+    /// The messages that were discarded before their events were received, because there were too many. Such an event may be published
+    /// twice if it is received later.
+    pub discarded_messages: u64,
+    /// The events published after a takeover that the former leader may have had in flight. Each of them may be in the destination
+    /// twice.
+    pub possible_duplicates: u64,
+}
+
+impl CopyCounts {
+    /// Returns the larger one of each count.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            discarded_messages: self.discarded_messages.max(other.discarded_messages),
+            possible_duplicates: self.possible_duplicates.max(other.possible_duplicates),
+        }
+    }
+}
+
 /// Matches own events with the messages of the destination.
 #[derive(Debug)]
 pub struct Copies {
@@ -80,7 +102,9 @@ pub struct Copies {
     waits_since: Option<(Sequence, u64)>,
     /// The number of messages that were read before their event.
     read: u64,
-    discarded: u64,
+    /// The time of the last takeover, and the number of events received before it that the former leader may still have in flight.
+    taken_over: Option<(Timestamp, u64)>,
+    counts: CopyCounts,
 }
 
 impl Default for Copies {
@@ -107,7 +131,8 @@ impl Copies {
             max_unmatched,
             waits_since: None,
             read: 0,
-            discarded: 0,
+            taken_over: None,
+            counts: CopyCounts::default(),
         }
     }
 
@@ -135,13 +160,26 @@ impl Copies {
         self.newest_matched = self.newest_matched.max(Some(sequence));
     }
 
-    /// Records that this member leads: the destination is read to its end.
+    /// Records that this member leads: the destination is read to its end. `in_flight`: the largest number of messages of the former
+    /// leader that may be stored later; 0 if the destination refuses them.
     ///
     /// A message without an own event may be of one that is not read from the spool, or not received, yet. Its publisher received
     /// the event before it published the message, so an event that this member receives much later than that is later in the feed.
     /// Events received before are marked as late, until the message is matched.
-    pub fn lead(&mut self) {
+    pub fn lead(&mut self, in_flight: u64) {
         self.late_until = self.latest_unmatched();
+        self.taken_over = Some((clock::now(), in_flight));
+    }
+
+    /// Counts an event that this member publishes, if the former leader may have it in flight.
+    pub fn published(&mut self, received_at: Timestamp) {
+        if let Some((at, in_flight)) = &mut self.taken_over
+            && received_at <= *at
+            && *in_flight > 0
+        {
+            *in_flight -= 1;
+            self.counts.possible_duplicates += 1;
+        }
     }
 
     /// Returns the time until which an event may be received that precedes a message without an own event.
@@ -225,7 +263,7 @@ impl Copies {
         if let Some((&place, &(identity, _))) = oldest {
             self.unmatched.remove(&place);
             self.unmatched_by.remove(&identity);
-            self.discarded += 1;
+            self.counts.discarded_messages += 1;
         }
     }
 
@@ -303,18 +341,17 @@ impl Copies {
             && waits_since.is_some_and(|since| self.read - since >= limit)
     }
 
-    /// Discards the state, because the destination was recreated. The number of discarded messages stays.
+    /// Discards the state, because the destination was recreated. The counts stay.
     pub fn begin_again(&mut self) {
         *self = Self {
-            discarded: self.discarded,
+            counts: self.counts,
             ..Self::with_limit(self.max_unmatched)
         };
     }
 
-    /// Returns the number of messages that were discarded before their event was received. An event that is received later may be
-    /// published twice.
-    pub const fn discarded(&self) -> u64 {
-        self.discarded
+    /// Returns the counts since this state was created.
+    pub const fn counts(&self) -> CopyCounts {
+        self.counts
     }
 }
 

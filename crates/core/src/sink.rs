@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     connect::ConnectSteps,
+    copies::CopyCounts,
     dead_letter::DeadLetter,
     epoch::Epochs,
     event::{Event, Sequence},
@@ -182,9 +183,8 @@ pub struct SinkStatus {
     /// Whether the sink publishes nothing because another member of the cluster leads: it is no fault that events wait.
     /// [`Sink::outcomes`] is then called also while nothing is in flight.
     pub is_follower: bool,
-    /// The messages of other members of the cluster that were discarded before their events were received, because there were too many.
-    /// Such an event may be published twice if it is received later. Never decreases.
-    pub discarded_messages: u64,
+    /// The counts of a member of a cluster.
+    pub copies: CopyCounts,
 }
 
 /// Measurements of the client library of a sink; `None` for those that it does not provide.

@@ -19,7 +19,7 @@ use rdkafka::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{error, properties};
+use crate::{background::Background, error, properties};
 
 /// The partition of all cursors. It is fixed, because the partition of a key changes when partitions are added.
 pub(crate) const PARTITION: i32 = 0;
@@ -106,14 +106,16 @@ impl Cursors<'_> {
     /// Returns the last committed cursor of an id that is visible without waiting.
     pub(crate) fn find(&self, id: &str) -> Result<Option<CursorRecord>, SinkFault> {
         self.begin();
-        self.last_of(&self.consumer("read_committed")?, id)
+        let consumer = self.consumer("read_committed")?;
+        self.last_of(&consumer, id)
     }
 
     /// Returns the last committed cursor of an id. Open transactions of other producers in the topic may hide it, so this method
     /// waits for their end for at most `limit`.
     pub(crate) fn find_all(&self, id: &str, limit: Duration) -> Result<Option<CursorRecord>, SinkFault> {
         self.begin();
-        let end = self.end(&self.consumer("read_uncommitted")?)?;
+        let all = self.consumer("read_uncommitted")?;
+        let end = self.end(&all)?;
         let consumer = self.consumer("read_committed")?;
         let deadline = Instant::now() + limit;
         while self.end(&consumer)? < end {
@@ -138,9 +140,10 @@ impl Cursors<'_> {
             .begin(ConnectStep::Cursor, format_args!("the topic \"{}\"", self.topic));
     }
 
-    fn consumer(&self, isolation: &str) -> Result<BaseConsumer, SinkFault> {
+    fn consumer(&self, isolation: &str) -> Result<Background<BaseConsumer>, SinkFault> {
         properties::consumer(self.client, isolation)
             .create()
+            .map(Background::new)
             .map_err(|error| self.unreadable(&error))
     }
 

@@ -12,7 +12,7 @@ mod tests;
 use std::time::Instant;
 
 use neurobridge_core::{
-    copies::{Copies, Identity},
+    copies::{Copies, CopyCounts, Identity},
     event::{Event, Sequence},
     lead::Lead,
     sink::{Ack, Outcome, PublishError, SinkFault},
@@ -99,8 +99,9 @@ impl Membership {
         }
     }
 
-    /// Returns an event as this member publishes it.
-    pub(crate) fn with_origin<'a>(&self, event: &Event<'a>) -> Event<'a> {
+    /// Returns an event as this member publishes it now.
+    pub(crate) fn published<'a>(&mut self, event: &Event<'a>) -> Event<'a> {
+        self.copies.published(event.received_at);
         self.copies.with_origin(event)
     }
 
@@ -144,9 +145,9 @@ impl Membership {
         self.copies.restart();
     }
 
-    /// Returns the number of records that were discarded before their events were received.
-    pub(crate) const fn discarded(&self) -> u64 {
-        self.copies.discarded()
+    /// Returns the counts of this member.
+    pub(crate) const fn counts(&self) -> CopyCounts {
+        self.copies.counts()
     }
 
     /// Sets what is read over a new connection. An offset before the known one shows that the topic was recreated, so all state of the
@@ -215,10 +216,10 @@ impl Membership {
         }
     }
 
-    /// Records that the topic was read up to these offsets.
-    pub(crate) fn taken_over(&mut self, ends: &Offsets) {
+    /// Records that the topic was read up to these offsets. `in_flight`: see [`Copies::lead`].
+    pub(crate) fn taken_over(&mut self, ends: &Offsets, in_flight: u64) {
         self.read_to(ends);
-        self.copies.lead();
+        self.copies.lead(in_flight);
     }
 
     /// Records that the own records up to these offsets are acknowledged.

@@ -4,6 +4,7 @@
 //! `acks=all`, and reports the outcome of each event. The module `error` is the one place that classifies errors as faults of a
 //! message or of the sink.
 
+mod background;
 pub mod client;
 mod config;
 mod connection;

@@ -287,9 +287,16 @@ pub(crate) fn producer(
     producer
 }
 
-/// Returns the properties of a consumer that reads the cursor topic. It joins no group, but librdkafka requires a group id.
+/// The property for how long a broker keeps a request for records while there are none.
+pub(crate) const FETCH_WAIT: &str = "fetch.wait.max.ms";
+
+/// Returns the properties of a consumer that reads to the end of a topic. It joins no group, but librdkafka requires a group id.
 pub(crate) fn consumer(client: &ClientConfig, isolation: &str) -> ClientConfig {
     let mut consumer = client.clone();
+    if client.get(FETCH_WAIT).is_none() {
+        // The end is known when a request has returned nothing. A takeover waits for that.
+        consumer.set(FETCH_WAIT, "10");
+    }
     consumer
         .set("group.id", "neurobridge")
         .set("enable.auto.commit", "false")

@@ -35,7 +35,7 @@ const CLOSE_FLUSH: Duration = Duration::from_secs(1);
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// The maximum number of librdkafka clients of a sink at the same time. A client that hangs is replaced
 /// before it is destroyed; without this bound, each replacement could leak threads and memory.
-const MAX_CLIENTS: usize = 8;
+const MAX_CLIENTS: usize = 16;
 /// The time for which an event waits for its outcome until leaders without a connection are the reason. Longer than the election
 /// of another leader.
 const UNREACHED_AFTER: Duration = Duration::from_secs(4);
@@ -164,8 +164,8 @@ impl KafkaSink {
         connection.ready()?;
         let marked = self
             .membership
-            .as_ref()
-            .map(|membership| membership.with_origin(event));
+            .as_mut()
+            .map(|membership| membership.published(event));
         let event = marked.as_ref().unwrap_or(event);
         self.config.oversize.publish(event, |event, stripped| {
             let record = self.encoder.encode(event, &self.spool, stripped);
@@ -406,7 +406,11 @@ impl Sink for KafkaSink {
             recreations: self.health.positions().recreations(),
             client: self.health.gauges(),
             is_follower: self.is_follower(),
-            discarded_messages: self.membership.as_ref().map_or(0, Membership::discarded),
+            copies: self
+                .membership
+                .as_ref()
+                .map(Membership::counts)
+                .unwrap_or_default(),
         }
     }
 

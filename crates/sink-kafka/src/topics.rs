@@ -25,6 +25,7 @@ use tokio::runtime::{self, Runtime};
 use tracing::info;
 
 use crate::{
+    background::Background,
     context::Context,
     error::{self, Blame},
     health::Health,
@@ -75,12 +76,8 @@ pub(crate) fn inspect(
 }
 
 /// The clients that inspect topics. They can be reused, so that many topics are inspected over the same
-/// connections. They are destroyed in the background: librdkafka waits for its threads, and one of them may
-/// wait for a name server.
-pub(crate) struct Inspector {
-    /// `None` only while the value is dropped.
-    inspection: Option<Inspection>,
-}
+/// connections.
+pub(crate) struct Inspector(Background<Inspection>);
 
 struct Inspection {
     steps: ConnectSteps,
@@ -139,9 +136,7 @@ impl Inspector {
             health: Arc::clone(health),
             deadline: Instant::now(),
         };
-        Ok(Self {
-            inspection: Some(inspection),
-        })
+        Ok(Self(Background::new(inspection)))
     }
 
     /// Calls [`inspect`] with these clients.
@@ -153,7 +148,7 @@ impl Inspector {
         names: &[String],
         creation: Option<Creation>,
     ) -> Result<Vec<Topic>, SinkFault> {
-        self.begin()?.inspect(names, creation, None)
+        self.begin().inspect(names, creation, None)
     }
 
     /// Inspects as [`inspect`](Self::inspect) does, and checks that the brokers can be reached at their advertised addresses.
@@ -166,7 +161,7 @@ impl Inspector {
         creation: Option<Creation>,
         demand: Demand,
     ) -> Result<Vec<Topic>, SinkFault> {
-        self.begin()?.inspect(names, creation, Some(demand))
+        self.begin().inspect(names, creation, Some(demand))
     }
 
     /// Inspects the topic that an event has named, and creates it if its properties are given. `is_patient`
@@ -181,33 +176,19 @@ impl Inspector {
         creation: Option<Creation>,
         is_patient: bool,
     ) -> Result<Found, SinkFault> {
-        self.begin()?.find_or_create(name, creation, is_patient)
+        self.begin().find_or_create(name, creation, is_patient)
     }
 
     /// Returns the offset after the last record of a partition; `None` if no broker answers in time.
     pub(crate) fn end_of(&mut self, topic: &str, partition: i32) -> Option<i64> {
-        let client = self.begin().ok()?.producer.client();
+        let client = self.begin().producer.client();
         let (_, end) = client.fetch_watermarks(topic, partition, ANSWER_LIMIT).ok()?;
         Some(end)
     }
 
-    fn begin(&mut self) -> Result<&Inspection, SinkFault> {
-        let inspection = self
-            .inspection
-            .as_mut()
-            .ok_or_else(|| SinkFault::new(FaultKind::Other, "the inspection has ended; this is a bug"))?;
-        inspection.deadline = Instant::now() + inspection.answer_limit;
-        Ok(inspection)
-    }
-}
-
-impl Drop for Inspector {
-    fn drop(&mut self) {
-        let inspection = self.inspection.take();
-        // If no thread can be started, the clients are destroyed on this thread.
-        let _ = std::thread::Builder::new()
-            .name("kafka-end".into())
-            .spawn(move || drop(inspection));
+    fn begin(&mut self) -> &Inspection {
+        self.0.deadline = Instant::now() + self.0.answer_limit;
+        &self.0
     }
 }
 

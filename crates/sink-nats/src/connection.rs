@@ -11,7 +11,7 @@ use async_nats::{Client, PublishErrorKind, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use neurobridge_core::{
-    event::Sequence,
+    event::{Event, Sequence},
     sink::{
         Ack, ClientGauges, FaultKind, Next, Outcome, PublishError, Rejection, RejectionReason, SinkFault,
     },
@@ -173,10 +173,11 @@ impl Connection {
     /// `buffer` is the buffer that may hold the payload.
     pub(crate) fn send(
         &mut self,
-        sequence: Sequence,
+        event: &Event<'_>,
         mut message: Message<'_>,
         buffer: &Bytes,
     ) -> Result<(), PublishError> {
+        let sequence = event.sequence;
         let mut role = Role::Free;
         match &mut self.backend {
             Backend::Stream {
@@ -204,7 +205,7 @@ impl Connection {
                 error => error,
             });
         }
-        if self.is_left_out(sequence, message.id) {
+        if self.is_left_out(event, message.id) {
             return Ok(());
         }
         // Checked only for events that can be sent: one rejected above is not stored, although later ones are.

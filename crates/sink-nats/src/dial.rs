@@ -42,6 +42,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// The capacity of the client's channel for the sink's own commands, in addition to the messages in flight.
 const SPARE_CAPACITY: usize = 64;
+/// The capacity for the messages that a member of a cluster receives without JetStream: a new leader sends its whole backlog at once.
+const SUBJECT_CAPACITY: usize = 1 << 14;
 
 /// A new connection.
 pub(crate) struct Dialled {
@@ -215,6 +217,10 @@ impl Attempt<'_> {
     fn options(&self, server: &str) -> (ConnectOptions, WasMade) {
         let was_made = WasMade::default();
         let capacity = self.config.max_in_flight as usize + SPARE_CAPACITY;
+        let received = match self.config.jetstream() {
+            Some(_) => capacity,
+            None => capacity.max(SUBJECT_CAPACITY),
+        };
         let mut options = ConnectOptions::with_auth_callback({
             let (was_made, identity) = (Arc::clone(&was_made), Arc::clone(&self.identity));
             let (steps, server) = (self.steps.clone(), server.to_owned());
@@ -239,7 +245,7 @@ impl Attempt<'_> {
         // Holds the largest number of messages in flight, so that sending never waits.
         .client_capacity(capacity)
         // Holds the acknowledgements of all messages in flight; the client drops those that do not fit.
-        .subscription_capacity(capacity)
+        .subscription_capacity(received)
         // Rendered subjects contain only valid characters.
         .skip_subject_validation(true)
         .event_callback({

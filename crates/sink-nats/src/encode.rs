@@ -35,6 +35,7 @@ const MAX_HEADERS: usize = 32_000;
 #[derive(Debug)]
 pub(crate) struct Encoder {
     format: Format,
+    /// Whether messages of events have the header [`MESSAGE_ID`].
     has_id: bool,
     template: Template,
     subjects: Subjects,
@@ -51,7 +52,7 @@ pub(crate) struct Encoder {
 pub(crate) struct Message<'a> {
     pub(crate) subject: Subject,
     pub(crate) headers: Headers,
-    /// The id in the headers; only for an event sent to JetStream.
+    /// The id in the headers; only for an event sent to JetStream, or in a cluster.
     pub(crate) id: Option<&'a str>,
     pub(crate) payload: &'a str,
 }
@@ -69,6 +70,11 @@ impl Encoder {
             id: String::new(),
             scratch: String::new(),
         }
+    }
+
+    /// Adds the id also without JetStream: by it the members of a cluster recognise their copies.
+    pub(crate) const fn add_ids(&mut self) {
+        self.has_id = true;
     }
 
     /// Marks all following messages as part of this replay.

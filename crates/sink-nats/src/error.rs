@@ -200,11 +200,11 @@ pub(crate) fn of_event(event: &Event) -> Option<SinkFault> {
     match event {
         Event::Disconnected | Event::Closed => Some(broken()),
         Event::ServerError(error) => of_server(error),
-        // The client has dropped acknowledgements. Its buffer has room for all messages in flight, so this is a bug; sending the
-        // events again fixes it nevertheless.
+        // The buffer has room for the acknowledgements of all messages in flight. It may overflow with the messages that a follower
+        // reads without JetStream.
         Event::SlowConsumer(_) => Some(SinkFault::new(
             FaultKind::Other,
-            "the client dropped acknowledgements; this is a bug; unacknowledged events are sent again",
+            "the client dropped messages that it could not take from the server fast enough; unacknowledged events are sent again",
         )),
         // After announcing lame-duck mode the server closes the connection; only then does the sink look for another server.
         // Reports about the client's reconnects are ignored: the client is configured not to reconnect.

@@ -1,7 +1,7 @@
 //! The part of a connection that makes its sink a member of a cluster.
 //!
-//! A follower reads the stream and settles its own copies of the events that others have published. A takeover reads the end of
-//! the stream, settles what precedes it, and begins a chain there. A message that another member stores in between breaks that
+//! A follower reads the stream, or without JetStream the subjects, and settles its own copies of the events that others have
+//! published. A takeover reads the end of the stream, settles what precedes it, and begins a chain there. A message that another member stores in between breaks that
 //! chain, and the takeover begins again: so no event is published twice however many members believe to lead.
 //!
 //! Messages of an earlier leader may reach the stream after the takeover. Each of them expects one of the places that follow the end
@@ -25,6 +25,7 @@ use crate::{
     events::Events,
     stream::{Api, Stream},
     stream_reader::{Found, StreamReader},
+    subject_reader::SubjectReader,
 };
 
 /// The number of messages at the end of the stream that a member without a stored position reads.
@@ -59,7 +60,7 @@ impl Membership {
 
     /// Sets the place at which reading begins, if nothing was read in this process: the one stored with the cursor, otherwise one
     /// some way before the end. Begins again if the stream ends before what was read.
-    fn begin(&mut self, stream: &Stream, stored: Option<u64>) {
+    pub(crate) fn begin(&mut self, stream: &Stream, stored: Option<u64>) {
         let end = stream.last_place() + 1;
         let next = self.copies.next(0).or(stored);
         match next {
@@ -71,6 +72,50 @@ impl Membership {
             None => self.copies.read_to(0, end.saturating_sub(LOOK_BACK).max(1)),
         }
         self.copies.ends_at(0, end, Instant::now());
+    }
+}
+
+/// Where a member reads the messages of the others.
+pub(crate) enum Reading {
+    Stream { reader: StreamReader, name: Arc<str> },
+    Subject(SubjectReader),
+}
+
+impl Reading {
+    /// Continues at another place.
+    fn restart(&mut self, next: u64) {
+        match self {
+            Self::Stream { reader, .. } => reader.restart(next),
+            Self::Subject(reader) => reader.restart(next),
+        }
+    }
+
+    /// Returns whether no later message is known.
+    fn is_at_end(&self) -> bool {
+        match self {
+            Self::Stream { reader, .. } => reader.is_at_end(),
+            Self::Subject(_) => true,
+        }
+    }
+
+    /// Waits until messages arrive, or in a stream for its end, and appends the messages.
+    async fn read(&mut self, found: &mut VecDeque<Found>) -> Result<(), SinkFault> {
+        match self {
+            Self::Stream { reader, .. } => reader.read(found).await,
+            Self::Subject(reader) => reader.read(found).await.map(drop),
+        }
+    }
+
+    /// Waits until messages arrive, and appends them. Returns whether the messages that may have been missed count as published from
+    /// now on.
+    async fn read_as_follower(&mut self, found: &mut VecDeque<Found>) -> Result<bool, SinkFault> {
+        match self {
+            Self::Stream { reader, .. } => {
+                reader.read_every(FOLLOWER_READ_INTERVAL, found).await?;
+                Ok(false)
+            }
+            Self::Subject(reader) => reader.read(found).await,
+        }
     }
 }
 
@@ -97,8 +142,9 @@ pub(crate) struct Following {
     membership: Membership,
     client: Client,
     events: Arc<Events>,
-    stream: Arc<str>,
-    reader: StreamReader,
+    reading: Reading,
+    /// The largest number of messages of a former leader that may be stored after a takeover.
+    in_flight: u64,
     is_leading: bool,
     /// The last place at which the stream may accept a message of an earlier leader.
     contested_to: u64,
@@ -109,23 +155,21 @@ pub(crate) struct Following {
 }
 
 impl Following {
-    /// Begins to follow. `stored`: the place stored with the cursor.
+    /// Begins to follow. `in_flight`: the largest number of messages of a former leader that may be stored after a takeover.
     pub(crate) fn new(
         mut membership: Membership,
-        mut reader: StreamReader,
+        mut reading: Reading,
         (client, events): (&Client, &Arc<Events>),
-        stream: &Stream,
-        stored: Option<u64>,
+        in_flight: u64,
     ) -> Self {
-        membership.begin(stream, stored);
         membership.copies.restart();
-        reader.restart(membership.copies.next(0).unwrap_or(1));
+        reading.restart(membership.copies.next(0).unwrap_or(1));
         Self {
             membership,
             client: client.clone(),
             events: Arc::clone(events),
-            stream: stream.config.name.as_str().into(),
-            reader,
+            reading,
+            in_flight,
             is_leading: false,
             contested_to: 0,
             takeover: Takeover::EndUnknown,
@@ -168,14 +212,24 @@ impl Following {
         self.membership.copies.expected()
     }
 
-    /// Returns whether an event has a message in the stream. A follower expects one later otherwise.
-    pub(crate) fn is_stored(&mut self, sequence: Sequence, id: &str) -> bool {
+    /// Returns whether an event has a message, or counts as published. Otherwise a leader publishes it now, and a follower expects
+    /// a message later.
+    pub(crate) fn is_published(&mut self, event: &Event<'_>, id: &str) -> bool {
         let identity = Identity::of(id);
+        let copies = &mut self.membership.copies;
         if self.is_leading {
-            self.membership.copies.has(sequence, identity)
-        } else {
-            self.membership.copies.expect(sequence, identity)
+            let has_message = copies.has(event.sequence, identity);
+            if !has_message {
+                copies.published(event.received_at);
+            }
+            return has_message;
         }
+        if let Reading::Subject(reader) = &self.reading
+            && reader.counts_as_published(event.received_at)
+        {
+            return true;
+        }
+        copies.expect(event.sequence, identity)
     }
 
     /// Records that a message of this member was stored. `most_overtaken`: the number of messages before it that may be stored
@@ -198,7 +252,7 @@ impl Following {
         self.reset_takeover();
         self.membership.copies.restart();
         self.found.clear();
-        self.reader.restart(self.membership.copies.next(0).unwrap_or(1));
+        self.reading.restart(self.membership.copies.next(0).unwrap_or(1));
     }
 
     /// Resets a takeover, because others may publish after the known end of the stream before the lease is held again.
@@ -208,8 +262,9 @@ impl Following {
     }
 
     /// Settles events by the messages of other members, until the lease is held. Returns with outcomes, or without them when the takeover
-    /// may begin. Reads nothing while the copies are [full](Copies::is_full); a takeover reads all messages.
-    pub(crate) async fn follow(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    /// may begin. Reads nothing while the copies are [full](Copies::is_full); a takeover reads all messages. Returns whether all events
+    /// without an outcome have to be checked again.
+    pub(crate) async fn follow(&mut self, acks: &mut Vec<Ack>) -> Result<bool, SinkFault> {
         if !self.may_publish() {
             self.reset_takeover();
         }
@@ -221,14 +276,18 @@ impl Following {
         loop {
             self.settle(acks, Room::Limited);
             if !acks.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
             let is_full = self.membership.copies.is_full();
             tokio::select! {
                 biased;
                 fault = self.events.faulted() => return Err(fault),
-                () = self.membership.lead.held() => return Ok(()),
-                read = self.reader.read_every(FOLLOWER_READ_INTERVAL, &mut self.found), if !is_full => read?,
+                () = self.membership.lead.held() => return Ok(false),
+                read = self.reading.read_as_follower(&mut self.found), if !is_full => if read? {
+                    self.settle(acks, Room::Limited);
+                    self.membership.copies.restart();
+                    return Ok(true);
+                },
             }
         }
     }
@@ -247,20 +306,18 @@ impl Following {
             }
             self.settle(acks, Room::Unlimited);
             let Takeover::ReadTo(end) = self.takeover else {
-                let end = self.find_place(None).await?.unwrap_or_default();
+                let end = match &mut self.reading {
+                    Reading::Stream { .. } => self.find_place(None).await?.unwrap_or_default(),
+                    Reading::Subject(reader) => reader.read_to_end(&mut self.found).await?,
+                };
                 self.takeover = Takeover::ReadTo(end);
                 continue;
             };
             let next = self.membership.copies.next(0).unwrap_or(1);
             if next > end {
-                self.takeover = Takeover::EndUnknown;
-                self.is_leading = true;
-                self.contested_to = end + MOST_CHAINED as u64;
-                self.membership.copies.restart();
-                self.membership.copies.lead();
-                return Ok(Some(end));
+                return Ok(Some(self.lead(end)));
             }
-            if self.reader.is_at_end() || self.answer.is_some() {
+            if self.reading.is_at_end() || self.answer.is_some() {
                 // The last messages may be deleted, or the server of the consumer lags behind.
                 let first = self.find_place(Some(next)).await?;
                 if first.is_none_or(|first| first > end) {
@@ -271,9 +328,23 @@ impl Following {
             tokio::select! {
                 biased;
                 fault = self.events.faulted() => return Err(fault),
-                read = self.reader.read(&mut self.found) => read?,
+                read = self.reading.read(&mut self.found) => read?,
             }
         }
+    }
+
+    /// Leads after the place of the end, and returns it.
+    fn lead(&mut self, end: u64) -> u64 {
+        self.takeover = Takeover::EndUnknown;
+        self.is_leading = true;
+        self.contested_to = end + MOST_CHAINED as u64;
+        if let Reading::Subject(reader) = &mut self.reading {
+            // It would receive its own messages.
+            reader.restart(end + 1);
+        }
+        self.membership.copies.restart();
+        self.membership.copies.lead(self.in_flight);
+        end
     }
 
     /// Matches the messages that were read with the own events.
@@ -304,7 +375,10 @@ impl Following {
     async fn find_place(&mut self, from: Option<u64>) -> Result<Option<u64>, SinkFault> {
         let answer = self.answer.get_or_insert_with(|| {
             let (client, events) = (self.client.clone(), Arc::clone(&self.events));
-            let stream = Arc::clone(&self.stream);
+            let stream = match &self.reading {
+                Reading::Stream { name, .. } => Arc::clone(name),
+                Reading::Subject(_) => Arc::default(),
+            };
             Box::pin(async move {
                 let api = Api {
                     client: &client,

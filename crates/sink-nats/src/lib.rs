@@ -39,6 +39,7 @@ mod sockets;
 mod stream;
 mod stream_reader;
 mod subject;
+mod subject_reader;
 mod subjects;
 mod tls;
 

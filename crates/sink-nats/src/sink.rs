@@ -26,7 +26,9 @@ use crate::{
     destination::{self, Destination},
     dial::{Dialled, Purpose, dial},
     encode::{self, Encoder},
-    following::{Following, Membership},
+    following::{Following, Membership, Reading},
+    subject,
+    subject_reader::SubjectReader,
 };
 
 /// The time without any acknowledgement after which the sink counts as unavailable.
@@ -104,24 +106,37 @@ impl NatsSink {
     }
 
     /// Makes the sink a member of a cluster: it publishes only while it may, and otherwise settles the events that the
-    /// leader has published. Without JetStream it has no effect, because there is nothing to read.
+    /// leader has published. Without JetStream it subscribes to the subjects of the events for that.
     #[must_use]
     pub fn in_cluster(mut self, lead: Lead) -> Self {
-        self.is_member = self.config.mode == Mode::Jetstream;
-        self.membership = self.is_member.then(|| Membership::new(lead));
+        self.is_member = true;
+        self.membership = Some(Membership::new(lead));
+        self.encoder.add_ids();
         self
     }
 
     /// Returns the part of a new connection that makes this sink a member of a cluster.
     fn follow(&mut self, dialled: &mut Dialled, cursor: &Cursor) -> Option<Following> {
-        let (Some(reader), Some(stream)) = (dialled.reader.take(), &dialled.stream) else {
-            return None;
-        };
-        let in_flight = u64::from(self.config.max_in_flight);
-        let stored = destination::read_from(cursor.note.as_deref(), stream, in_flight);
+        let mut membership = self.membership.take()?;
         let connection = (&dialled.client, &dialled.events);
-        let membership = self.membership.take()?;
-        Some(Following::new(membership, reader, connection, stream, stored))
+        let in_flight = u64::from(self.config.max_in_flight);
+        let reading = match (dialled.reader.take(), &dialled.stream) {
+            (Some(reader), Some(stream)) => {
+                let stored = destination::read_from(cursor.note.as_deref(), stream, in_flight);
+                membership.begin(stream, stored);
+                Reading::Stream {
+                    reader,
+                    name: stream.config.name.as_str().into(),
+                }
+            }
+            _ => {
+                let pattern = subject::pattern(&self.config.subject);
+                Reading::Subject(SubjectReader::new(connection.0, connection.1, pattern))
+            }
+        };
+        // A stream with strict order refuses the messages of a former leader.
+        let in_flight = if self.config.is_strict() { 0 } else { in_flight };
+        Some(Following::new(membership, reading, connection, in_flight))
     }
 
     /// Collects the warnings about the stream and the configuration, and logs each one once.
@@ -264,7 +279,7 @@ impl Sink for NatsSink {
                 .encoder
                 .encode(event, &self.spool, stripped)
                 .map_err(PublishError::Rejected)?;
-            connection.send(event.sequence, message, buffer)
+            connection.send(event, message, buffer)
         })
     }
 
@@ -313,7 +328,9 @@ impl Sink for NatsSink {
             recreations: self.destination.recreations(),
             client: connection.map(Connection::gauges).unwrap_or_default(),
             is_follower: connection.is_some_and(Connection::is_follower),
-            discarded_messages: membership.map_or(0, |membership| membership.copies.discarded()),
+            copies: membership
+                .map(|membership| membership.copies.counts())
+                .unwrap_or_default(),
         }
     }
 

@@ -91,9 +91,12 @@ impl SinkConfig for NatsConfig {
                     settings: identity::body_hash(&settings),
                 }
             }
-            Mode::Core => InCluster::Unsupported(
-                "core NATS stores no message that a follower could read; set mode = \"jetstream\"",
-            ),
+            Mode::Core => {
+                let settings = json!(["core", self.oversize]).to_string();
+                InCluster::Shared {
+                    settings: identity::body_hash(&settings),
+                }
+            }
         }
     }
 

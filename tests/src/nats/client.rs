@@ -91,6 +91,13 @@ impl Listener {
         self.received.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Returns whether a message that meets a condition was received.
+    pub fn has(&self, condition: impl Fn(&Message) -> bool) -> bool {
+        // As in `count`.
+        let received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        received.iter().any(condition)
+    }
+
     /// Stops the thread and returns the received messages in order.
     ///
     /// # Errors

@@ -228,7 +228,10 @@ metrics! {
     COUNTER sink_resent_events_total = sink.snapshot.resent;
     /// Messages of other members of a cluster that were discarded before their events were received, because there were more than a
     /// million. Such an event may be published twice. Expected for a follower with `standby = "cold"`, which receives no events.
-    COUNTER sink_discarded_messages_total = sink.snapshot.discarded_messages;
+    COUNTER sink_discarded_messages_total = sink.snapshot.copies.discarded_messages;
+    /// Events that this member of a cluster published after a takeover, and that the former leader may have had in flight. Each of them
+    /// may be in the destination twice. Always 0 with exactly-once delivery and strict order.
+    COUNTER sink_possible_duplicates_total = sink.snapshot.copies.possible_duplicates;
     /// Events that the destination lost after they were acknowledged: lines that another program removed from a file.
     COUNTER sink_lost_events_total = sink.snapshot.file_changes.lost;
     /// Times that another program moved, truncated or removed the file of the sink.

@@ -137,6 +137,9 @@ struct Sink {
     /// The messages of other members of the cluster that were discarded since the start before their events were received, because there
     /// were more than a million. Such an event may be published twice.
     discarded_messages: u64,
+    /// The events that this member of a cluster published after takeovers since the start, and that the former leader may have had in
+    /// flight: each of them may be in the destination twice.
+    possible_duplicates: u64,
     /// How often the topic or stream was found to be recreated since the start, and the last time in a sentence.
     destination_recreated: u64,
     last_recreation: Option<String>,
@@ -401,7 +404,8 @@ impl Sink {
             in_flight: sink.snapshot.in_flight,
             resent: sink.snapshot.resent,
             client_replacements: sink.snapshot.client_replacements,
-            discarded_messages: sink.snapshot.discarded_messages,
+            discarded_messages: sink.snapshot.copies.discarded_messages,
+            possible_duplicates: sink.snapshot.copies.possible_duplicates,
             destination_recreated: sink.snapshot.recreations.count,
             last_recreation: sink.snapshot.recreations.last.clone(),
             file_changes: sink.snapshot.file_changes.count,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     clock,
     connect::{ConnectStep, StepCounts},
+    copies::CopyCounts,
     dead_letter::{DeadLetterSummary, RecentDeadLetters},
     event::Sequence,
     histogram::{self, Histogram},
@@ -124,8 +125,8 @@ pub struct ProgressSnapshot {
     pub recreations: Recreations,
     /// The last measurements of the client library.
     pub client: ClientGauges,
-    /// The messages of other members of the cluster that were discarded before their events were received.
-    pub discarded_messages: u64,
+    /// The counts of a member of a cluster.
+    pub copies: CopyCounts,
 }
 
 impl Progress {
@@ -149,7 +150,7 @@ impl Progress {
             file_changes: FileChanges::default(),
             recreations: Recreations::default(),
             client: ClientGauges::default(),
-            discarded_messages: 0,
+            copies: CopyCounts::default(),
         };
         Self {
             inner: Mutex::new(inner),
@@ -209,9 +210,9 @@ impl Progress {
         inner.client = client;
     }
 
-    pub(super) fn set_discarded(&self, messages: u64) {
+    pub(super) fn set_copies(&self, counts: CopyCounts) {
         let mut inner = self.lock();
-        inner.discarded_messages = inner.discarded_messages.max(messages);
+        inner.copies = inner.copies.max(counts);
     }
 
     pub(super) fn set_destination(&self, recreations: Recreations, file_changes: FileChanges) {

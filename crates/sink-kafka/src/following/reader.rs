@@ -23,11 +23,12 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
+    types::RDKafkaErrorCode as Code,
 };
 use tokio::sync::mpsc;
 
 use super::source::{BATCHES, Found, Offsets, Replicas, Source};
-use crate::{context::Context, statistics};
+use crate::{background::Background, context::Context, properties::FETCH_WAIT, statistics};
 
 /// The number of bytes for which a broker does not wait longer. Less than what a broker sends for one partition.
 const FETCH_BYTES: &str = "524288";
@@ -150,14 +151,11 @@ pub(super) fn properties(source: &Source, limits: Limits) -> ClientConfig {
     properties.set("statistics.interval.ms", limits.check.as_millis().to_string());
     // A broker answers when this time has passed, or when it has as many bytes.
     let together = [
-        (
-            "fetch.wait.max.ms",
-            FOLLOWER_READ_INTERVAL.as_millis().to_string(),
-        ),
+        (FETCH_WAIT, FOLLOWER_READ_INTERVAL.as_millis().to_string()),
         ("fetch.min.bytes", FETCH_BYTES.to_owned()),
     ];
     for (name, value) in together {
-        if properties.get(name).is_none() {
+        if source.client.get(name).is_none() {
             properties.set(name, value);
         }
     }
@@ -167,7 +165,7 @@ pub(super) fn properties(source: &Source, limits: Limits) -> ClientConfig {
 /// The thread of a reader.
 struct Reading {
     source: Source,
-    consumer: BaseConsumer<ReaderContext>,
+    consumer: Background<BaseConsumer<ReaderContext>>,
     watch: Watch,
     state: Arc<State>,
 }
@@ -398,7 +396,10 @@ impl ClientContext for ReaderContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.shared.error(error, reason);
+        // The end of a partition is no error; the reader polls it.
+        if error.rdkafka_error_code() != Some(Code::PartitionEOF) {
+            self.shared.error(error, reason);
+        }
     }
 }
 

@@ -23,7 +23,10 @@ use rdkafka::{
 use tokio::sync::mpsc;
 
 use super::{lanes, reader::ReaderContext};
-use crate::{cursors::passes, encode::IDENTITY, error, health::Health, producer::reporting, properties};
+use crate::{
+    background::Background, cursors::passes, encode::IDENTITY, error, health::Health, producer::reporting,
+    properties,
+};
 
 /// The number of records at the end of all partitions that a member without a stored position reads.
 const LOOK_BACK: i64 = 1 << 17;
@@ -103,10 +106,11 @@ impl Source {
         &self,
         properties: &ClientConfig,
         steps: &ConnectSteps,
-    ) -> Result<BaseConsumer<ReaderContext>, SinkFault> {
+    ) -> Result<Background<BaseConsumer<ReaderContext>>, SinkFault> {
         let (context, _) = reporting(&self.health, steps.clone());
         properties
             .create_with_context(ReaderContext::new(context, &self.topic))
+            .map(Background::new)
             .map_err(|error| self.unreadable(&error))
     }
 

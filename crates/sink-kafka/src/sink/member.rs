@@ -97,7 +97,13 @@ impl KafkaSink {
                 }
             };
             let (ends, ()) = join!(reading, settling);
-            membership.taken_over(&ends?);
+            // In exactly-once delivery the brokers refuse the records of a fenced leader.
+            let in_flight = if self.config.transactions().is_some() {
+                0
+            } else {
+                u64::MAX
+            };
+            membership.taken_over(&ends?, in_flight);
         }
         self.source = Some(source);
         Ok(())

@@ -1,7 +1,7 @@
 //! The connection of a member of a cluster: follows, takes over, steps down.
 
 use neurobridge_core::{
-    event::{Event, Sequence},
+    event::Event,
     sink::{Ack, Next, Outcome, PublishError, SinkFault},
 };
 
@@ -86,19 +86,19 @@ impl Connection {
         self.following.as_ref()?.with_origin(event)
     }
 
-    /// Returns whether this member does not send an event: because it is stored, or because another member publishes.
-    pub(super) fn is_left_out(&mut self, sequence: Sequence, id: Option<&str>) -> bool {
+    /// Returns whether this member does not send an event: because it is published, or because another member publishes.
+    pub(super) fn is_left_out(&mut self, event: &Event<'_>, id: Option<&str>) -> bool {
         let (Some(following), Some(id)) = (&mut self.following, id) else {
             return false;
         };
-        let is_stored = following.is_stored(sequence, id);
-        if is_stored {
+        let is_published = following.is_published(event, id);
+        if is_published {
             self.known.push(Ack {
-                sequence,
+                sequence: event.sequence,
                 outcome: Outcome::Duplicate,
             });
         }
-        is_stored || !following.is_leading()
+        is_published || !following.is_leading()
     }
 
     /// Waits for outcomes, or takes over. To be called only by a follower without messages in flight.
@@ -115,8 +115,8 @@ impl Connection {
             // Events that a broken chain has refused have no outcome.
             return Ok(RESENT);
         }
-        following.follow(acks).await?;
-        Ok(Next::Continue)
+        let checks_again = following.follow(acks).await?;
+        Ok(if checks_again { RESENT } else { Next::Continue })
     }
 
     /// Reads the stream to its end and continues as the leader: all events without an outcome are sent. Cancel-safe.

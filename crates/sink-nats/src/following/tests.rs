@@ -31,11 +31,16 @@ async fn member(messages: &[&'static str], room: usize) -> (Following, FakeServe
         .unwrap()
         .unwrap();
     let lease = Lease::new(None);
-    let membership = Membership {
+    let mut membership = Membership {
         lead: Lead::new(lease.subscribe()),
         copies: Copies::with_limit(room),
     };
-    let following = Following::new(membership, reader, (&client, &events), &stream, None);
+    membership.begin(&stream, None);
+    let reading = Reading::Stream {
+        reader,
+        name: STREAM.into(),
+    };
+    let following = Following::new(membership, reading, (&client, &events), 0);
     (following, server, lease)
 }
 
@@ -45,6 +50,13 @@ fn held() -> Option<Instant> {
 
 fn sequence(number: u64) -> Sequence {
     Sequence::new(number).unwrap()
+}
+
+fn event(number: u64) -> Event<'static> {
+    Event {
+        sequence: sequence(number),
+        ..neurobridge_core::testing::event(r#"{"id":1,"data":{}}"#)
+    }
 }
 
 async fn within<T>(what: &str, call: impl Future<Output = Result<T, SinkFault>>) -> T {
@@ -76,7 +88,7 @@ async fn follow_for_a_turn(following: &mut Following) {
 #[tokio::test]
 async fn takeover_after_an_interrupted_one_reads_the_new_end() {
     let (mut following, server, lease) = member(&["a", "b"], 10).await;
-    assert!(!following.is_stored(sequence(1), "c"));
+    assert!(!following.is_published(&event(1), "c"));
     server.state().is_paused = true;
     lease.send_replace(held());
     let mut acks = Vec::new();
@@ -101,28 +113,32 @@ async fn takeover_after_an_interrupted_one_reads_the_new_end() {
     lease.send_replace(held());
     let end = within("the takeover", following.take_over(&mut acks)).await;
     assert_eq!(end, Some(4), "led after an earlier end of the stream");
-    assert!(following.is_stored(sequence(2), "d"));
+    assert!(following.is_published(&event(2), "d"));
 }
 
 #[tokio::test]
 async fn full_follower_reads_again_when_its_events_arrive() {
     let (mut following, _server, lease) = member(&["a", "b", "c", "d", "e"], 2).await;
     // The leader has not received this event.
-    assert!(!following.is_stored(sequence(1), "x"));
+    assert!(!following.is_published(&event(1), "x"));
     follow_until(&mut following, 3).await;
     follow_for_a_turn(&mut following).await;
     assert_eq!(following.membership.copies.next(0), Some(3), "read without room");
-    assert!(following.is_stored(sequence(2), "a"));
+    assert!(following.is_published(&event(2), "a"));
     follow_until(&mut following, 4).await;
-    assert_eq!(following.membership.copies.discarded(), 0);
+    assert_eq!(following.membership.copies.counts().discarded_messages, 0);
 
     lease.send_replace(held());
     let mut acks = Vec::new();
     within("following", following.follow(&mut acks)).await;
     let end = within("the takeover", following.take_over(&mut acks)).await;
     assert_eq!(end, Some(5));
-    assert_eq!(following.membership.copies.discarded(), 2, "b and c");
-    assert!(following.is_stored(sequence(3), "e"));
+    assert_eq!(
+        following.membership.copies.counts().discarded_messages,
+        2,
+        "b and c"
+    );
+    assert!(following.is_published(&event(3), "e"));
 }
 
 #[tokio::test]

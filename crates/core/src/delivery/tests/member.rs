@@ -3,6 +3,7 @@
 use tokio::{sync::watch, time::sleep_until};
 
 use super::*;
+use crate::copies::CopyCounts;
 
 /// A sink that follows for ten minutes over its first connection, and then leads over another one.
 struct MemberSink {
@@ -50,7 +51,10 @@ impl Sink for MemberSink {
     fn status(&self) -> SinkStatus {
         SinkStatus {
             is_follower: !self.is_leading(),
-            discarded_messages: if self.is_leading() { 0 } else { 3 },
+            copies: CopyCounts {
+                discarded_messages: if self.is_leading() { 0 } else { 3 },
+                possible_duplicates: u64::from(self.is_leading()),
+            },
             ..SinkStatus::default()
         }
     }
@@ -100,7 +104,12 @@ fn follower_waits_without_a_fault_and_then_delivers() {
         (10, Sequence::FIRST)
     );
     assert_eq!(following.faults.total() + following.client_replacements, 0);
-    assert_eq!((following.discarded_messages, leading.discarded_messages), (3, 3));
+    assert_eq!(following.copies.discarded_messages, 3);
+    let both = CopyCounts {
+        discarded_messages: 3,
+        possible_duplicates: 1,
+    };
+    assert_eq!(leading.copies, both);
     assert_eq!((leading.cursor.counts.delivered, leading.faults.total()), (10, 0));
     assert_eq!(*connects.lock().unwrap(), 2);
 }
