@@ -46,18 +46,21 @@ impl Filler {
         let fetched = self.fetch(&window, None, None).await?;
         self.stored().await;
         let stored = self.backfilled() - before;
+        let known = fetched.sent - stored;
+        let source = &*self.source.name;
+        let (from, to) = (request.from, request.to);
         let (exit, outcome) = match &fetched.reason {
-            None => (Exit::Ok, "all events were read".to_owned()),
-            Some(reason) => (
-                exit_of(reason),
-                format!("not all events were read: {}", sentence(reason)),
-            ),
+            None => {
+                info!(source, %from, %to, stored, known, "backfill on request complete");
+                (Exit::Ok, "all events were read".to_owned())
+            }
+            Some(reason) => {
+                let (exit, reason) = (exit_of(reason), sentence(reason));
+                info!(source, %from, %to, stored, known, reason, "backfill on request incomplete");
+                (exit, format!("not all events were read: {reason}"))
+            }
         };
-        let text = format!(
-            "{stored} missed events were stored, {} known ones were not; {outcome}\n",
-            fetched.sent - stored
-        );
-        info!(source = %self.source.name, from = %request.from, to = %request.to, "backfill on request: {}", text.trim_end());
+        let text = format!("{stored} missed events were stored, {known} known ones were not; {outcome}\n");
         // The command may have ended.
         let _ = request.answer.send(Answer {
             exit: exit.code(),

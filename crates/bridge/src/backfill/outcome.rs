@@ -21,18 +21,34 @@ impl Filler {
 
     /// Records the outcome of a gap that another member has covered, or decides about.
     pub(super) fn record_covered(&mut self, gap: &Gap, coverage: &Coverage, state: &State) {
+        let source = &*self.source.name;
         let (outcome, text) = match coverage {
-            Coverage::Member(member) => (
-                RECOVERED,
-                format!("no event missed: the member \"{member}\" received the events of the gap"),
-            ),
-            Coverage::LeftToLeader(leader) => (
-                LEFT_TO_LEADER,
-                format!("left to the leader \"{leader}\": no member is known to have been connected"),
-            ),
+            Coverage::Member(member) => {
+                info!(
+                    source,
+                    gap_id = gap.id,
+                    member,
+                    "no event missed: another member received the events of the gap"
+                );
+                (
+                    RECOVERED,
+                    format!("no event missed: the member \"{member}\" received the events of the gap"),
+                )
+            }
+            Coverage::LeftToLeader(leader) => {
+                info!(
+                    source,
+                    gap_id = gap.id,
+                    leader,
+                    "gap left to the leader: no member is known to have been connected"
+                );
+                (
+                    LEFT_TO_LEADER,
+                    format!("left to the leader \"{leader}\": no member is known to have been connected"),
+                )
+            }
             Coverage::Unknown | Coverage::NoMember => return,
         };
-        info!(source = &*self.source.name, gap_id = gap.id, "{text}");
         let fetched = self.fetched.remove(&gap.id).unwrap_or_default();
         state.history.filled(gap, outcome, fetched, &text);
     }
@@ -50,19 +66,27 @@ impl Filler {
             None => Some("the source has no REST interface".to_owned()),
             Some(reason) => Some(sentence(reason)),
         };
+        let (source, gap_id) = (&*self.source.name, gap.id);
         let (outcome, text) = match &reason {
-            None => (RECOVERED, format!("missed events were fetched: {fetched}")),
-            Some(reason) if fetched > 0 => (
-                PARTLY,
-                format!("only {fetched} missed events were fetched: {reason}"),
-            ),
-            Some(reason) => (UNRECOVERED, format!("missed events were not fetched: {reason}")),
+            None => {
+                info!(source, gap_id, fetched, "missed events were fetched");
+                (RECOVERED, format!("missed events were fetched: {fetched}"))
+            }
+            Some(reason) if fetched > 0 => {
+                warn!(
+                    source,
+                    gap_id, fetched, reason, "only a part of the missed events was fetched"
+                );
+                (
+                    PARTLY,
+                    format!("only {fetched} missed events were fetched: {reason}"),
+                )
+            }
+            Some(reason) => {
+                warn!(source, gap_id, reason, "missed events were not fetched");
+                (UNRECOVERED, format!("missed events were not fetched: {reason}"))
+            }
         };
-        let name = &*self.source.name;
-        match outcome {
-            RECOVERED => info!(source = name, gap_id = gap.id, "{text}"),
-            _ => warn!(source = name, gap_id = gap.id, "{text}"),
-        }
         if outcome != RECOVERED && self.settings.reports {
             let report = report::Report::new(gap, outcome, fetched, reason.as_deref());
             if !self.send(self.encoder.report(&report), 1).await {
