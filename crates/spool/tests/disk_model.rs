@@ -36,21 +36,21 @@ enum Action {
         reader: usize,
     },
     /// A new reader with the same name replaces the reader.
-    Restart {
+    ReplaceReader {
         reader: usize,
     },
-    /// The resume value of the feed without events advances.
-    Advance,
-    /// The process is killed while it writes these bytes.
+    /// The resume value of the source "quiet" advances without an event.
+    AdvanceResumeValue,
+    /// The process is killed after it has written these bytes of a record.
     Kill {
-        torn: Vec<u8>,
+        partial_record: Vec<u8>,
     },
     /// The log is shut down cleanly and opened again.
-    Finish,
+    ShutDown,
     /// The log is shut down cleanly; then the cursor file of a reader is lost, and the log is opened again.
     LoseCursor {
         reader: usize,
-        how: CursorLoss,
+        loss: CursorLoss,
     },
 }
 
@@ -69,15 +69,15 @@ fn any_action() -> impl Strategy<Value = Action> {
         8 => (0..READERS.len()).prop_map(|reader| Action::Read { reader }),
         1 => (0..READERS.len(), 0u64..10).prop_map(|(reader, back)| Action::Rewind { reader, back }),
         4 => (0..READERS.len()).prop_map(|reader| Action::Commit { reader }),
-        1 => (0..READERS.len()).prop_map(|reader| Action::Restart { reader }),
-        1 => proptest::collection::vec(any::<u8>(), 0..200).prop_map(|torn| Action::Kill { torn }),
-        2 => Just(Action::Advance),
-        1 => Just(Action::Finish),
-        1 => (0..READERS.len(), any_loss()).prop_map(|(reader, how)| Action::LoseCursor { reader, how }),
+        1 => (0..READERS.len()).prop_map(|reader| Action::ReplaceReader { reader }),
+        1 => proptest::collection::vec(any::<u8>(), 0..200).prop_map(|partial_record| Action::Kill { partial_record }),
+        2 => Just(Action::AdvanceResumeValue),
+        1 => Just(Action::ShutDown),
+        1 => (0..READERS.len(), any_cursor_loss()).prop_map(|(reader, loss)| Action::LoseCursor { reader, loss }),
     ]
 }
 
-fn any_loss() -> impl Strategy<Value = CursorLoss> {
+fn any_cursor_loss() -> impl Strategy<Value = CursorLoss> {
     prop_oneof![
         Just(CursorLoss::Removed),
         Just(CursorLoss::Emptied),
@@ -88,7 +88,7 @@ fn any_loss() -> impl Strategy<Value = CursorLoss> {
 
 /// The expected state of a reader.
 #[derive(Clone, Debug)]
-struct Model {
+struct ExpectedReader {
     /// The sequence of the next event to read.
     next: u64,
     /// The events between the cursor and `next` that were skipped.
@@ -98,20 +98,21 @@ struct Model {
     counts: SinkCounts,
 }
 
-struct World {
+/// A log, and its expected state.
+struct Harness {
     root: TempDir,
     config: DiskConfig,
     spool: Spool,
     readers: Vec<SpoolReader>,
-    models: [Model; READERS.len()],
+    expected: [ExpectedReader; READERS.len()],
     appended: u64,
-    /// The resume value of the feed without events.
-    quiet: u64,
-    /// The resume value of this feed that is known to be on the disk.
-    quiet_saved: u64,
+    /// The resume value of the source "quiet", which sends no events.
+    resume_value: u64,
+    /// The newest value of `resume_value` that is certainly on the disk.
+    durable_resume_value: u64,
 }
 
-impl World {
+impl Harness {
     fn new(when_full: WhenFull) -> Self {
         let root = tempfile::tempdir().unwrap();
         let config = DiskConfig {
@@ -121,7 +122,7 @@ impl World {
         };
         let spool = open(root.path(), &config);
         let readers = READERS.map(|name| spool.reader(name)).into();
-        let model = Model {
+        let expected = ExpectedReader {
             next: 1,
             dropped: Vec::new(),
             committed: 1,
@@ -132,77 +133,77 @@ impl World {
             config,
             spool,
             readers,
-            models: READERS.map(|_| model.clone()),
+            expected: READERS.map(|_| expected.clone()),
             appended: 0,
-            quiet: 0,
-            quiet_saved: 0,
+            resume_value: 0,
+            durable_resume_value: 0,
         }
     }
 
-    async fn act(&mut self, action: Action) {
+    async fn apply(&mut self, action: Action) {
         match action {
             Action::Append { events, size } => {
                 append(&self.spool, events, size).await;
                 self.appended += events;
             }
-            Action::Read { reader } if self.models[reader].next <= self.appended => self.read(reader).await,
+            Action::Read { reader } if self.expected[reader].next <= self.appended => self.read(reader).await,
             Action::Read { .. } => {}
             Action::Rewind { reader, back } => {
-                let model = &mut self.models[reader];
-                model.next = model.next.saturating_sub(back).max(model.committed);
-                let next = model.next;
-                model.dropped.retain(|sequence| *sequence < next);
-                self.readers[reader].rewind(Sequence::new(model.next).unwrap());
+                let expected = &mut self.expected[reader];
+                expected.next = expected.next.saturating_sub(back).max(expected.committed);
+                let next = expected.next;
+                expected.dropped.retain(|sequence| *sequence < next);
+                self.readers[reader].rewind(Sequence::new(expected.next).unwrap());
             }
             Action::Commit { reader } => {
-                let model = &mut self.models[reader];
-                let (settled, dropped) = (model.next - model.committed, model.dropped.len() as u64);
-                model.counts.add(Settlement::Dropped, dropped);
-                model.counts.add(Settlement::Delivered, settled - dropped);
-                model.committed = model.next;
-                model.dropped.clear();
+                let expected = &mut self.expected[reader];
+                let (settled, dropped) = (expected.next - expected.committed, expected.dropped.len() as u64);
+                expected.counts.add(Settlement::Dropped, dropped);
+                expected.counts.add(Settlement::Delivered, settled - dropped);
+                expected.committed = expected.next;
+                expected.dropped.clear();
                 let mut cursor = self.readers[reader].cursor().clone();
-                cursor.next = Sequence::new(model.next).unwrap();
-                cursor.counts = model.counts;
-                cursor.note = Some(format!("at {}", model.next));
+                cursor.next = Sequence::new(expected.next).unwrap();
+                cursor.counts = expected.counts;
+                cursor.note = Some(format!("at {}", expected.next));
                 self.readers[reader].commit(&cursor);
             }
-            Action::Restart { reader } => {
+            Action::ReplaceReader { reader } => {
                 self.readers[reader] = self.spool.reader(READERS[reader]);
-                let model = &mut self.models[reader];
-                model.next = model.committed;
-                model.dropped.clear();
-                assert_eq!(self.readers[reader].cursor().next.get(), model.committed);
+                let expected = &mut self.expected[reader];
+                expected.next = expected.committed;
+                expected.dropped.clear();
+                assert_eq!(self.readers[reader].cursor().next.get(), expected.committed);
             }
-            Action::Advance => {
-                self.quiet += 1;
+            Action::AdvanceResumeValue => {
+                self.resume_value += 1;
                 let value = ResumeValue {
                     source: "quiet".into(),
-                    value: self.quiet.to_string(),
+                    value: self.resume_value.to_string(),
                 };
                 let stored = soon(self.spool.append_resuming(Batch::default(), vec![value]));
                 assert_eq!(stored.await.unwrap(), None);
             }
-            Action::Kill { torn } => {
-                let killed = tempfile::tempdir().unwrap();
-                copy(self.root.path(), killed.path());
-                tear(killed.path(), &torn);
-                self.reopen(killed, false, None);
+            Action::Kill { partial_record } => {
+                let copied = tempfile::tempdir().unwrap();
+                copy(self.root.path(), copied.path());
+                write_partial_record(copied.path(), &partial_record);
+                self.reopen(copied, false, None);
             }
-            Action::Finish => {
+            Action::ShutDown => {
                 soon(self.spool.finish()).await.unwrap();
                 let copied = tempfile::tempdir().unwrap();
                 copy(self.root.path(), copied.path());
                 self.reopen(copied, true, None);
             }
-            Action::LoseCursor { reader, how } => {
+            Action::LoseCursor { reader, loss } => {
                 soon(self.spool.finish()).await.unwrap();
                 let copied = tempfile::tempdir().unwrap();
                 copy(self.root.path(), copied.path());
                 let file = copied
                     .path()
                     .join(format!("spool/cursors/{}.cursor", READERS[reader]));
-                match how {
+                match loss {
                     CursorLoss::Removed => fs::remove_file(file).unwrap(),
                     CursorLoss::Emptied => fs::write(file, "").unwrap(),
                     CursorLoss::Zeroed => fs::write(file, [0; 16_384]).unwrap(),
@@ -218,29 +219,30 @@ impl World {
         );
         assert!(status.size_bytes <= status.limit_bytes);
         assert_eq!(resumes_after(&self.spool, "main"), self.appended);
-        assert_eq!(resumes_after(&self.spool, "quiet"), self.quiet);
+        assert_eq!(resumes_after(&self.spool, "quiet"), self.resume_value);
     }
 
     async fn read(&mut self, reader: usize) {
-        let model = &mut self.models[reader];
+        let expected = &mut self.expected[reader];
         let read = soon(self.readers[reader].next()).await.unwrap();
         let mut seen = Seen::default();
         assert!(seen.add(&read));
         let sequences: Vec<u64> = [&seen.events[..], &seen.dropped].concat();
         assert_eq!(
             sequences,
-            (model.next..model.next + seen.all()).collect::<Vec<_>>(),
+            (expected.next..expected.next + seen.all()).collect::<Vec<_>>(),
             "{seen:?}"
         );
         if let Read::Skipped { reason, .. } = read {
             assert_eq!(reason, Skipped::Dropped);
             assert_eq!(self.config.when_full, WhenFull::DropOldest);
         }
-        model.next += seen.all();
-        model.dropped.extend(seen.dropped);
+        expected.next += seen.all();
+        expected.dropped.extend(seen.dropped);
     }
 
-    fn reopen(&mut self, root: TempDir, is_orderly: bool, lost: Option<usize>) {
+    /// Opens a copy of the log after a clean shutdown or a kill. `lost_cursor` is the reader whose cursor file was lost.
+    fn reopen(&mut self, root: TempDir, is_clean_shutdown: bool, lost_cursor: Option<usize>) {
         self.spool = open(root.path(), &self.config);
         self.root = root;
         self.readers = READERS.map(|name| self.spool.reader(name)).into();
@@ -249,39 +251,41 @@ impl World {
             self.spool.status().damaged_cursors,
         );
         // After a kill the number of damaged cursors varies: a slot may be incomplete, or a lost cursor not yet saved again.
-        if is_orderly {
-            assert_eq!(damaged, u64::from(lost.is_some()));
+        if is_clean_shutdown {
+            assert_eq!(damaged, u64::from(lost_cursor.is_some()));
         }
-        // After a kill only the resume value of a stored event is exact: the value of a feed without events may be an older one.
-        let quiet = resumes_after(&self.spool, "quiet");
-        assert!((self.quiet_saved..=self.quiet).contains(&quiet) && (!is_orderly || quiet == self.quiet));
-        (self.quiet, self.quiet_saved) = (quiet, quiet);
-        for (index, (reader, model)) in self.readers.iter().zip(&mut self.models).enumerate() {
+        // After a kill only the resume value of a stored event is exact: the value of a source without events may be an older one.
+        let resume_value = resumes_after(&self.spool, "quiet");
+        assert!((self.durable_resume_value..=self.resume_value).contains(&resume_value));
+        assert!(!is_clean_shutdown || resume_value == self.resume_value);
+        (self.resume_value, self.durable_resume_value) = (resume_value, resume_value);
+        for (index, (reader, expected)) in self.readers.iter().zip(&mut self.expected).enumerate() {
             let cursor = reader.cursor();
-            if lost == Some(index) {
+            if lost_cursor == Some(index) {
                 assert_eq!(*cursor, Cursor::starting_at(Sequence::new(oldest).unwrap()));
-                model.next = oldest;
-                model.committed = oldest;
-                model.counts = SinkCounts::default();
-                model.dropped.clear();
+                expected.next = oldest;
+                expected.committed = oldest;
+                expected.counts = SinkCounts::default();
+                expected.dropped.clear();
                 continue;
             }
             assert!(
-                cursor.next.get() <= model.committed && (!is_orderly || cursor.next.get() == model.committed)
+                cursor.next.get() <= expected.committed
+                    && (!is_clean_shutdown || cursor.next.get() == expected.committed)
             );
             assert_eq!(cursor.counts.settled(), cursor.next.get() - cursor.first.get());
             let note = (cursor.next > cursor.first).then(|| format!("at {}", cursor.next));
             assert_eq!(cursor.note, note);
-            model.next = cursor.next.get();
-            model.committed = model.next;
-            model.counts = cursor.counts;
-            model.dropped.clear();
+            expected.next = cursor.next.get();
+            expected.committed = expected.next;
+            expected.counts = cursor.counts;
+            expected.dropped.clear();
         }
     }
 
     async fn read_to_the_end(&mut self) {
         for reader in 0..READERS.len() {
-            while self.models[reader].next <= self.appended {
+            while self.expected[reader].next <= self.appended {
                 self.read(reader).await;
             }
         }
@@ -289,7 +293,7 @@ impl World {
 }
 
 /// Writes bytes to the end of the last segment, as an incomplete write of the next record does.
-fn tear(root: &Path, torn: &[u8]) {
+fn write_partial_record(root: &Path, partial_record: &[u8]) {
     let Some(last) = segments(root).pop() else {
         return;
     };
@@ -300,24 +304,24 @@ fn tear(root: &Path, torn: &[u8]) {
         .map_or(0, |last| last + 1);
     let file = fs::OpenOptions::new().write(true).open(&last).unwrap();
     // Records end with a brace, so trailing zeros are preallocated space. The write starts after the header, which may end with zeros itself.
-    file.write_all_at(torn, end.max(64) as u64).unwrap();
+    file.write_all_at(partial_record, end.max(64) as u64).unwrap();
 }
 
-async fn run(actions: Vec<Action>, when_full: WhenFull) {
-    let mut world = World::new(when_full);
+async fn check(actions: Vec<Action>, when_full: WhenFull) {
+    let mut harness = Harness::new(when_full);
     for action in actions {
-        world.act(action).await;
+        harness.apply(action).await;
     }
-    world.read_to_the_end().await;
-    soon(world.spool.finish()).await.unwrap();
+    harness.read_to_the_end().await;
+    soon(harness.spool.finish()).await.unwrap();
 }
 
-fn block_on(what: impl Future<Output = ()>) {
+fn block_on(future: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .unwrap();
-    runtime.block_on(what);
+    runtime.block_on(future);
 }
 
 proptest! {
@@ -325,11 +329,11 @@ proptest! {
 
     #[test]
     fn each_reader_receives_consecutive_sequences(actions in proptest::collection::vec(any_action(), 1..60)) {
-        block_on(run(actions, WhenFull::Block));
+        block_on(check(actions, WhenFull::Block));
     }
 
     #[test]
-    fn dropped_events_are_reported(actions in proptest::collection::vec(any_action(), 20..80)) {
-        block_on(run(actions, WhenFull::DropOldest));
+    fn drop_oldest_reports_each_dropped_event(actions in proptest::collection::vec(any_action(), 20..80)) {
+        block_on(check(actions, WhenFull::DropOldest));
     }
 }
