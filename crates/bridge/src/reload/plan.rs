@@ -210,28 +210,32 @@ mod tests {
     }
 
     #[test]
-    fn only_parts_with_other_settings_change() {
+    fn changed_token_changes_only_its_source() {
         // A secret is compared too, although it is never shown.
         let plan = planned(&BASE.replace("\"one\"", "\"three\"")).unwrap();
         assert_eq!(plan.sources.changed, ["a"]);
         assert!(plan.sinks.is_empty() && plan.sources.added.is_empty() && plan.sources.removed.is_empty());
+    }
+
+    #[test]
+    fn changed_path_changes_only_its_sink() {
         let plan = planned(&BASE.replace("other.jsonl", "another.jsonl")).unwrap();
         assert_eq!(plan.sinks.changed, ["other"]);
         assert!(plan.sources.is_empty());
     }
 
     #[test]
-    fn parts_are_added_and_removed() {
-        let plan = planned(
-            &BASE
-                .replace("sources.b", "sources.c")
-                .replace("sinks.other", "sinks.more"),
-        )
-        .unwrap();
+    fn renamed_source_is_removed_and_added() {
+        let plan = planned(&BASE.replace("sources.b", "sources.c")).unwrap();
         assert_eq!(
             (&plan.sources.added[..], &plan.sources.removed[..]),
             (&["c".to_owned()][..], &["b".to_owned()][..])
         );
+    }
+
+    #[test]
+    fn renamed_sink_is_removed_and_added() {
+        let plan = planned(&BASE.replace("sinks.other", "sinks.more")).unwrap();
         assert_eq!(
             (&plan.sinks.added[..], &plan.sinks.removed[..]),
             (&["more".to_owned()][..], &["other".to_owned()][..])
@@ -239,15 +243,30 @@ mod tests {
     }
 
     #[test]
-    fn filter_on_another_field_replaces_the_sources() {
+    fn changed_filter_changes_its_sink() {
         let filtered = format!("{BASE}\n[sinks.other.filter]\nresult = [\"new\"]\n");
         let plan = planned(&filtered).unwrap();
         assert_eq!(plan.sinks.changed, ["other"]);
-        // NeuroIO's fields of this name are always located.
-        let unusual = format!("{BASE}\n[sinks.other.filter]\n\"a.b\" = [\"new\"]\n");
-        let plan = planned(&unusual).unwrap();
+    }
+
+    #[test]
+    fn filter_on_a_field_not_located_changes_all_sources() {
+        let filtered = format!("{BASE}\n[sinks.other.filter]\n\"a.b\" = [\"new\"]\n");
+        let plan = planned(&filtered).unwrap();
         assert!(plan.relocates);
         assert_eq!(plan.sources.changed, ["a", "b"]);
+    }
+
+    #[test]
+    fn event_filter_changes_all_sources() {
+        let plan = planned(&format!("{BASE}\n[event.filter]\nresult = [\"new\"]")).unwrap();
+        assert_eq!(plan.sources.changed, ["a", "b"]);
+    }
+
+    #[test]
+    fn drain_timeout_changes_without_the_sources() {
+        let plan = planned(&format!("drain_timeout = \"20s\"\n{BASE}")).unwrap();
+        assert!(plan.drain_timeout && plan.sources.is_empty());
     }
 
     #[test]
@@ -262,19 +281,17 @@ mod tests {
         ] {
             assert_eq!(planned(&format!("{text}\n{BASE}")).unwrap_err(), [key]);
         }
-        let plan = planned(&format!("drain_timeout = \"20s\"\n{BASE}")).unwrap();
-        assert!(plan.drain_timeout && plan.sources.is_empty());
-        let plan = planned(&format!("{BASE}\n[event.filter]\nresult = [\"new\"]")).unwrap();
-        assert_eq!(plan.sources.changed, ["a", "b"]);
+    }
+
+    /// Returns a configuration whose source `m` creates its tokens and has more settings.
+    fn with_token_from(settings: &str) -> String {
+        format!(
+            "[sources.m]\n{settings}[sources.m.token_from]\ncredential_file = \"credential\"\n[sinks.file]\ntype = \"file\"\n"
+        )
     }
 
     #[test]
-    fn source_that_creates_its_tokens_needs_a_restart() {
-        let with_token_from = |more: &str| {
-            format!(
-                "[sources.m]\n{more}[sources.m.token_from]\ncredential_file = \"credential\"\n[sinks.file]\ntype = \"file\"\n"
-            )
-        };
+    fn changed_source_with_token_from_needs_a_restart() {
         let old = loaded(&with_token_from(""));
         let changed = loaded(&with_token_from("connections = 2\n"));
         let keys = plan(&old, &changed, &old.config.named_fields()).unwrap_err();
@@ -282,36 +299,36 @@ mod tests {
             keys[0].contains("sources.m") && keys[0].contains("token_from"),
             "{keys:?}"
         );
-        let removed = loaded(&with_token_from("").replace("sources.m", "sources.n"));
-        assert_eq!(
-            plan(&old, &removed, &old.config.named_fields())
-                .unwrap()
-                .sources
-                .removed,
-            ["m"]
-        );
     }
 
     #[test]
-    fn identity_of_events_needs_a_restart() {
-        let declared = |id: &str| {
-            format!(
-                "[sources.d]\n[sources.d.feed]\nurl = \"ws://127.0.0.1:3/\"\nrules = [{{ is = \"event\" }}]\n\
-                 event = {{ id = \"{id}\" }}\n"
-            )
-        };
-        let old = loaded(&declared("n"));
-        assert_eq!(
-            plan(&old, &loaded(&declared("m")), &[]).unwrap_err(),
-            ["sources.d.feed.event.id"]
-        );
-        let moved = declared("n").replace("127.0.0.1:3", "127.0.0.1:4");
-        assert_eq!(
-            plan(&old, &loaded(&moved), &old.config.named_fields())
-                .unwrap()
-                .sources
-                .changed,
-            ["d"]
-        );
+    fn removed_source_with_token_from_needs_no_restart() {
+        let old = loaded(&with_token_from(""));
+        let removed = loaded(&with_token_from("").replace("sources.m", "sources.n"));
+        let plan = plan(&old, &removed, &old.config.named_fields()).unwrap();
+        assert_eq!(plan.sources.removed, ["m"]);
+    }
+
+    /// Returns a configuration with a declared feed whose events have the id in this field.
+    fn with_declared_feed(id: &str) -> String {
+        format!(
+            "[sources.d]\n[sources.d.feed]\nurl = \"ws://127.0.0.1:3/\"\nrules = [{{ is = \"event\" }}]\n\
+             event = {{ id = \"{id}\" }}\n"
+        )
+    }
+
+    #[test]
+    fn other_id_field_of_a_feed_needs_a_restart() {
+        let old = loaded(&with_declared_feed("n"));
+        let new = loaded(&with_declared_feed("m"));
+        assert_eq!(plan(&old, &new, &[]).unwrap_err(), ["sources.d.feed.event.id"]);
+    }
+
+    #[test]
+    fn other_url_of_a_feed_changes_its_source() {
+        let old = loaded(&with_declared_feed("n"));
+        let moved = loaded(&with_declared_feed("n").replace("127.0.0.1:3", "127.0.0.1:4"));
+        let plan = plan(&old, &moved, &old.config.named_fields()).unwrap();
+        assert_eq!(plan.sources.changed, ["d"]);
     }
 }
