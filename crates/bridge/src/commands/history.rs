@@ -1,4 +1,5 @@
-//! `neurobridge history` and `neurobridge gaps`: what the history in `data_dir` has, also while a bridge runs.
+//! `neurobridge history` and `neurobridge gaps`: print the changes and the gaps of the history in `data_dir`, also while a
+//! bridge runs.
 
 use std::{path::Path, time::Duration};
 
@@ -28,9 +29,9 @@ pub(super) fn entries(flags: &HistoryFlags) -> Result<Exit, Failure> {
     if flags.json {
         return print_lines(&entries);
     }
-    let mut table = Table::new(["time", "where", "what"]);
+    let mut table = Table::new(["time", "part", "change"]);
     for entry in entries {
-        table.row([seconds_of(entry.at), entry.part(), statement(entry)]);
+        table.row([format_time(entry.at), entry.part(), statement(entry)]);
     }
     print(table.to_string())?;
     Ok(Exit::Ok)
@@ -55,15 +56,22 @@ pub(super) fn gaps(config: Option<&Path>, flags: &GapsFlags) -> Result<Exit, Fai
     }
     let now = Timestamp::now();
     let mut table = Table::new([
-        "id", "source", "began", "ended", "length", "reason", "outcome", "gaps",
+        "id",
+        "source",
+        "began",
+        "ended",
+        "length",
+        "reason",
+        "outcome",
+        "gap count",
     ]);
     for gap in gaps {
         table.row([
             gap.id.to_string(),
             gap.source.clone(),
-            seconds_of(gap.began),
-            gap.ended.map_or_else(|| "open".to_owned(), seconds_of),
-            length(gap.seconds_at(now)),
+            format_time(gap.began),
+            gap.ended.map_or_else(|| "open".to_owned(), format_time),
+            format_length(gap.seconds_at(now)),
             gap.reason.clone().into_owned(),
             gap.outcome.clone().into_owned(),
             gap.gaps.to_string(),
@@ -116,9 +124,9 @@ fn statement(entry: &Entry) -> String {
         1 => "1 event".to_owned(),
         _ => format!("{events} events"),
     }));
-    notes.extend(entry.seconds.map(length));
+    notes.extend(entry.seconds.map(format_length));
     if let Some(last) = entry.last {
-        notes.push(format!("{} times until {}", entry.count, seconds_of(last)));
+        notes.push(format!("{} times until {}", entry.count, format_time(last)));
     }
     let text = if notes.is_empty() {
         entry.text.clone()
@@ -129,11 +137,13 @@ fn statement(entry: &Entry) -> String {
     foreign_text::escape(&text).into_owned()
 }
 
-fn seconds_of(time: Timestamp) -> String {
+/// Formats a time in UTC, without fractions of a second.
+fn format_time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn length(seconds: f64) -> String {
+/// Formats a duration: below ten seconds in tenths of a second, otherwise in whole seconds.
+fn format_length(seconds: f64) -> String {
     let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     format_duration(if duration < Duration::from_secs(10) {
         Duration::from_millis((seconds * 10.0).round() as u64 * 100)
