@@ -34,18 +34,18 @@ pub(crate) enum ControlError {
     #[error(
         "{path} cannot be opened: the bridge runs as another user, and only that user may control it and read its events"
     )]
-    Denied { path: String },
-    /// Another error of the socket.
+    PermissionDenied { path: String },
+    /// Connecting to the socket or reading from it failed.
     #[error("control socket {path} is unreachable")]
-    Io { path: String, source: io::Error },
-    /// The bridge has closed the connection, since the limit of tails is reached.
+    Unreachable { path: String, source: io::Error },
+    /// The bridge has closed the connection because its limit of tails is reached.
     #[error("tail limit of this bridge exceeded; stop one of the running tails")]
-    TooMany,
+    TailLimitExceeded,
     /// The bridge has another version, or another program uses the socket.
     #[error(
         "the bridge is neurobridge {found}, but this program is {ours}; run this command with the bridge's program"
     )]
-    Version { found: String, ours: String },
+    VersionMismatch { found: String, ours: String },
     /// The bridge hangs, or its disk does.
     #[error("the bridge did not answer in time; its log shows whether the request was carried out")]
     NoAnswer,
@@ -53,7 +53,7 @@ pub(crate) enum ControlError {
     #[error(
         "connection to the bridge lost: it was killed, or closed the connection because this command read nothing for five minutes"
     )]
-    Gone(#[source] io::Error),
+    ConnectionLost(#[source] io::Error),
 }
 
 impl Client {
@@ -67,7 +67,7 @@ impl Client {
         };
         let (found, ours) = (client.greeting.version.clone(), version());
         if found != ours {
-            return Err(ControlError::Version { found, ours });
+            return Err(ControlError::VersionMismatch { found, ours });
         }
         client.send(Request::Tail).await?;
         Ok(Some(client))
@@ -98,20 +98,20 @@ impl Client {
                     io::ErrorKind::NotFound
                     | io::ErrorKind::ConnectionRefused
                     | io::ErrorKind::NotADirectory => Ok(None),
-                    io::ErrorKind::PermissionDenied => Err(ControlError::Denied { path }),
-                    _ => Err(ControlError::Io { path, source: error }),
+                    io::ErrorKind::PermissionDenied => Err(ControlError::PermissionDenied { path }),
+                    _ => Err(ControlError::Unreachable { path, source: error }),
                 };
             }
         };
         let greeting = timeout(ANSWER_LIMIT, read_line(&mut stream, MAX_LINE_BYTES));
         let line = match greeting.await.map_err(|_| ControlError::NoAnswer)? {
-            Err(source) => return Err(ControlError::Io { path, source }),
-            Ok(line) if line.is_empty() => return Err(ControlError::TooMany),
+            Err(source) => return Err(ControlError::Unreachable { path, source }),
+            Ok(line) if line.is_empty() => return Err(ControlError::TailLimitExceeded),
             Ok(line) => line,
         };
         match serde_json::from_slice(&line) {
             Ok(greeting) => Ok(Some(Self { stream, greeting })),
-            Err(_) => Err(ControlError::Version {
+            Err(_) => Err(ControlError::VersionMismatch {
                 found: "of another version".to_owned(),
                 ours: version(),
             }),
@@ -131,16 +131,16 @@ impl Client {
         let line = timeout(limit, exchange)
             .await
             .map_err(|_| ControlError::NoAnswer)?
-            .map_err(ControlError::Gone)?;
+            .map_err(ControlError::ConnectionLost)?;
         if line.is_empty() {
             return Err(match request {
-                Request::Tail => ControlError::TooMany,
+                Request::Tail => ControlError::TailLimitExceeded,
                 Request::Reload { .. } | Request::Backfill { .. } | Request::Cluster | Request::HandOver => {
-                    ControlError::Gone(io::ErrorKind::UnexpectedEof.into())
+                    ControlError::ConnectionLost(io::ErrorKind::UnexpectedEof.into())
                 }
             });
         }
-        serde_json::from_slice(&line).map_err(|error| ControlError::Gone(error.into()))
+        serde_json::from_slice(&line).map_err(|error| ControlError::ConnectionLost(error.into()))
     }
 
     /// Returns the id of the bridge's spool.
@@ -159,6 +159,8 @@ impl Client {
     /// # Errors
     /// Returns an error if the connection was lost.
     pub(crate) async fn next(&mut self) -> Result<Arrival, ControlError> {
-        Arrival::read(&mut self.stream).await.map_err(ControlError::Gone)
+        Arrival::read(&mut self.stream)
+            .await
+            .map_err(ControlError::ConnectionLost)
     }
 }

@@ -140,7 +140,7 @@ async fn killed_bridge_is_reported_as_lost_connection() {
     let mut client = connect(folder.path()).await;
     serving.abort();
     let error = timeout(SOON, client.next()).await.unwrap().unwrap_err();
-    assert!(matches!(error, ControlError::Gone(_)), "{error}");
+    assert!(matches!(error, ControlError::ConnectionLost(_)), "{error}");
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn tails_beyond_the_limit_are_refused() {
         }
         assert!(tails.len() <= 100);
     };
-    assert!(matches!(error, ControlError::TooMany), "{error}");
+    assert!(matches!(error, ControlError::TailLimitExceeded), "{error}");
     tails.pop();
     // A tail that disconnects frees its slot without a further event.
     timeout(SOON, async {
