@@ -43,28 +43,28 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
     let entry = config.sinks.get(&flags.sink);
     let entry = entry.ok_or_else(|| Failure::unknown("sink", &flags.sink, config.sinks.keys()))?;
     let folder = folder(config)?;
-    let _held = hold(entry, &config.data_dir, Some(&folder)).await?;
+    let _lock = lock_for_strict_order(entry, &config.data_dir, Some(&folder)).await?;
     let listing = inspect::list(&folder).or_exit(Exit::Disk)?;
     let id = listing
         .id
         .ok_or_else(|| Failure::message(Exit::Disk, "spool id missing or damaged"))?;
-    let (first, end) = part(&folder, &listing, flags)?;
-    let run = flags.run.clone().unwrap_or_else(new_run);
+    let (first, end) = replay_range(&folder, &listing, flags)?;
+    let replay_name = flags.run.clone().unwrap_or_else(new_replay_name);
     info!(
         sink = flags.sink,
         first = first.get(),
         end = end.get(),
-        run,
+        run = replay_name,
         "replay started"
     );
 
-    let dead_letters = dead_letters_path(config, entry, &run);
+    let dead_letters = dead_letters_path(config, entry, &replay_name);
     let reader = ReplayReader::start(folder, first, end).or_exit(Exit::Disk)?;
     let replay = Replay {
         config,
         name: &flags.sink,
         entry,
-        run: &run,
+        replay_name: &replay_name,
         spool: id,
         dead_letters: open_dead_letters(config, &dead_letters).await?,
         dead_letter_place: match entry.config.dead_letter_place() {
@@ -74,16 +74,17 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
     };
     let (progress, ended) = replay.deliver(reader, &mut signals).await?;
     remove_if_empty(&config.data_dir.join(&dead_letters));
-    report(&progress, &run, ended, &mut signals).await
+    report(&progress, &replay_name, ended, &mut signals).await
 }
 
 /// A delivery of events to one sink beside the bridge, marked as a replay.
 pub(super) struct Replay<'a> {
     pub(super) config: &'a Config,
+    /// The name of the sink.
     pub(super) name: &'a str,
     pub(super) entry: &'a SinkEntry,
-    /// The name of this replay, added to each replayed message.
-    pub(super) run: &'a str,
+    /// Added to each replayed message.
+    pub(super) replay_name: &'a str,
     pub(super) spool: SpoolId,
     pub(super) dead_letters: Arc<dyn DeadLetters>,
     pub(super) dead_letter_place: String,
@@ -123,7 +124,7 @@ impl Replay<'_> {
         let context = BuildContext {
             name: self.name,
             data_dir: &self.config.data_dir,
-            replay: Some(self.run),
+            replay: Some(self.replay_name),
             lead: None,
         };
         let mut delivery = self.entry.config.deliver(
@@ -150,7 +151,7 @@ impl Replay<'_> {
 /// rejected again and again.
 ///
 /// Without a spool on disk (`folder`) there is nothing else to lock.
-pub(super) async fn hold(
+pub(super) async fn lock_for_strict_order(
     entry: &SinkEntry,
     data_dir: &Path,
     folder: Option<&Path>,
@@ -182,7 +183,11 @@ pub(super) async fn hold(
 
 /// Returns the first event of a replay and the one after its last. The range ends at the sink's cursor, because the bridge
 /// delivers the rest.
-fn part(folder: &Path, listing: &Listing, flags: &ReplayFlags) -> Result<(Sequence, Sequence), Failure> {
+fn replay_range(
+    folder: &Path,
+    listing: &Listing,
+    flags: &ReplayFlags,
+) -> Result<(Sequence, Sequence), Failure> {
     let (from, to) = match (&flags.id, flags.from) {
         (Some(id), _) => {
             let place = Place::Sequence(find(folder, id)?);
@@ -259,18 +264,18 @@ fn find(folder: &Path, id: &str) -> Result<Sequence, Failure> {
     }
 }
 
-/// Returns a name for a run, from the current time.
-fn new_run() -> String {
+/// Returns a name for a replay, from the current time.
+fn new_replay_name() -> String {
     Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string()
 }
 
 /// Returns the path of a separate dead letter file: a bridge may be writing to the configured one.
-fn dead_letters_path(config: &Config, entry: &SinkEntry, run: &str) -> PathBuf {
+fn dead_letters_path(config: &Config, entry: &SinkEntry, replay_name: &str) -> PathBuf {
     let configured = match entry.config.dead_letter_place() {
         DeadLetterPlace::File(path) => path,
         DeadLetterPlace::Shared | DeadLetterPlace::Destination(_) => &config.dead_letters.path,
     };
-    replay_file(configured, run)
+    replay_file(configured, replay_name)
 }
 
 /// Removes a dead letter file without content.
@@ -281,11 +286,16 @@ fn remove_if_empty(path: &Path) {
     }
 }
 
-async fn report(progress: &Progress, run: &str, ended: Ended, signals: &mut Signals) -> Result<(), Failure> {
+async fn report(
+    progress: &Progress,
+    replay_name: &str,
+    ended: Ended,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
     let snapshot = progress.snapshot();
     let (cursor, counts) = (&snapshot.cursor, snapshot.cursor.counts);
     let counts = format!(
-        "run {run}: {} replayed = {} delivered + {} filtered + {} duplicate + {} dead-lettered + {} dropped + {} damaged\n",
+        "run {replay_name}: {} replayed = {} delivered + {} filtered + {} duplicate + {} dead-lettered + {} dropped + {} damaged\n",
         counts.settled(),
         counts.delivered,
         counts.filtered,
@@ -299,6 +309,6 @@ async fn report(progress: &Progress, run: &str, ended: Ended, signals: &mut Sign
         return Ok(());
     }
     let reason = snapshot.reason.unwrap_or_else(|| "stopped".to_owned());
-    let message = format!("{reason}; to resume: --from {} --run {run}", cursor.next);
+    let message = format!("{reason}; to resume: --from {} --run {replay_name}", cursor.next);
     Err(Failure::message(Exit::Unavailable, message))
 }

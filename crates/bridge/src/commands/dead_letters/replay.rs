@@ -24,7 +24,7 @@ use tracing::warn;
 use super::{
     super::{
         print_until_signal,
-        replay::{Replay, hold},
+        replay::{Replay, lock_for_strict_order},
     },
     record::Record,
     stored::{self, StoredDeadLetter},
@@ -39,7 +39,7 @@ use crate::{
 
 /// The name in the mark of each message. Always the same, so that a destination that removes duplicates by it removes those of
 /// a replay that was killed.
-const RUN: &str = "dead-letters";
+const REPLAY_NAME: &str = "dead-letters";
 
 /// The maximum size of the events of a pass: small compared with the memory of a machine, and large enough that connecting again
 /// for the next pass takes a small part of the time.
@@ -168,7 +168,7 @@ impl Intake<'_> {
         signals: &mut Signals,
     ) -> Result<(), Failure> {
         let folder = spool_folder(self.config);
-        let _held = hold(entry, &self.config.data_dir, folder.as_deref()).await?;
+        let _lock = lock_for_strict_order(entry, &self.config.data_dir, folder.as_deref()).await?;
         let spool = folder.and_then(|folder| inspect::list(&folder).ok()?.id);
         // A spool in memory has another id after each start, which no dead letter contains.
         let spool = spool.unwrap_or_else(|| SpoolId::from_bytes([0; 16]));
@@ -208,7 +208,7 @@ impl Intake<'_> {
                 config: self.config,
                 name,
                 entry,
-                run: RUN,
+                replay_name: REPLAY_NAME,
                 spool,
                 dead_letters: Arc::clone(&rejected) as Arc<dyn DeadLetters>,
                 dead_letter_place: "their file, where they stay".to_owned(),
