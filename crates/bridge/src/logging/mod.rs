@@ -42,7 +42,7 @@ pub struct Guard {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// The level is invalid.
+    /// The log level is invalid.
     #[error("found \"{level}\" as the log level, expected error, warn, info, debug or trace")]
     Level {
         /// The invalid level.
@@ -52,8 +52,8 @@ pub enum LogError {
     },
     /// Logging is set up already.
     #[error("logging is set up already")]
-    Twice(#[from] TryInitError),
-    /// No thread is available.
+    AlreadySetUp(#[from] TryInitError),
+    /// The log thread cannot be started.
     #[error("cannot start the log thread")]
     Thread(#[source] io::Error),
 }
