@@ -97,7 +97,7 @@ impl State {
                 let text = "the source was removed before the missed events were fetched";
                 self.history.filled(&gap, UNRECOVERED, 0, text);
             }
-            self.history.forget_source(name);
+            self.history.remove_source(name);
         }
         let mut sources: Vec<SourceView> = self
             .parts

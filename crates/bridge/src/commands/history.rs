@@ -162,8 +162,8 @@ mod tests {
         let began: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
         let at: Timestamp = "2026-01-31T12:00:28.5Z".parse().unwrap();
         let mut entry = Entry::new(Kind::Gap, at, "authenticated again\u{1b}")
-            .because("closed")
-            .after(began);
+            .with_reason("closed")
+            .lasting_since(began);
         assert_eq!(statement(&entry), "authenticated again\\u{1b} (closed, 28s)");
         entry.count = 3;
         entry.last = Some(at);

@@ -12,15 +12,14 @@ use super::entry::{Entry, seconds_between};
 pub(super) const MAX_ENTRIES: usize = 1000;
 /// The largest number of gaps. About 200 bytes each.
 pub(super) const MAX_GAPS: usize = 1000;
-/// Within this time, only the first changes of one kind are entries of their own.
-const REPEAT_WITHIN: SignedDuration = SignedDuration::from_hours(1);
-/// The number of these changes. The next ones are merged into the newest.
-const SEPARATE: usize = 3;
+/// The time within which the same change counts as a repeat.
+const REPEAT_PERIOD: SignedDuration = SignedDuration::from_hours(1);
+/// The number of repeats that are entries of their own. Later ones are merged into the newest entry.
+const MAX_SEPARATE_REPEATS: usize = 3;
 
-/// The time by which the last proof of life may follow the start of its gap: a proof of life has the time at
-/// which a batch was counted, a gap starts when the last byte of that batch was read. After a longer time, the
-/// last event may be one from after the gap:
-/// another connection was authenticated before the loss was detected.
+/// The largest time by which the last proof of life may be later than the start of its gap: a proof of life has the time at
+/// which a batch was counted, a gap starts when the last byte of that batch was read. If it is later than that, its event may be
+/// one from after the gap: another connection was authenticated before the loss was detected.
 const ALIVE_AFTER_START: SignedDuration = SignedDuration::from_millis(200);
 
 /// The outcome of a gap.
@@ -83,7 +82,7 @@ impl Gap {
         self.ended.is_none()
     }
 
-    /// The time without a connection up to now.
+    /// Returns the time without a connection in seconds; of an open gap, the time until `now`.
     pub(crate) fn seconds_at(&self, now: Timestamp) -> f64 {
         if self.is_open() {
             seconds_between(self.began, now)
@@ -95,7 +94,7 @@ impl Gap {
 
 /// The last proof of life of a source: all that the platform sent before it was received and stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Alive {
+pub(crate) struct ProofOfLife {
     pub(crate) at: Timestamp,
     /// The id of the last event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,7 +104,7 @@ pub(crate) struct Alive {
     pub(crate) resume: Option<String>,
 }
 
-impl Alive {
+impl ProofOfLife {
     /// Creates the proof of life of a source of this bridge.
     pub(crate) const fn new(at: Timestamp, event: Option<String>) -> Self {
         Self {
@@ -129,8 +128,8 @@ pub(super) enum Line {
     Gap(Gap),
     /// The gap with this id was merged into another one.
     Merged(u64),
-    Alive(BTreeMap<String, Alive>),
-    /// The bridge has stopped in order.
+    Alive(BTreeMap<String, ProofOfLife>),
+    /// The bridge was stopped in an orderly way.
     Stopped(Timestamp),
 }
 
@@ -142,7 +141,7 @@ pub(crate) struct Book {
     pub(super) entries: BTreeMap<u64, Entry>,
     /// By id.
     pub(super) gaps: BTreeMap<u64, Gap>,
-    pub(super) alive: BTreeMap<String, Alive>,
+    pub(super) alive: BTreeMap<String, ProofOfLife>,
     /// The time of the orderly stop, unless a run began after it.
     pub(super) stopped: Option<Timestamp>,
     /// The lines that the file does not have yet.
@@ -188,10 +187,10 @@ impl Book {
     /// Adds a change, or merges it into a recent repeat.
     pub(super) fn add(&mut self, mut entry: Entry) {
         let mut recent = self.entries.values().rev().filter(|other| {
-            other.repeats(&entry) && entry.at.duration_since(other.newest()).abs() <= REPEAT_WITHIN
+            other.is_repeat_of(&entry) && entry.at.duration_since(other.newest()).abs() <= REPEAT_PERIOD
         });
         let newest = recent.next().map(|other| other.id);
-        let is_merged = recent.count() + 1 >= SEPARATE;
+        let is_merged = recent.count() + 1 >= MAX_SEPARATE_REPEATS;
         let id = match newest.and_then(|id| self.entries.get_mut(&id)) {
             Some(newest) if is_merged => {
                 newest.merge(entry);
@@ -206,21 +205,21 @@ impl Book {
         };
         self.unwritten
             .extend(self.entries.get(&id).cloned().map(Line::Entry));
-        self.bound_entries();
+        self.limit_entries();
     }
 
     /// Removes the oldest entry of the most frequent kind, so that no kind displaces the others.
-    pub(super) fn bound_entries(&mut self) {
+    pub(super) fn limit_entries(&mut self) {
         while self.entries.len() > MAX_ENTRIES {
             let frequency = |entry: &Entry| {
                 self.entries
                     .values()
-                    .filter(|other| other.is_alike(entry))
+                    .filter(|other| other.has_same_kind_and_part(entry))
                     .count()
             };
             let mut kinds: Vec<&Entry> = Vec::new();
             for entry in self.entries.values() {
-                if !kinds.iter().any(|kind| kind.is_alike(entry)) {
+                if !kinds.iter().any(|kind| kind.has_same_kind_and_part(entry)) {
                     kinds.push(entry);
                 }
             }
@@ -287,7 +286,7 @@ impl Book {
         gap.outcome = Cow::Borrowed(outcome);
         let gap = gap.clone();
         self.unwritten.push(Line::Gap(gap.clone()));
-        self.bound_gaps();
+        self.limit_gaps();
         Some(gap)
     }
 
@@ -310,9 +309,9 @@ impl Book {
         Some(gap)
     }
 
-    /// Merges gaps while there are too many: of one source, reason and outcome the two that are closest, so that counts and
+    /// Merges gaps while there are too many: the two closest ones with the same source, reason and outcome, so that counts and
     /// durations stay.
-    pub(super) fn bound_gaps(&mut self) {
+    pub(super) fn limit_gaps(&mut self) {
         while self.gaps.len() > MAX_GAPS {
             let mut last: BTreeMap<(&str, &str, &str), &Gap> = BTreeMap::new();
             let mut closest: Option<(f64, u64, u64)> = None;
@@ -326,7 +325,7 @@ impl Book {
                 }
             }
             let Some((_, first, second)) = closest else {
-                // More kinds of gaps than the bound: only with very many sources.
+                // Each closed gap has another source, reason or outcome: only with very many sources.
                 self.gaps.pop_first();
                 continue;
             };

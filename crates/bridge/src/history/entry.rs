@@ -1,4 +1,4 @@
-//! An entry of the history: a change of state, in the words of the log.
+//! An entry of the history: a change of state, described with the text of the log message.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use neurobridge_core::{foreign_text, labels, labels::Label};
 use serde::{Deserialize, Serialize};
 
-/// The maximum length of a text, in characters: a sentence of the log with a reason.
+/// The maximum length of a text, in characters: a log message with a reason.
 const MAX_TEXT_CHARS: usize = 400;
 
 labels! {
-    /// The kind of a change. Its word is used in the file, in `/status` and as a metric label.
+    /// The kind of a change. Its label is used in the file, in `/status` and in the metrics.
     pub(crate) enum Kind {
         BridgeStarted = "bridge_started",
         ConfigurationLoaded = "configuration_loaded",
@@ -89,7 +89,7 @@ pub(crate) struct Entry {
     /// The number of changes that were merged.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub(crate) count: u64,
-    /// The word of a [`Kind`], or another text if a newer version wrote the entry.
+    /// The label of a [`Kind`], or another text if a newer version wrote the entry.
     pub(crate) kind: Cow<'static, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<String>,
@@ -98,7 +98,7 @@ pub(crate) struct Entry {
     /// The reason as a label, as in the metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<Cow<'static, str>>,
-    /// The statement of the log.
+    /// The text of the log message.
     pub(crate) text: String,
     /// The start of the gap or the outage that has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,13 +152,13 @@ impl Entry {
         self
     }
 
-    pub(crate) fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn with_reason(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
         self.reason = Some(reason.into());
         self
     }
 
-    /// Adds the start and the duration of what has ended.
-    pub(crate) fn after(mut self, began: Timestamp) -> Self {
+    /// Adds the start and the duration of the gap or outage that has ended.
+    pub(crate) fn lasting_since(mut self, began: Timestamp) -> Self {
         self.began = Some(began);
         self.seconds = Some(seconds_between(began, self.at));
         self
@@ -169,12 +169,12 @@ impl Entry {
         self
     }
 
-    /// The time of the newest change of the entry.
+    /// Returns the time of the newest change of the entry.
     pub(crate) fn newest(&self) -> Timestamp {
         self.last.unwrap_or(self.at)
     }
 
-    /// The part of the bridge, as in the configuration: `sources.NAME`, `sinks.NAME`, `spool` or `bridge`.
+    /// Returns the part of the bridge, as in the configuration: `sources.NAME`, `sinks.NAME`, `spool` or `bridge`.
     pub(crate) fn part(&self) -> String {
         match (&self.source, &self.sink) {
             (Some(name), _) => format!("sources.{name}"),
@@ -186,13 +186,12 @@ impl Entry {
         }
     }
 
-    /// Whether both are repeats of one change.
-    pub(super) fn repeats(&self, other: &Self) -> bool {
-        self.is_alike(other) && self.reason == other.reason
+    /// Returns whether both are the same change.
+    pub(super) fn is_repeat_of(&self, other: &Self) -> bool {
+        self.has_same_kind_and_part(other) && self.reason == other.reason
     }
 
-    /// Whether both are of one kind and part.
-    pub(super) fn is_alike(&self, other: &Self) -> bool {
+    pub(super) fn has_same_kind_and_part(&self, other: &Self) -> bool {
         self.kind == other.kind && self.source == other.source && self.sink == other.sink
     }
 
@@ -214,14 +213,14 @@ impl Entry {
     }
 }
 
-/// Returns the time between two moments in seconds; 0 if the clock was set back.
+/// Returns the time between two timestamps in seconds; 0 if the clock was set back.
 pub(super) fn seconds_between(from: Timestamp, to: Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64().max(0.0)
 }
 
-/// Returns the moment after a duration; the last one that there is if it lies beyond.
-pub(super) fn after(moment: Timestamp, duration: Duration) -> Timestamp {
-    moment.checked_add(duration).unwrap_or(Timestamp::MAX)
+/// Adds a duration to a time. Returns the latest possible time on an overflow.
+pub(super) fn saturating_add(time: Timestamp, duration: Duration) -> Timestamp {
+    time.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
 /// Returns the entry about a lost connection.
@@ -232,12 +231,12 @@ pub(super) fn disconnected(source: &str, at: Timestamp, label: &'static str, rea
     };
     Entry::new(Kind::SourceDisconnected, at, &text)
         .of_source(source)
-        .because(label)
+        .with_reason(label)
 }
 
 /// Returns the entry about further dead letters.
 pub(super) fn dead_letters(count: u64, reason: &'static str, now: Timestamp) -> Entry {
     Entry::new(Kind::DeadLetters, now, "dead letters stored")
-        .because(reason)
+        .with_reason(reason)
         .events(count)
 }

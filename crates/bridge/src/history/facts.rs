@@ -1,4 +1,4 @@
-//! What the history compares of a source.
+//! The properties of a source from which the history is derived.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use neurobridge_listener::{Label, SourceState};
 use super::book::{FILLING, UNRECOVERED};
 use crate::state::SourceView;
 
-/// A source as reported at a moment.
+/// The properties of a source at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct SourceFacts {
     pub(super) name: String,
@@ -18,7 +18,7 @@ pub(super) struct SourceFacts {
     /// Whether the events of gaps are fetched, or gaps reported to the sinks.
     pub(super) handles_gaps: bool,
     pub(super) first_authenticated: Option<Timestamp>,
-    /// Whether that connection continued from an event of an earlier run.
+    /// Whether the first connection continued from an event of an earlier run.
     pub(super) first_resumed: bool,
     pub(super) open_gap: Option<(Timestamp, &'static str)>,
     /// The number of gaps that have ended.
@@ -29,15 +29,16 @@ pub(super) struct SourceFacts {
     /// Whether events after the proof of life may follow a gap.
     pub(super) may_hide_gap: bool,
     pub(super) last_event: Option<String>,
-    /// Events received, and those of them that are not stored yet.
+    /// The number of received events.
     pub(super) received: u64,
+    /// The number of received events that are not stored yet.
     pub(super) in_flight: u64,
     pub(super) dead_letters: u64,
     pub(super) newest_dead_letter: Option<&'static str>,
 }
 
 impl SourceFacts {
-    /// `last_event` was read before the snapshot: then the event is among those received.
+    /// The last event of a view is older than the ledger of the view, so that it is among the received events.
     pub(super) fn of(source: &SourceView) -> Self {
         let snapshot = &source.snapshot;
         let dead_letters = source.handle.intake.stats.newest_dead_letters();
@@ -68,7 +69,8 @@ impl SourceFacts {
         }
     }
 
-    /// Returns the outcome of a gap of which the listener knows this one.
+    /// Returns the outcome of a gap in the history from the outcome in the listener, which does not know whether events are
+    /// fetched.
     pub(super) fn outcome(&self, outcome: &'static str) -> &'static str {
         if self.handles_gaps && outcome == UNRECOVERED {
             FILLING

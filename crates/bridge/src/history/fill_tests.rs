@@ -3,8 +3,8 @@
 use jiff::SignedDuration;
 
 use super::{
-    book::{Alive, PARTLY, RECOVERED, UNRECOVERED},
-    tests::{source, time},
+    book::{PARTLY, ProofOfLife, RECOVERED, UNRECOVERED},
+    tests::{connected_source, time},
     *,
 };
 
@@ -16,12 +16,12 @@ fn with_gap(dir: &Path) -> History {
         let Inner { book, watch, .. } = &mut *inner;
         let mut facts = SourceFacts {
             handles_gaps: true,
-            ..source(10)
+            ..connected_source(10)
         };
-        watch.source(&facts, book, time(10));
+        watch.observe_source(&facts, book, time(10));
         facts.gaps = 1;
         facts.newest_gaps = vec![(time(20), Duration::from_secs(10), "closed", UNRECOVERED)];
-        watch.source(&facts, book, time(31));
+        watch.observe_source(&facts, book, time(31));
     }
     history
 }
@@ -45,7 +45,7 @@ fn gap_has_no_outcome_while_it_is_filled() {
 }
 
 #[test]
-fn connection_is_known_since_the_first_connection_or_the_oldest_gap() {
+fn known_since_is_the_first_connection_or_the_oldest_gap() {
     let dir = tempfile::tempdir().unwrap();
     let history = with_gap(dir.path());
     let gap = history.filling("main").remove(0);
@@ -122,7 +122,7 @@ fn gap_is_filled_after_a_restart() {
 fn gap_has_no_last_event_if_that_may_be_later() {
     let mut book = Book::default();
     let event = || Some("7".to_owned());
-    let alive = |at| Alive::new(at, event());
+    let alive = |at| ProofOfLife::new(at, event());
     let after = |millis| time(0) + SignedDuration::from_millis(millis);
     for (at, expected) in [(-1000, event()), (200, event()), (201, None)] {
         book.alive.insert("main".to_owned(), alive(after(at)));
@@ -133,7 +133,7 @@ fn gap_has_no_last_event_if_that_may_be_later() {
 }
 
 #[test]
-fn gap_that_is_extended_while_it_is_filled_is_filled_again() {
+fn gap_extended_while_it_is_filled_is_filled_again() {
     let mut book = Book::default();
     let begin = |book: &mut Book, at: i64| {
         book.begin_gap("main", time(at), "closed");
@@ -156,15 +156,15 @@ fn gap_that_is_extended_while_it_is_filled_is_filled_again() {
 }
 
 #[test]
-fn crash_beside_a_dead_connection_keeps_the_event_before_the_gap() {
+fn crash_with_a_dead_connection_keeps_event_before_the_gap() {
     let (mut book, mut watch) = (Book::default(), Watch::default());
-    let mut facts = source(5);
+    let mut facts = connected_source(5);
     facts.handles_gaps = true;
-    watch.source(&facts, &mut book, time(5));
+    watch.observe_source(&facts, &mut book, time(5));
     // One of two connections is dead since then; the other one was opened again and receives events from after the gap.
     (facts.may_hide_gap, facts.proof_of_life) = (true, Some(time(6)));
     facts.last_event = Some("99".to_owned());
-    watch.source(&facts, &mut book, time(20));
+    watch.observe_source(&facts, &mut book, time(20));
     Watch::begin(&mut book, &[("main", true)], time(30));
     let gap = book.open_gap("main").unwrap();
     assert_eq!((gap.began, &*gap.reason), (time(5), "crash"));

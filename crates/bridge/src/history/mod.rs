@@ -1,14 +1,14 @@
 //! The history of the bridge: changes of state and gaps, in one file in `data_dir`, kept across restarts and crashes.
 //!
 //! Each view of the bridge (`state.rs`) passes through [`History::observe`], which derives changes by comparing it with the
-//! view before. So `/status`, the metrics and the history cannot disagree, and the parts of the bridge need not know of
-//! the history. A task looks twice a second and writes what is new; nothing waits for it, and no event is involved.
+//! view before. So `/status`, the metrics and the history cannot disagree, and the parts of the bridge do not depend on
+//! the history. A task takes a view twice a second and writes the new entries; neither the events nor the parts wait for it.
 
 mod book;
 mod entry;
+mod entry_limiter;
 mod facts;
 mod pause;
-mod rate;
 mod recorder;
 mod standby;
 mod store;
@@ -47,12 +47,12 @@ use self::{
 };
 pub(crate) use self::{
     book::{
-        Alive, Book, CRASH, FILLING, Gap, LEFT_TO_LEADER, OPEN, OUTCOMES, PARTLY, RECOVERED, RESTART,
+        Book, CRASH, FILLING, Gap, LEFT_TO_LEADER, OPEN, OUTCOMES, PARTLY, ProofOfLife, RECOVERED, RESTART,
         TAKEOVER, UNRECOVERED,
     },
     entry::{Entry, Kind},
     recorder::Recorder,
-    store::{FileState, forget, read},
+    store::{FileState, delete, read},
 };
 use crate::{
     config::Config,
@@ -85,8 +85,8 @@ struct Inner {
     watch: Watch,
     /// Whether the file has to be written as a whole.
     needs_rewrite: bool,
-    /// The proof of life that was written last, and when.
-    written_alive: (BTreeMap<String, Alive>, Option<Instant>),
+    /// The last written proofs of life, and the time of that write.
+    written_alive: (BTreeMap<String, ProofOfLife>, Option<Instant>),
     /// The time of the next attempt after an error.
     retry_at: Option<Instant>,
 }
@@ -128,10 +128,10 @@ pub(crate) struct SourceGaps {
     /// The number of gaps whose events are being fetched.
     pub(crate) filling: u64,
     /// The last proof of life; `None` before the first one.
-    pub(crate) alive: Option<Alive>,
+    pub(crate) alive: Option<ProofOfLife>,
     /// The number and the duration in seconds of the gaps that have ended since the start.
     pub(crate) ended: GapSum,
-    /// Those of them whose events are missed. Not those whose events are still being fetched.
+    /// The ended gaps whose events are missed, without the gaps whose events are still being fetched.
     pub(crate) lost: GapSum,
     /// The number of gaps with a final outcome, by reason and outcome, with those of earlier runs.
     pub(crate) totals: BTreeMap<(Cow<'static, str>, Cow<'static, str>), u64>,
@@ -139,7 +139,7 @@ pub(crate) struct SourceGaps {
     pub(crate) total_seconds: f64,
 }
 
-/// The reasons of gaps.
+/// Returns the reasons of gaps.
 pub(crate) fn gap_reasons() -> impl Iterator<Item = &'static str> {
     DisconnectReason::ALL
         .iter()
@@ -150,10 +150,9 @@ pub(crate) fn gap_reasons() -> impl Iterator<Item = &'static str> {
 }
 
 impl History {
-    /// Reads the history of a data folder and begins a new run of the bridge with these sources, each with
-    /// whether the events of its gaps are fetched, or its gaps reported to the sinks. A file that cannot be
-    /// used does not prevent
-    /// the start: it is kept under another name, and the log has the reason. Blocks.
+    /// Reads the history of a data folder and begins a new run of the bridge with these sources, each with whether the events
+    /// of its gaps are fetched, or its gaps reported to the sinks. A file that cannot be used does not prevent the start: it is
+    /// kept under another name, and the log has the reason. Blocks.
     pub(crate) fn open(data_dir: &Path, sources: &[(&str, bool)]) -> Self {
         Self::open_with(data_dir, sources, Watch::begin)
     }
@@ -184,7 +183,7 @@ impl History {
         book.add(if has_stopped || is_first {
             entry
         } else {
-            entry.because(CRASH)
+            entry.with_reason(CRASH)
         });
         Self {
             inner: Mutex::new(Inner {
@@ -220,7 +219,7 @@ impl History {
             }
         });
         if let Some(change) = since_last_run {
-            entry = entry.because(change);
+            entry = entry.with_reason(change);
         }
         info!(since_last_run, "{text}");
         entry.fingerprint = Some(fingerprint);
@@ -232,7 +231,7 @@ impl History {
         self.lock().watch.tick(clock::now());
     }
 
-    /// Compares a view with the one before, and adds what has changed. Sets the gaps of each source.
+    /// Compares a view with the one before, and adds the changes. Sets the gaps of each source.
     pub(crate) fn observe(
         &self,
         sources: &mut [SourceView],
@@ -244,13 +243,13 @@ impl History {
         let Inner { book, watch, .. } = &mut *inner;
         watch.tick(now);
         for source in &mut *sources {
-            watch.source(&SourceFacts::of(source), book, now);
+            watch.observe_source(&SourceFacts::of(source), book, now);
         }
         for sink in sinks {
-            watch.sink_runs(&sink.name, sink.handle.number);
-            watch.sink(&sink.name, &sink.snapshot, book, now);
+            watch.reset_replaced_sink(&sink.name, sink.handle.number);
+            watch.observe_sink(&sink.name, &sink.snapshot, book, now);
         }
-        watch.spool(spool, book, now);
+        watch.observe_spool(spool, book, now);
         for source in sources {
             source.gaps = gaps_of(&source.name, book, watch, now);
             let since = known_since(&source.gaps.newest, first_connection(&source.name, book));
@@ -292,19 +291,19 @@ impl History {
             return;
         };
         if outcome != RECOVERED && outcome != LEFT_TO_LEADER {
-            watch.gap_lost(filled);
+            watch.count_lost_gap(filled);
         }
         let entry = Entry::new(Kind::GapFilled, clock::now(), text).of_source(&gap.source);
-        inner.book.add(entry.because(outcome).events(fetched));
+        inner.book.add(entry.with_reason(outcome).events(fetched));
     }
 
     /// Ends the gap of a source that was removed, since nothing will fill it.
-    pub(crate) fn forget_source(&self, name: &str) {
+    pub(crate) fn remove_source(&self, name: &str) {
         let mut inner = self.lock();
         let Inner { book, watch, .. } = &mut *inner;
         book.end_gap(name, clock::now(), UNRECOVERED);
         book.alive.remove(name);
-        watch.forget_source(name);
+        watch.remove_source(name);
     }
 
     /// Records an orderly stop.
@@ -318,7 +317,7 @@ impl History {
         inner.retry_at = None;
     }
 
-    /// Returns what is to be written now.
+    /// Returns the next write, if one is due.
     fn job(&self, now: Instant) -> Option<Job> {
         let mut inner = self.lock();
         if inner.retry_at.is_some_and(|at| at > now) {
@@ -341,7 +340,7 @@ impl History {
         (!lines.is_empty()).then_some(Job::Append(lines))
     }
 
-    /// Writes what is new. Blocks.
+    /// Writes the new lines. Blocks.
     fn write(&self) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(job) = self.job(Instant::now()) else {

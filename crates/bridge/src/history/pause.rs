@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 /// The interval of the ticks.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// The shortest time between two ticks that counts as a pause: several times their interval.
-const LIMIT: SignedDuration = SignedDuration::from_millis(300);
+const MIN_PAUSE: SignedDuration = SignedDuration::from_millis(300);
 /// The largest number of stored pauses: more than occur between two views of the state.
 const MAX_PAUSES: usize = 16;
 
@@ -26,7 +26,7 @@ impl Pause {
     /// Records that the process runs; called at a short interval.
     pub(super) fn tick(&mut self, now: Timestamp) {
         if let Some(last) = self.last_tick.replace(now)
-            && now.duration_since(last) >= LIMIT
+            && now.duration_since(last) >= MIN_PAUSE
         {
             self.recent.truncate(MAX_PAUSES - 1);
             self.recent.push_front((last, now));
@@ -37,7 +37,7 @@ impl Pause {
     /// shortly after it.
     pub(super) fn start_of_gap(&self, began: Timestamp) -> Timestamp {
         self.recent.iter().fold(began, |began, (from, until)| {
-            let is_within = began >= *from && began.duration_since(*until) <= LIMIT;
+            let is_within = began >= *from && began.duration_since(*until) <= MIN_PAUSE;
             if is_within { *from } else { began }
         })
     }

@@ -1,8 +1,8 @@
 //! The gaps of a member of a cluster that does not connect while it follows.
 //!
-//! The gap of a new leader begins where the events are settled: up to then each one is in the destinations, or its loss was
-//! recorded. A follower learns this time from the lease. The last connection of this member counts if it is later: what this
-//! member has received and not published is in its own spool.
+//! The gap of a new leader begins at the time up to which the former leader has settled the events: each earlier event is in
+//! the destinations, or its loss was recorded. A follower learns this time from the lease. The last connection of this member
+//! counts if it is later: what this member has received and not published is in its own spool.
 
 use jiff::Timestamp;
 use neurobridge_core::clock;
@@ -10,15 +10,15 @@ use tracing::info;
 
 use super::{
     History, Inner,
-    book::{Alive, Book, FILLING, Gap, LEFT_TO_LEADER, TAKEOVER},
+    book::{Book, FILLING, Gap, LEFT_TO_LEADER, ProofOfLife, TAKEOVER},
     entry::{Entry, Kind},
     watch::{Reported, Watch},
 };
 
 impl History {
-    /// Records up to when another member has settled the events of a source. Gaps of this member that end before that time are left to that
-    /// member.
-    pub(crate) fn learn(&self, source: &str, settled: Alive) {
+    /// Records the time up to which another member has settled the events of a source. Gaps of this member that end before are left
+    /// to that member.
+    pub(crate) fn set_settled_by_leader(&self, source: &str, settled: ProofOfLife) {
         let mut inner = self.lock();
         let Inner { book, .. } = &mut *inner;
         let is_before = |gap: &&Gap| gap.ended.is_some_and(|ended| ended <= settled.at);
@@ -33,9 +33,9 @@ impl History {
             info!(source, gap_id = gap.id, "{text}");
             book.fill_gap(&gap, LEFT_TO_LEADER, gap.fetched);
             let entry = Entry::new(Kind::GapFilled, clock::now(), text).of_source(source);
-            book.add(entry.because(LEFT_TO_LEADER));
+            book.add(entry.with_reason(LEFT_TO_LEADER));
         }
-        let is_later = |own: &Alive| own.at < settled.at;
+        let is_later = |own: &ProofOfLife| own.at < settled.at;
         if book.alive.get(source).is_none_or(is_later) {
             book.alive.insert(source.to_owned(), settled);
         }
@@ -43,12 +43,12 @@ impl History {
 
     /// Begins the gap of a source that is about to connect because this member leads. There is none if no member is known to have been
     /// connected. Returns the last proof of life, where the gap begins.
-    pub(crate) fn take_over(&self, source: &str) -> Option<Alive> {
+    pub(crate) fn take_over(&self, source: &str) -> Option<ProofOfLife> {
         let now = clock::now();
         let mut inner = self.lock();
         let Inner { book, watch, .. } = &mut *inner;
         watch.tick(now);
-        watch.connects(source);
+        watch.expect_first_authentication(source);
         let alive = book.alive.get(source)?.clone();
         // The clock may have been set back meanwhile.
         let began = watch.pause.start_of_gap(alive.at.min(now));
@@ -72,8 +72,8 @@ impl Watch {
         }
     }
 
-    /// Expects the first authentication of a source as after a start.
-    fn connects(&mut self, source: &str) {
+    /// Treats the next authentication of a source as the first one, as after a start.
+    fn expect_first_authentication(&mut self, source: &str) {
         let watch = self.sources.entry(source.to_owned()).or_default();
         watch.has_connected = false;
         watch.reported = Reported::Nothing;

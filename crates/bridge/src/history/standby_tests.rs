@@ -3,14 +3,14 @@
 use neurobridge_listener::SourceState;
 
 use super::{
-    tests::{source, time},
+    tests::{connected_source, time},
     *,
 };
 
 const SOURCES: &[(&str, bool)] = &[("main", true)];
 
-fn settled(second: i64, event: &str, resume: Option<&str>) -> Alive {
-    Alive {
+fn settled(second: i64, event: &str, resume: Option<&str>) -> ProofOfLife {
+    ProofOfLife {
         at: time(second),
         event: Some(event.to_owned()),
         resume: resume.map(str::to_owned),
@@ -21,13 +21,13 @@ fn settled(second: i64, event: &str, resume: Option<&str>) -> Alive {
 fn observe(history: &History, facts: SourceFacts, second: i64) {
     let mut inner = history.lock();
     let Inner { book, watch, .. } = &mut *inner;
-    watch.source(&facts, book, time(second));
+    watch.observe_source(&facts, book, time(second));
 }
 
 fn connected(since: i64) -> SourceFacts {
     SourceFacts {
         handles_gaps: true,
-        ..source(since)
+        ..connected_source(since)
     }
 }
 
@@ -61,9 +61,9 @@ fn gaps(history: &History) -> Vec<(Timestamp, Option<Timestamp>, String, String)
 fn gap_of_a_new_leader_begins_where_the_former_one_had_settled() {
     let dir = tempfile::tempdir().unwrap();
     let history = History::open_standby(dir.path(), SOURCES);
-    history.learn("main", settled(5, "40", None));
-    history.learn("main", settled(9, "42", Some("r")));
-    history.learn("main", settled(7, "41", None));
+    history.set_settled_by_leader("main", settled(5, "40", None));
+    history.set_settled_by_leader("main", settled(9, "42", Some("r")));
+    history.set_settled_by_leader("main", settled(7, "41", None));
     observe(&history, standby(3), 10);
     assert_eq!(resume_at_takeover(&history).as_deref(), Some("r"));
     observe(&history, connected(20), 21);
@@ -88,7 +88,7 @@ fn own_later_connection_begins_the_gap() {
         [],
         "the first start is no gap, and neither is standby"
     );
-    history.learn("main", settled(6, "5", Some("r")));
+    history.set_settled_by_leader("main", settled(6, "5", Some("r")));
     assert_eq!(
         resume_at_takeover(&history),
         None,
@@ -98,10 +98,10 @@ fn own_later_connection_begins_the_gap() {
 }
 
 #[test]
-fn proof_of_life_of_the_leader_stays() {
+fn later_proof_of_life_of_the_leader_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let history = History::open_standby(dir.path(), SOURCES);
-    history.learn("main", settled(50, "9", None));
+    history.set_settled_by_leader("main", settled(50, "9", None));
     for second in 51..55 {
         observe(&history, standby(8), second);
     }
@@ -112,7 +112,7 @@ fn proof_of_life_of_the_leader_stays() {
 fn gaps_of_a_follower_are_left_to_the_leader() {
     let dir = tempfile::tempdir().unwrap();
     let history = History::open_standby(dir.path(), SOURCES);
-    history.learn("main", settled(5, "7", None));
+    history.set_settled_by_leader("main", settled(5, "7", None));
     history.take_over("main");
     observe(&history, connected(20), 21);
     assert_eq!(history.filling("main").len(), 1);
@@ -124,12 +124,12 @@ fn gaps_of_a_follower_are_left_to_the_leader() {
     };
     observe(&history, lost, 31);
     history.stand_by("main");
-    history.learn("main", settled(19, "8", None));
+    history.set_settled_by_leader("main", settled(19, "8", None));
     let outcomes = |history: &History| -> Vec<String> {
         gaps(history).into_iter().map(|(.., outcome)| outcome).collect()
     };
     assert_eq!(outcomes(&history), [FILLING, LEFT_TO_LEADER]);
-    history.learn("main", settled(20, "9", None));
+    history.set_settled_by_leader("main", settled(20, "9", None));
     assert_eq!(outcomes(&history), [LEFT_TO_LEADER, LEFT_TO_LEADER]);
     assert_eq!(history.lock().book.alive["main"].at, time(30));
 }
@@ -138,7 +138,7 @@ fn gaps_of_a_follower_are_left_to_the_leader() {
 fn restart_of_a_follower_is_no_gap() {
     let dir = tempfile::tempdir().unwrap();
     let first = History::open_standby(dir.path(), SOURCES);
-    first.learn("main", settled(5, "7", Some("r")));
+    first.set_settled_by_leader("main", settled(5, "7", Some("r")));
     first.take_over("main");
     first.write();
     let second = History::open_standby(dir.path(), SOURCES);

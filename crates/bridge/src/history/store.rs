@@ -17,12 +17,12 @@ const NEW: &str = "history.ndjson.new";
 /// A file that could not be used is kept under this name.
 const ASIDE: &str = "history.ndjson.old";
 const FILE_MODE: u32 = 0o600;
-/// Several times what the program writes. The rest of a longer file is not read.
+/// Several times the size that the program writes. The rest of a longer file is not read.
 const MAX_READ_BYTES: u64 = 32 << 20;
 /// The number of outdated bytes after which the file is rewritten, in addition to twice its content.
 const MAX_OUTDATED_BYTES: u64 = 256 << 10;
 
-/// What was found.
+/// The history in a file.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) book: Book,
@@ -69,14 +69,14 @@ pub(crate) fn read(data_dir: &Path) -> io::Result<Found> {
         }
         text.clear();
     }
-    found.book.bound_entries();
-    found.book.bound_gaps();
+    found.book.limit_entries();
+    found.book.limit_gaps();
     found.book.unwritten.clear();
     Ok(found)
 }
 
 /// Deletes the history of a data folder. A file that cannot be deleted stays.
-pub(crate) fn forget(data_dir: &Path) {
+pub(crate) fn delete(data_dir: &Path) {
     let _ = fs::remove_file(data_dir.join(HISTORY));
 }
 
@@ -122,7 +122,7 @@ pub(super) struct Writer {
     file: Option<File>,
     size: u64,
     /// The size after the last rewrite.
-    content: u64,
+    rewritten_size: u64,
 }
 
 impl Writer {
@@ -131,7 +131,7 @@ impl Writer {
             data_dir,
             file: None,
             size: 0,
-            content: 0,
+            rewritten_size: 0,
         }
     }
 
@@ -144,7 +144,7 @@ impl Writer {
             Job::Rewrite(lines) => self.rewrite(lines)?,
             Job::Append(lines) => self.append(lines)?,
         }
-        Ok(self.size > 2 * self.content + MAX_OUTDATED_BYTES)
+        Ok(self.size > 2 * self.rewritten_size + MAX_OUTDATED_BYTES)
     }
 
     fn rewrite(&mut self, lines: &[Line]) -> io::Result<()> {
@@ -162,8 +162,8 @@ impl Writer {
         // Not every file system can sync a folder; then a power cut may bring the old file back.
         let _ = File::open(&self.data_dir).and_then(|folder| folder.sync_all());
         self.file = Some(file);
-        self.content = text.len() as u64;
-        self.size = self.content;
+        self.rewritten_size = text.len() as u64;
+        self.size = self.rewritten_size;
         Ok(())
     }
 

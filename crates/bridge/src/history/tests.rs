@@ -20,12 +20,13 @@ fn down(sink: &str, at: i64) -> Entry {
     Entry::new(Kind::SinkDown, time(at), "the sink is down").of_sink(sink)
 }
 
-fn written(history: &History) {
+fn write_without_error(history: &History) {
     history.write();
     assert_eq!(history.write_errors.load(Ordering::Relaxed), 0);
 }
 
-pub(super) fn source(at: i64) -> SourceFacts {
+/// Returns the facts of a source that was connected at this time.
+pub(super) fn connected_source(at: i64) -> SourceFacts {
     SourceFacts {
         name: "main".to_owned(),
         state: SourceState::Authenticated,
@@ -70,15 +71,15 @@ fn frequent_changes_displace_no_others() {
 fn repeats_within_an_hour_are_merged() {
     let mut book = Book::default();
     for second in 0..100 {
-        book.add(down("kafka", second).because("timeout").events(2));
+        book.add(down("kafka", second).with_reason("timeout").events(2));
     }
-    book.add(down("kafka", 100).because("unreachable"));
+    book.add(down("kafka", 100).with_reason("unreachable"));
     let counts: Vec<u64> = book.entries.values().map(|entry| entry.count).collect();
     assert_eq!(counts, [1, 1, 98, 1], "another reason is another change");
     let merged = &book.entries[&2];
     assert_eq!((merged.at, merged.last), (time(2), Some(time(99))));
     assert_eq!(merged.events, Some(196));
-    book.add(down("kafka", 4000).because("timeout"));
+    book.add(down("kafka", 4000).with_reason("timeout"));
     assert_eq!(book.entries.len(), 5, "an hour later it is a change again");
 }
 
@@ -128,12 +129,12 @@ fn time_between_two_runs_is_a_gap() {
             let mut inner = first.lock();
             assert!(inner.book.gaps.is_empty(), "the first start is no gap");
             let Inner { book, watch, .. } = &mut *inner;
-            watch.source(&source(10), book, time(10));
+            watch.observe_source(&connected_source(10), book, time(10));
         }
         if is_orderly {
             first.stopped("SIGTERM");
         }
-        written(&first);
+        write_without_error(&first);
         drop(first);
 
         let second = History::open(dir.path(), &[("main", false)]);
@@ -142,7 +143,7 @@ fn time_between_two_runs_is_a_gap() {
         assert_eq!((open.began, &*open.reason), (time(10), reason));
         assert_eq!(open.last_event.as_deref(), Some("7"));
         let Inner { book, watch, .. } = &mut *inner;
-        watch.source(&source(70), book, time(71));
+        watch.observe_source(&connected_source(70), book, time(71));
         let gap = book.gaps.values().next().unwrap();
         assert_eq!((gap.ended, gap.seconds), (Some(time(70)), 60.0));
         let ended = watch.ended("main");
@@ -163,29 +164,29 @@ fn gap_that_is_open_at_a_stop_keeps_its_cause() {
     {
         let mut inner = first.lock();
         let Inner { book, watch, .. } = &mut *inner;
-        watch.source(&source(10), book, time(10));
-        let mut lost = source(10);
+        watch.observe_source(&connected_source(10), book, time(10));
+        let mut lost = connected_source(10);
         lost.state = SourceState::Waiting;
         lost.since = time(25);
         lost.reason = Some("no answer to a ping".to_owned());
         lost.open_gap = Some((time(20), "pong_timeout"));
-        watch.source(&lost, book, time(25));
-        watch.source(&lost, book, time(26));
+        watch.observe_source(&lost, book, time(25));
+        watch.observe_source(&lost, book, time(26));
         let entry = book.entries.values().next_back().unwrap().clone();
         assert_eq!(entry.text, "not connected: no answer to a ping");
         assert_eq!((entry.at, entry.count), (time(25), 1), "stated once");
         lost.state = SourceState::Refused;
         lost.reason = Some("the token is refused".to_owned());
-        watch.source(&lost, book, time(27));
+        watch.observe_source(&lost, book, time(27));
         assert_eq!(*kinds(book).last().unwrap(), "source_refused");
     }
     first.stopped("SIGTERM");
-    written(&first);
+    write_without_error(&first);
     let second = History::open(dir.path(), &[("main", false)]);
     let mut inner = second.lock();
     let Inner { book, watch, .. } = &mut *inner;
     assert_eq!(book.gaps.len(), 1);
-    watch.source(&source(80), book, time(80));
+    watch.observe_source(&connected_source(80), book, time(80));
     let gap = book.gaps.values().next().unwrap();
     assert_eq!((gap.began, gap.ended), (time(20), Some(time(80))));
     assert_eq!(gap.reason, "pong_timeout");
@@ -198,18 +199,18 @@ fn gap_of_a_source_that_continues_is_recovered() {
     {
         let mut inner = first.lock();
         let Inner { book, watch, .. } = &mut *inner;
-        watch.source(&source(10), book, time(10));
+        watch.observe_source(&connected_source(10), book, time(10));
     }
-    written(&first);
+    write_without_error(&first);
     let second = History::open(dir.path(), &[("main", false)]);
     let mut inner = second.lock();
     let Inner { book, watch, .. } = &mut *inner;
-    let mut facts = source(80);
+    let mut facts = connected_source(80);
     facts.first_resumed = true;
-    watch.source(&facts, book, time(80));
+    watch.observe_source(&facts, book, time(80));
     facts.newest_gaps = vec![(time(85), Duration::from_secs(1), "closed", RECOVERED)];
     facts.gaps = 1;
-    watch.source(&facts, book, time(90));
+    watch.observe_source(&facts, book, time(90));
     let outcomes: Vec<_> = book
         .gaps
         .values()
@@ -222,29 +223,29 @@ fn gap_of_a_source_that_continues_is_recovered() {
 fn proof_of_life_waits_until_its_events_are_stored() {
     let (mut book, mut watch) = (Book::default(), Watch::default());
     let at = |book: &Book| book.alive.get("main").map(|alive| alive.at);
-    let mut facts = source(0);
-    watch.source(&facts, &mut book, time(0));
+    let mut facts = connected_source(0);
+    watch.observe_source(&facts, &mut book, time(0));
     assert_eq!(at(&book), Some(time(0)));
     (facts.proof_of_life, facts.received, facts.in_flight) = (Some(time(5)), 100, 1);
-    watch.source(&facts, &mut book, time(5));
+    watch.observe_source(&facts, &mut book, time(5));
     assert_eq!(at(&book), Some(time(0)), "an event is in flight");
     (facts.proof_of_life, facts.received, facts.in_flight) = (Some(time(9)), 300, 200);
-    watch.source(&facts, &mut book, time(9));
+    watch.observe_source(&facts, &mut book, time(9));
     assert_eq!(at(&book), Some(time(5)), "the first 100 events are stored");
 }
 
 #[test]
-fn short_gap_between_two_looks_is_recorded() {
+fn short_gap_between_two_views_is_recorded() {
     let (mut book, mut watch) = (Book::default(), Watch::default());
-    let mut facts = source(0);
-    watch.source(&facts, &mut book, time(0));
+    let mut facts = connected_source(0);
+    watch.observe_source(&facts, &mut book, time(0));
     facts.gaps = 2;
     let half = Duration::from_millis(500);
     facts.newest_gaps = vec![
         (time(8), half, "broken", UNRECOVERED),
         (time(5), half, "closed", UNRECOVERED),
     ];
-    watch.source(&facts, &mut book, time(10));
+    watch.observe_source(&facts, &mut book, time(10));
     let gaps: Vec<_> = book.gaps.values().map(|gap| (gap.began, &*gap.reason)).collect();
     assert_eq!(gaps, [(time(5), "closed"), (time(8), "broken")]);
     assert_eq!(
@@ -262,14 +263,14 @@ fn short_gap_between_two_looks_is_recorded() {
 #[test]
 fn gap_in_or_after_a_pause_begins_with_the_pause() {
     let (mut book, mut watch) = (Book::default(), Watch::default());
-    let mut facts = source(0);
+    let mut facts = connected_source(0);
     for at in [1, 5] {
         watch.tick(time(at));
         if at == 5 {
             // The last byte was read after the pause.
             facts.open_gap = Some((time(5), "broken"));
         }
-        watch.source(&facts, &mut book, time(at));
+        watch.observe_source(&facts, &mut book, time(at));
     }
     assert_eq!(book.open_gap("main").unwrap().began, time(1));
     // The open gap has ended, and the next pause contains a short gap.
@@ -281,7 +282,7 @@ fn gap_in_or_after_a_pause_begins_with_the_pause() {
     facts.gaps = 2;
     let gap = |began, length| (time(began), Duration::from_secs(length), "closed", UNRECOVERED);
     facts.newest_gaps = vec![gap(18, 1), gap(5, 3)];
-    watch.source(&facts, &mut book, time(20));
+    watch.observe_source(&facts, &mut book, time(20));
     let gaps: Vec<(Timestamp, Option<Timestamp>)> =
         book.gaps.values().map(|gap| (gap.began, gap.ended)).collect();
     assert_eq!(gaps, [(time(1), Some(time(8))), (time(6), Some(time(19)))]);
@@ -294,10 +295,10 @@ fn gap_of_a_removed_source_ends() {
     {
         let mut inner = first.lock();
         inner.book.begin_gap("old", time(0), "closed");
-        let alive = Alive::new(time(0), None);
+        let alive = ProofOfLife::new(time(0), None);
         inner.book.alive.insert("old".to_owned(), alive);
     }
-    written(&first);
+    write_without_error(&first);
     let second = History::open(dir.path(), &[("main", false)]);
     let inner = second.lock();
     assert!(inner.book.gaps.values().all(|gap| !gap.is_open()));
@@ -310,7 +311,7 @@ fn newer_version_is_kept_aside_and_the_bridge_starts() {
     let newer = "{\"history\":{\"version\":9,\"next\":4}}\n{\"surprise\":1}\n";
     fs::write(dir.path().join(NAME), newer).unwrap();
     let history = History::open(dir.path(), &[("main", false)]);
-    written(&history);
+    write_without_error(&history);
     assert_eq!(
         fs::read_to_string(dir.path().join("history.ndjson.old")).unwrap(),
         newer
@@ -327,7 +328,7 @@ fn unreadable_file_does_not_prevent_the_start() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join(NAME)).unwrap();
     let history = History::open(dir.path(), &[("main", false)]);
-    written(&history);
+    write_without_error(&history);
     assert_eq!(kinds(&read(dir.path()).unwrap().book), ["bridge_started"]);
 }
 
@@ -337,7 +338,7 @@ fn failed_write_is_counted_and_repeated_in_full() {
     let folder = dir.path().join("data");
     fs::create_dir(&folder).unwrap();
     let history = History::open(&folder, &[("main", false)]);
-    written(&history);
+    write_without_error(&history);
     // The old file is removed, and no new one can be created.
     fs::remove_dir_all(&folder).unwrap();
     history.lock().book.add(down("kafka", 1));
@@ -364,11 +365,11 @@ fn file_stays_bounded_while_proofs_of_life_are_written() {
     let mut largest = 0;
     for second in 0..8000 {
         let mut inner = history.lock();
-        let alive = Alive::new(time(second), Some(second.to_string()));
+        let alive = ProofOfLife::new(time(second), Some(second.to_string()));
         inner.book.alive.insert("main".to_owned(), alive);
         inner.written_alive.1 = None;
         drop(inner);
-        written(&history);
+        write_without_error(&history);
         largest = largest.max(fs::metadata(dir.path().join(NAME)).unwrap().len());
     }
     assert!(largest < 300 << 10, "{largest}");
@@ -400,12 +401,12 @@ fn apply(book: &mut Book, change: &Change, at: Timestamp) {
     match change {
         Change::Entry(sink, reason) => {
             let entry = Entry::new(Kind::SinkDown, at, "the sink is down\n\u{202e}");
-            book.add(entry.of_sink(&name(*sink)).because(name(*reason)));
+            book.add(entry.of_sink(&name(*sink)).with_reason(name(*reason)));
         }
         Change::Begin(source) => book.begin_gap(&name(*source), at, "closed"),
         Change::End(source) => drop(book.end_gap(&name(*source), at, UNRECOVERED)),
         Change::Alive(source) => {
-            let alive = Alive::new(at, Some("1".to_owned()));
+            let alive = ProofOfLife::new(at, Some("1".to_owned()));
             book.alive.insert(name(*source), alive);
         }
     }
@@ -420,7 +421,7 @@ proptest! {
     fn truncated_file_keeps_all_complete_lines(changes in changes(), cut in any::<prop::sample::Index>()) {
         let dir = tempfile::tempdir().unwrap();
         let history = History::open(dir.path(), &[]);
-        written(&history);
+        write_without_error(&history);
         let path = dir.path().join(NAME);
         // The length of the file and the content after each change.
         let mut states = vec![(0, Book::default())];
@@ -433,7 +434,7 @@ proptest! {
         for (second, change) in (0..).zip(&changes) {
             apply(&mut history.lock().book, change, time(second * SignedDuration::from_mins(7).as_secs()));
             history.lock().written_alive.1 = None;
-            written(&history);
+            write_without_error(&history);
             states.push(state(&history));
         }
         let whole = read(dir.path()).unwrap();
@@ -458,7 +459,7 @@ proptest! {
         }
 
         let again = History::open(dir.path(), &[]);
-        written(&again);
+        write_without_error(&again);
         let reread = read(dir.path()).unwrap();
         prop_assert_eq!(reread.damaged_lines, 0);
         for id in complete.1.entries.keys() {
@@ -467,13 +468,13 @@ proptest! {
     }
 
     #[test]
-    fn damaged_bytes_cost_their_lines_only(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn damaged_byte_loses_only_its_lines(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let dir = tempfile::tempdir().unwrap();
         let history = History::open(dir.path(), &[]);
         for second in 0..3 {
             history.lock().book.add(down("kafka", second));
         }
-        written(&history);
+        write_without_error(&history);
         let path = dir.path().join(NAME);
         let mut bytes = fs::read(&path).unwrap();
         let at = at.index(bytes.len());
@@ -484,6 +485,6 @@ proptest! {
             // A damaged line break costs two lines, a damaged id may replace another entry.
             prop_assert!(found.book.entries.len() >= 2, "{:?}", found.book.entries);
         }
-        written(&History::open(dir.path(), &[]));
+        write_without_error(&History::open(dir.path(), &[]));
     }
 }

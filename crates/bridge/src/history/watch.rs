@@ -13,15 +13,15 @@ use tracing::warn;
 
 use super::{
     GapSum,
-    book::{Alive, Book, CRASH, FILLING, Gap, MAX_GAPS, RECOVERED, RESTART, TAKEOVER, UNRECOVERED},
+    book::{Book, CRASH, FILLING, Gap, MAX_GAPS, ProofOfLife, RECOVERED, RESTART, TAKEOVER, UNRECOVERED},
     entry::{self, Entry, Kind, dead_letters, disconnected},
+    entry_limiter::EntryLimiter,
     facts::SourceFacts,
     pause::Pause,
-    rate::Rate,
 };
 
-/// The time for which the spool is full, or has room again, before it counts. A spool at its limit changes all the time.
-const STEADY: SignedDuration = SignedDuration::from_secs(1);
+/// The time after which another condition of the spool is recorded. A spool at its limit is full and not full in turn.
+const STEADY_TIME: SignedDuration = SignedDuration::from_secs(1);
 
 /// The last observed state of the parts of the bridge.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub(super) struct Watch {
     sinks: BTreeMap<String, SinkWatch>,
     spool: SpoolWatch,
     /// `None` before the first report: the spool may count events of earlier runs.
-    dropped: Option<Rate>,
+    dropped: Option<EntryLimiter>,
 }
 
 #[derive(Debug, Default)]
@@ -40,17 +40,17 @@ pub(super) struct SourceWatch {
     gaps_seen: u64,
     pub(super) reported: Reported,
     /// A proof of life that counts once the events before it are stored.
-    pub(super) candidate: Option<(Alive, u64)>,
-    dead_letters: Rate,
+    pub(super) candidate: Option<(ProofOfLife, u64)>,
+    dead_letters: EntryLimiter,
     /// Gaps that ended in this run.
     ended: GapSum,
-    /// Those of them whose events are missed.
+    /// The gaps that ended in this run and whose events are missed.
     lost: GapSum,
-    /// The gaps that are being filled and have no event after them yet, each with the last event when it ended.
+    /// The gaps that are being filled and have no next event yet, each with the last event at its end.
     without_next: Vec<(u64, Option<String>)>,
 }
 
-/// The entry about a source without a connection that the history contains.
+/// The last entry of the history about the current outage of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
 pub(super) enum Reported {
     #[default]
@@ -61,7 +61,7 @@ pub(super) enum Reported {
 
 #[derive(Debug, Default)]
 struct SinkWatch {
-    /// The number of the delivery.
+    /// The number of the delivery, which is another one after a reload has replaced it.
     delivery: u64,
     changes: u64,
     is_stopped: bool,
@@ -70,7 +70,7 @@ struct SinkWatch {
     lost_from_file: u64,
     /// The start of the outage.
     down_since: Option<Timestamp>,
-    dead_letters: Rate,
+    dead_letters: EntryLimiter,
 }
 
 /// The condition of the spool.
@@ -102,10 +102,11 @@ impl Condition {
 
 #[derive(Debug, Default)]
 struct SpoolWatch {
-    /// The condition that the history states, and since when.
-    stated: Condition,
+    /// The condition that the history contains.
+    recorded: Condition,
+    /// The start of the recorded condition.
     since: Option<Timestamp>,
-    /// Another condition, since this moment.
+    /// Another condition that is not recorded yet, and its start.
     changing: Option<(Condition, Timestamp)>,
 }
 
@@ -123,8 +124,8 @@ impl Watch {
         }
     }
 
-    /// Ends the gaps of sources that are no longer configured, and bounds those that an earlier run has not filled. Returns the reason of
-    /// the gap since that run.
+    /// Ends the gaps of sources that are no longer configured, and sets the event up to which the gaps of an earlier run are still to
+    /// be filled. Returns the reason of the gap since that run.
     pub(super) fn end_earlier_run(book: &mut Book, sources: &[(&str, bool)], now: Timestamp) -> &'static str {
         let reason = if book.stopped.take().is_some() {
             RESTART
@@ -152,7 +153,7 @@ impl Watch {
         }
         book.alive.retain(|source, _| is_configured(source));
         // The last event that an earlier run received, unless none followed the gap.
-        let bounded: Vec<(u64, String)> = book
+        let next_events: Vec<(u64, String)> = book
             .gaps
             .values()
             .filter(|gap| gap.outcome == FILLING && gap.next_event.is_none())
@@ -166,7 +167,7 @@ impl Watch {
             .filter(|(_, event, before)| event != before)
             .map(|(id, event, _)| (id, event))
             .collect();
-        for (id, event) in bounded {
+        for (id, event) in next_events {
             book.set_next_event(id, event);
         }
         reason
@@ -177,8 +178,8 @@ impl Watch {
         self.pause.tick(now);
     }
 
-    /// Compares a source with the last report.
-    pub(super) fn source(&mut self, source: &SourceFacts, book: &mut Book, now: Timestamp) {
+    /// Compares a source with its last report.
+    pub(super) fn observe_source(&mut self, source: &SourceFacts, book: &mut Book, now: Timestamp) {
         let name = &*source.name;
         let watch = self.sources.entry(source.name.clone()).or_default();
         if let Some(at) = source.first_authenticated
@@ -200,29 +201,39 @@ impl Watch {
         let ended = usize::try_from(ended).unwrap_or(usize::MAX);
         for (began, length, reason, outcome) in source.newest_gaps.iter().take(ended).rev() {
             if watch.reported == Reported::Nothing {
-                // Shorter than the interval of the reports.
+                // The gap is shorter than the interval of the views.
                 book.add(disconnected(name, *began, reason, None));
             }
             watch.reported = Reported::Nothing;
             book.begin_gap(name, self.pause.start_of_gap(*began), *reason);
-            if let Some(gap) = book.end_gap(name, entry::after(*began, *length), source.outcome(outcome)) {
+            if let Some(gap) = book.end_gap(
+                name,
+                entry::saturating_add(*began, *length),
+                source.outcome(outcome),
+            ) {
                 watch.gap_ended(&gap, source, book, false);
             }
         }
         if let Some((began, reason)) = source.open_gap {
             book.begin_gap(name, self.pause.start_of_gap(began), reason);
         }
-        watch.next_events(source, book);
-        watch.outage(source, book);
-        watch.proof_of_life(source, book);
+        watch.set_next_events(source, book);
+        watch.report_outage(source, book);
+        watch.update_proof_of_life(source, book);
         if let Some(count) = watch.dead_letters.report(source.dead_letters, now) {
             let reason = source.newest_dead_letter.unwrap_or("unknown");
             book.add(dead_letters(count, reason, now).of_source(name));
         }
     }
 
-    /// Compares a sink with the last report.
-    pub(super) fn sink(&mut self, name: &str, sink: &ProgressSnapshot, book: &mut Book, now: Timestamp) {
+    /// Compares a sink with its last report.
+    pub(super) fn observe_sink(
+        &mut self,
+        name: &str,
+        sink: &ProgressSnapshot,
+        book: &mut Book,
+        now: Timestamp,
+    ) {
         let watch = self.sinks.entry(name.to_owned()).or_default();
         for change in sink.changes.after(watch.changes) {
             let reason = change.reason.as_deref().unwrap_or("no reason is known");
@@ -236,9 +247,8 @@ impl Watch {
                 }
                 SinkState::Up => {
                     let entry = match watch.down_since.take() {
-                        Some(since) => {
-                            Entry::new(Kind::SinkRecovered, change.at, "the sink has recovered").after(since)
-                        }
+                        Some(since) => Entry::new(Kind::SinkRecovered, change.at, "the sink has recovered")
+                            .lasting_since(since),
                         None => Entry::new(Kind::SinkUp, change.at, "the sink is up"),
                     };
                     book.add(entry.of_sink(name));
@@ -281,8 +291,8 @@ impl Watch {
         }
     }
 
-    /// Starts again with the counters of a sink whose delivery is another one, because its settings have changed.
-    pub(super) fn sink_runs(&mut self, name: &str, delivery: u64) {
+    /// Resets the counters of a sink whose delivery was replaced, because its settings have changed.
+    pub(super) fn reset_replaced_sink(&mut self, name: &str, delivery: u64) {
         let watch = self.sinks.entry(name.to_owned()).or_default();
         if watch.delivery != delivery {
             *watch = SinkWatch {
@@ -292,15 +302,15 @@ impl Watch {
         }
     }
 
-    pub(super) fn forget_source(&mut self, name: &str) {
+    pub(super) fn remove_source(&mut self, name: &str) {
         self.sources.remove(name);
     }
 
-    /// Compares the spool with the last report.
-    pub(super) fn spool(&mut self, spool: &SpoolStatus, book: &mut Book, now: Timestamp) {
-        let dropped = self.dropped.get_or_insert(Rate {
+    /// Compares the spool with its last report.
+    pub(super) fn observe_spool(&mut self, spool: &SpoolStatus, book: &mut Book, now: Timestamp) {
+        let dropped = self.dropped.get_or_insert(EntryLimiter {
             reported: spool.dropped_events,
-            at: None,
+            reported_at: None,
         });
         if let Some(events) = dropped.report(spool.dropped_events, now) {
             let text = "the spool is full and drops its oldest events";
@@ -308,7 +318,7 @@ impl Watch {
         }
         let condition = Condition::of(spool);
         let watch = &mut self.spool;
-        if condition == watch.stated {
+        if condition == watch.recorded {
             watch.changing = None;
             return;
         }
@@ -319,7 +329,7 @@ impl Watch {
                 now
             }
         };
-        if condition != Condition::Failed && now.duration_since(since) < STEADY {
+        if condition != Condition::Failed && now.duration_since(since) < STEADY_TIME {
             return;
         }
         let (kind, text) = match condition {
@@ -338,7 +348,7 @@ impl Watch {
             ),
             Condition::Fine => (
                 Kind::SpoolRecovered,
-                if watch.stated == Condition::Retrying {
+                if watch.recorded == Condition::Retrying {
                     "spool can write again"
                 } else {
                     "the spool has room again"
@@ -347,16 +357,16 @@ impl Watch {
         };
         let entry = Entry::new(kind, since, text);
         book.add(match (condition, watch.since) {
-            (Condition::Fine, Some(began)) => entry.after(began),
+            (Condition::Fine, Some(began)) => entry.lasting_since(began),
             _ => entry,
         });
-        watch.stated = condition;
+        watch.recorded = condition;
         watch.since = Some(since);
         watch.changing = None;
     }
 
-    /// Records that the events of a gap could not be fetched.
-    pub(super) fn gap_lost(&mut self, gap: &Gap) {
+    /// Counts a gap whose events could not be fetched.
+    pub(super) fn count_lost_gap(&mut self, gap: &Gap) {
         let watch = self.sources.entry(gap.source.clone()).or_default();
         watch.lost.add(gap);
     }
@@ -369,7 +379,7 @@ impl Watch {
             .unwrap_or_default()
     }
 
-    /// Returns those of them whose events are missed.
+    /// Returns the gaps of a source that ended in this run and whose events are missed.
     pub(super) fn lost(&self, source: &str) -> GapSum {
         self.sources
             .get(source)
@@ -402,16 +412,16 @@ impl SourceWatch {
         };
         let ended = gap.ended.unwrap_or(gap.began);
         if is_first {
-            // The listener does not know of the run before.
+            // The listener logs the other gaps, but does not know the earlier run.
             let length = format_duration(Duration::from_secs_f64(gap.seconds));
             warn!(source = gap.source, reason = &*gap.reason, gap = length, "{text}");
         }
         let entry = Entry::new(Kind::Gap, ended, text).of_source(&gap.source);
-        book.add(entry.because(gap.reason.clone()).after(gap.began));
+        book.add(entry.with_reason(gap.reason.clone()).lasting_since(gap.began));
     }
 
-    /// Notes for each gap that is being filled the first event of the feed that is seen after it.
-    fn next_events(&mut self, source: &SourceFacts, book: &mut Book) {
+    /// Sets for each gap that is being filled the first event of the feed that is observed after the gap.
+    fn set_next_events(&mut self, source: &SourceFacts, book: &mut Book) {
         self.without_next.retain(|(gap, before)| {
             let next = source
                 .last_event
@@ -426,7 +436,7 @@ impl SourceWatch {
     }
 
     /// Reports the loss of the connection once, and the refusal of the token once.
-    fn outage(&mut self, source: &SourceFacts, book: &mut Book) {
+    fn report_outage(&mut self, source: &SourceFacts, book: &mut Book) {
         if source.is_connected() {
             self.reported = Reported::Nothing;
             return;
@@ -447,15 +457,15 @@ impl SourceWatch {
                 let text = format!("not connected: {}", reason.unwrap_or("the token is refused"));
                 Entry::new(Kind::SourceRefused, source.since, &text)
                     .of_source(&source.name)
-                    .because("token_refused")
+                    .with_reason("token_refused")
             }
             _ => disconnected(&source.name, source.since, label, reason),
         });
         self.reported = report;
     }
 
-    /// Keeps the last proof of life for which all events that were received before it are stored.
-    fn proof_of_life(&mut self, source: &SourceFacts, book: &mut Book) {
+    /// Records the last proof of life once all events that were received before it are stored.
+    fn update_proof_of_life(&mut self, source: &SourceFacts, book: &mut Book) {
         // While another member leads, its proofs of life replace the last one of this member.
         let is_outdated = |at: Timestamp, book: &Book| {
             let known = book.alive.get(&source.name);
@@ -482,7 +492,7 @@ impl SourceWatch {
             .last_event
             .clone()
             .or_else(|| known.and_then(|known| known.event.clone()));
-        let alive = Alive::new(at, event);
+        let alive = ProofOfLife::new(at, event);
         if source.in_flight == 0 {
             book.alive.insert(source.name.clone(), alive);
         } else {

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::{
     cluster::{Cluster, Cold},
-    history::Alive,
+    history::ProofOfLife,
     state::{SourceView, State, View},
 };
 
@@ -108,7 +108,7 @@ async fn take_over(cluster: &Cluster, cold: &Cold, state: &State) {
         let name = &source.intake.name;
         let began = state.history.take_over(name);
         if !in_lease.contains_key(&**name) {
-            let began = began.clone().unwrap_or_else(|| Alive::new(now.0, None));
+            let began = began.clone().unwrap_or_else(|| ProofOfLife::new(now.0, None));
             new.insert(name.to_string(), since(&began, None, now));
         }
         if let Some(resume) = began.and_then(|began| began.resume) {
@@ -137,20 +137,20 @@ fn learn(state: &State, settled: &BTreeMap<String, Settled>) {
     let now = (clock::now(), Instant::now());
     for (source, settled) in settled {
         if state.parts.source(source).is_some() {
-            state.history.learn(source, local(settled, now));
+            state.history.set_settled_by_leader(source, local(settled, now));
         }
     }
 }
 
 /// Returns a settled position by the local clock.
-fn local(settled: &Settled, (now, instant): (Timestamp, Instant)) -> Alive {
+fn local(settled: &Settled, (now, instant): (Timestamp, Instant)) -> ProofOfLife {
     let measured = settled.since.and_then(|since| {
         let age = SignedDuration::try_from(instant.saturating_duration_since(since)).ok()?;
         now.checked_sub(age).ok()
     });
     // The age of a lease that was stored before this member started is unknown.
     let at = measured.or_else(|| Timestamp::from_millisecond(settled.at_ms).ok());
-    Alive {
+    ProofOfLife {
         at: at.unwrap_or(Timestamp::MIN).min(now),
         event: settled.event.clone(),
         resume: settled.resume.clone(),
@@ -213,7 +213,7 @@ fn proven(source: &SourceView, resume: Option<String>, now: (Timestamp, Instant)
 }
 
 /// Returns a local proof of life for the lease: the inverse of [`local`].
-fn since(alive: &Alive, resume: Option<String>, (now, instant): (Timestamp, Instant)) -> Settled {
+fn since(alive: &ProofOfLife, resume: Option<String>, (now, instant): (Timestamp, Instant)) -> Settled {
     let age = Duration::try_from(now.duration_since(alive.at)).unwrap_or_default();
     Settled {
         since: instant.checked_sub(age),

@@ -84,7 +84,7 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let had_events = fs::metadata(events_file(&options)).is_ok_and(|file| file.len() > 0);
     let data_dir = DataDir::lock(&config.data_dir).await?;
     // The simulated platform starts with the demo, so nothing was missed since the last one.
-    history::forget(&config.data_dir);
+    history::delete(&config.data_dir);
     let spool = spool::open(&config).await?;
     let bridge = Bridge::start_on(listener, &config, data_dir, spool).await?;
     let state = std::sync::Arc::clone(bridge.state());
