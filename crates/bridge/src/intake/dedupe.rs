@@ -10,9 +10,9 @@ use hashbrown::HashTable;
 /// more entries fit into a core's own cache. There are two tables. When the young table is full it replaces the old one,
 /// which is cleared as a whole: removing the oldest event at each new one would need a second look-up in cold memory.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct DeduplicationWindow {
     /// The largest number of entries in a table.
-    generation: usize,
+    table_capacity: usize,
     /// Oldest first.
     events: VecDeque<Hashes>,
     /// The number of the oldest event in `events`; numbers wrap around.
@@ -51,13 +51,13 @@ pub(super) enum Novelty {
     Conflict,
 }
 
-impl Window {
+impl DeduplicationWindow {
     /// Creates a window for `capacity` events, rounded up to two; with 0, no event is ever a duplicate.
     pub(super) fn new(capacity: usize) -> Self {
         // At most half of all numbers are in use, so that they stay unique when they wrap around.
-        let generation = (capacity / 2).clamp(capacity.min(1), 1 << 30);
+        let table_capacity = (capacity / 2).clamp(capacity.min(1), 1 << 30);
         Self {
-            generation,
+            table_capacity,
             events: VecDeque::new(),
             oldest: 0,
             young: HashTable::new(),
@@ -68,7 +68,7 @@ impl Window {
     /// Adds an event, given by the hashes of its identity and its body, unless the window contains it. Returns its
     /// relation to the earlier events.
     pub(super) fn insert(&mut self, identity: u128, body: u128) -> Novelty {
-        match self.body(identity) {
+        match self.body_of(identity) {
             None => {
                 self.add(identity, body);
                 Novelty::New
@@ -77,7 +77,7 @@ impl Window {
             Some(_) => {
                 // An event with another body is stored as an event of its own, and its repetition is a duplicate too.
                 let identity = identity ^ body.rotate_left(1);
-                if self.body(identity).is_some() {
+                if self.body_of(identity).is_some() {
                     Novelty::Duplicate
                 } else {
                     self.add(identity, body);
@@ -87,7 +87,7 @@ impl Window {
         }
     }
 
-    fn body(&self, identity: u128) -> Option<u128> {
+    fn body_of(&self, identity: u128) -> Option<u128> {
         let matches =
             |entry: &Entry| entry.tag == tag(identity) && self.event(entry.number).identity == identity;
         let entry = self
@@ -98,12 +98,12 @@ impl Window {
     }
 
     fn add(&mut self, identity: u128, body: u128) {
-        if self.generation == 0 {
+        if self.table_capacity == 0 {
             return;
         }
-        if self.young.len() >= self.generation {
+        if self.young.len() >= self.table_capacity {
             self.events.drain(..self.old.len());
-            // No truncation: a table has at most `generation` entries.
+            // No truncation: a table has at most `table_capacity` entries.
             self.oldest = self.oldest.wrapping_add(self.old.len() as u32);
             self.old.clear();
             std::mem::swap(&mut self.young, &mut self.old);
@@ -128,7 +128,7 @@ const fn hash(identity: u128) -> u64 {
     identity as u64
 }
 
-/// Returns a part of the other half.
+/// Returns a part of the half of the identity that does not select the slot.
 const fn tag(identity: u128) -> u32 {
     (identity >> 64) as u32
 }
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn new_body_of_a_known_identity_is_a_conflict_once() {
-        let mut window = Window::new(10);
+        let mut window = DeduplicationWindow::new(10);
         assert_eq!(window.insert(1, 100), Novelty::New);
         assert_eq!(window.insert(1, 100), Novelty::Duplicate);
         assert_eq!(window.insert(1, 200), Novelty::Conflict);
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn backfilled_copy_is_a_duplicate_of_any_body() {
-        let mut window = Window::new(10);
+        let mut window = DeduplicationWindow::new(10);
         assert_eq!(window.insert(1, 100), Novelty::New);
         assert_eq!(window.insert(1, ANY_BODY), Novelty::Duplicate);
         assert_eq!(window.insert(2, ANY_BODY), Novelty::New);
@@ -163,9 +163,9 @@ mod tests {
 
     #[test]
     fn numbers_wrap_around() {
-        let mut window = Window {
+        let mut window = DeduplicationWindow {
             oldest: u32::MAX - 5,
-            ..Window::new(8)
+            ..DeduplicationWindow::new(8)
         };
         for identity in 0..40 {
             assert_eq!(window.insert(identity, 1), Novelty::New);
@@ -178,7 +178,7 @@ mod tests {
         fn copies_of_the_feed_and_of_the_list_are_stored_once(
             copies in proptest::collection::vec((0u128..20, any::<bool>()), 0..200),
         ) {
-            let mut window = Window::new(64);
+            let mut window = DeduplicationWindow::new(64);
             let mut stored = HashSet::new();
             for (event, is_backfill) in copies {
                 let body = if is_backfill { ANY_BODY } else { event + 1000 };
@@ -196,7 +196,7 @@ mod tests {
             identities in proptest::collection::vec((0u128..40).prop_map(|id| ((id % 5) << (32 * (id % 4))) | ((id / 20) << 62)), 0..300),
             capacity in 0usize..15,
         ) {
-            let mut window = Window::new(capacity);
+            let mut window = DeduplicationWindow::new(capacity);
             // All new events, newest first.
             let mut model: VecDeque<u128> = VecDeque::new();
             for identity in identities {

@@ -23,8 +23,8 @@ use crate::{
 /// The largest capacity of the redaction buffer that a source keeps between two batches: frames may contain pictures of
 /// several megabytes.
 const MAX_REDACTED_CAPACITY: usize = 64 << 10;
-/// A longer id is not stored as the last one.
-const MAX_NOTED_ID: usize = 128;
+/// The longest id that is stored as the id of the last event.
+const MAX_LAST_ID_BYTES: usize = 128;
 
 /// The filter and the redaction that apply to every event before it is stored.
 pub(crate) struct Rules {
@@ -105,7 +105,8 @@ struct Malformed {
     frame: Box<str>,
     reason: &'static str,
     detail: String,
-    keep: bool,
+    /// Whether the dead letter contains the frame.
+    keeps_frame: bool,
 }
 
 impl Encoder {
@@ -180,7 +181,7 @@ impl Encoder {
         // A backfilled event is no measure of the age of events, and not the last one of the feed.
         let is_of_feed = self.origin == Origin::Feed;
         if is_first && is_of_feed {
-            self.created = created(&event);
+            self.created = creation_time(&event);
         }
         let is_wanted = self.rules.filter.matches(&event);
         let stored = match self.rules.redaction.apply(&event, &mut self.redacted) {
@@ -196,7 +197,10 @@ impl Encoder {
         }
         // Hashed after the copy, so that the processor can finish the copy in parallel.
         let id = event.id();
-        if let Some(id) = id.as_deref().filter(|id| is_of_feed && id.len() <= MAX_NOTED_ID) {
+        if let Some(id) = id
+            .as_deref()
+            .filter(|id| is_of_feed && id.len() <= MAX_LAST_ID_BYTES)
+        {
             self.last_id.clear();
             self.last_id.push_str(id);
         }
@@ -215,12 +219,12 @@ impl Encoder {
         });
     }
 
-    fn reject(&mut self, frame: &str, reason: &'static str, detail: String, keep: bool) {
+    fn reject(&mut self, frame: &str, reason: &'static str, detail: String, keeps_frame: bool) {
         self.malformed.push(Malformed {
             frame: frame.into(),
             reason,
             detail,
-            keep,
+            keeps_frame,
         });
     }
 }
@@ -251,8 +255,8 @@ impl Batcher for Encoder {
                 }
             }
             Received::Malformed { text, reason } => {
-                let keep = self.rules.keep_malformed;
-                self.reject(text, reason.as_str(), chain(&reason), keep);
+                let keeps_frame = self.rules.keep_malformed;
+                self.reject(text, reason.as_str(), chain(&reason), keeps_frame);
             }
         }
     }
@@ -273,16 +277,16 @@ impl Batcher for Encoder {
                 frame,
                 reason,
                 detail,
-                keep,
+                keeps_frame,
             } = malformed;
-            self.source.stats.dead_letter(reason);
+            self.source.stats.record_dead_letter(reason);
             dead_letter::write_frame(
                 &self.source.name,
                 received_at,
                 reason,
                 &detail,
                 &frame,
-                keep,
+                keeps_frame,
                 &mut dead_letter_lines,
             );
             dead_letter_lines.push('\n');
@@ -328,7 +332,7 @@ const fn rounded_capacity(bytes: usize) -> usize {
     }
 }
 
-fn created(event: &Event<'_>) -> Option<Timestamp> {
+fn creation_time(event: &Event<'_>) -> Option<Timestamp> {
     cloudevents::timestamp(&event.time()?, event.positions.time_format())
 }
 

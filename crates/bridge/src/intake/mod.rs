@@ -39,29 +39,29 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 pub(crate) use self::dedupe::ANY_BODY;
-use self::dedupe::{Novelty, Window};
+use self::dedupe::{DeduplicationWindow, Novelty};
 use self::encode::Progress;
 pub(crate) use self::encode::{Encoded, Encoder, Rules, order_of};
-use self::newest::newest;
+use self::newest::load_newest;
 use self::order::Orders;
 
-/// The least capacity of the channel between listeners and intake, in batches, one for each wake-up of a socket. When it is
+/// The smallest capacity of the channel between listeners and intake, in batches, one for each wake-up of a socket. When it is
 /// full, the listeners stop reading their sockets.
-const LEAST_CHANNEL: usize = 4;
+const MIN_CHANNEL_CAPACITY: usize = 4;
 /// The largest number of batches that are appended together, with one sync.
 const MAX_MERGED_BATCHES: usize = 128;
 /// The largest size of batches that are appended together. A larger batch is appended alone, in its own buffer: merging
 /// would copy it.
 const MAX_MERGED_BYTES: usize = 64 << 10;
 /// The largest number of concurrent appends to a spool on disk: while it syncs some, the next ones are prepared, and then
-/// synced together. Twice as many as it waits for. For a spool in memory there is no sync to save, and appends that wait for space would use memory
-/// beyond the limit of the spool.
+/// synced together. Twice the number from which the spool does not wait for more. For a spool in memory there is no sync to
+/// save, and appends that wait for space would use memory beyond the limit of the spool.
 pub(crate) const CONCURRENT_APPENDS_ON_DISK: usize = 16;
-/// The number of events of earlier runs with which the events of a gap are compared that an earlier run has not filled: reading
-/// them takes a second or, on a busy machine, some.
+/// The number of events of earlier runs that are loaded if an earlier run has not filled all gaps: fetched events are compared
+/// with them. Loading takes a second, or some seconds on a busy machine.
 pub(crate) const KNOWN_EVENTS: usize = 262_144;
-/// The number of events of earlier runs with which all fetched events are compared.
-const LEAST_KNOWN_EVENTS: usize = 65_536;
+/// The number of events of earlier runs that are always loaded, to compare fetched events with them.
+const MIN_KNOWN_EVENTS: usize = 65_536;
 /// The largest difference between the times of batches from different sources. A larger one is a step of the clock, now
 /// or in an earlier run.
 const MAX_DISORDER: SignedDuration = SignedDuration::from_secs(10);
@@ -69,16 +69,16 @@ const MAX_DISORDER: SignedDuration = SignedDuration::from_secs(10);
 /// Returns the capacity of the channel between listeners and intake: each source has room for a batch. Otherwise the batches of
 /// the others, however small they are, would stop its reading and wake it again.
 pub(crate) fn channel_capacity(sources: usize) -> usize {
-    sources.max(LEAST_CHANNEL)
+    sources.max(MIN_CHANNEL_CAPACITY)
 }
 
 /// The options of the intake.
 pub(crate) struct Options {
     /// The size of the deduplication window, in events.
     pub(crate) window_events: usize,
-    /// The number of events of earlier runs with which fetched events are compared, at least [`LEAST_KNOWN_EVENTS`].
+    /// The number of events of earlier runs with which fetched events are compared, at least [`MIN_KNOWN_EVENTS`].
     pub(crate) known_events: usize,
-    /// Cancelled when these events are known. Others are stored meanwhile.
+    /// Cancelled when the known events are loaded. Events of the feed are stored meanwhile.
     pub(crate) known_events_loaded: CancellationToken,
     pub(crate) dead_letters: Arc<dyn DeadLetters>,
     /// The largest number of concurrent appends.
@@ -124,10 +124,10 @@ impl IntakeSource {
 impl IntakeStats {
     /// Returns the newest dead letters of the source.
     pub(crate) fn newest_dead_letters(&self) -> RecentDeadLetters {
-        self.newest().clone()
+        self.lock_newest_dead_letters().clone()
     }
 
-    /// Returns the id of the last event of the feed. It is in the ledger by then.
+    /// Returns the id of the last event of the feed, which the ledger counts already.
     pub(crate) fn last_event_id(&self) -> Option<String> {
         let id = self.last_event_id.lock().unwrap_or_else(PoisonError::into_inner);
         (!id.is_empty()).then(|| id.clone())
@@ -139,15 +139,15 @@ impl IntakeStats {
         last.push_str(id);
     }
 
-    fn dead_letter(&self, reason: &'static str) {
-        self.newest().push(DeadLetterSummary {
+    fn record_dead_letter(&self, reason: &'static str) {
+        self.lock_newest_dead_letters().push(DeadLetterSummary {
             at: clock::now(),
             reason,
             sequence: None,
         });
     }
 
-    fn newest(&self) -> std::sync::MutexGuard<'_, RecentDeadLetters> {
+    fn lock_newest_dead_letters(&self) -> std::sync::MutexGuard<'_, RecentDeadLetters> {
         // No code under this lock can panic in the middle of an update.
         self.newest_dead_letters
             .lock()
@@ -165,15 +165,15 @@ pub(crate) async fn run(
     mut batches: mpsc::Receiver<Encoded>,
 ) -> Result<(), AppendError> {
     let concurrent = options.concurrent_appends;
-    let mut window = Window::new(options.window_events);
+    let mut window = DeduplicationWindow::new(options.window_events);
     // Events that are received again after a restart are duplicates too. Batches wait in the channel meanwhile.
-    let (recent, last) = newest(&spool, options.window_events.max(LEAST_KNOWN_EVENTS)).await;
+    let (recent, latest_receipt) = load_newest(&spool, options.window_events.max(MIN_KNOWN_EVENTS)).await;
     for event in &recent[recent.len().saturating_sub(options.window_events)..] {
         window.insert(event.identity, event.body);
     }
-    let mut intake = Intake::new(window, last, options.dead_letters);
+    let mut intake = Intake::new(window, latest_receipt, options.dead_letters);
     intake.orders.add_known(&recent);
-    let known = newest(&spool, options.known_events);
+    let known = load_newest(&spool, options.known_events);
     let mut known = pin!(known.fuse());
     let mut waiting = Vec::with_capacity(MAX_MERGED_BATCHES);
     let mut appends = FuturesOrdered::new();
@@ -238,13 +238,13 @@ fn mergeable(waiting: &[Encoded]) -> usize {
 
 struct Intake {
     dead_letters: Arc<dyn DeadLetters>,
-    window: Window,
+    window: DeduplicationWindow,
     orders: Orders,
     /// The counts since the last append.
     tallies: Tallies,
     /// The latest time of receipt. Records are stored with increasing times, also across sources; only a step of the
     /// clock moves it back.
-    newest: Timestamp,
+    latest_receipt: Timestamp,
     /// The fates of the records of the present batch.
     fates: Vec<Fate>,
     dead_letter_lines: String,
@@ -282,13 +282,17 @@ impl Tallies {
 }
 
 impl Intake {
-    fn new(window: Window, newest: Option<Timestamp>, dead_letters: Arc<dyn DeadLetters>) -> Self {
+    fn new(
+        window: DeduplicationWindow,
+        latest_receipt: Option<Timestamp>,
+        dead_letters: Arc<dyn DeadLetters>,
+    ) -> Self {
         Self {
             dead_letters,
             window,
             orders: Orders::default(),
             tallies: Tallies::default(),
-            newest: newest.unwrap_or(Timestamp::MIN),
+            latest_receipt: latest_receipt.unwrap_or(Timestamp::MIN),
             fates: Vec::new(),
             dead_letter_lines: String::new(),
         }
@@ -307,10 +311,10 @@ impl Intake {
             connection,
             origin,
         } = batch;
-        if self.newest.duration_since(received_at) > MAX_DISORDER {
-            self.newest = received_at;
+        if self.latest_receipt.duration_since(received_at) > MAX_DISORDER {
+            self.latest_receipt = received_at;
         }
-        self.newest = self.newest.max(received_at);
+        self.latest_receipt = self.latest_receipt.max(received_at);
         let tally = self.tallies.of(&source);
         self.dead_letter_lines.push_str(&dead_letter_lines);
         tally.dead_lettered += dead_lettered;
@@ -358,10 +362,10 @@ impl Intake {
             let stored = tally.stored - stored_before;
             source.stats.backfilled.fetch_add(stored, Ordering::Relaxed);
         }
-        if self.newest != received_at {
-            records.set_received_at(self.newest);
+        if self.latest_receipt != received_at {
+            records.set_received_at(self.latest_receipt);
         }
-        // Usually nothing has to change. Then the records stay unread, which another core has in its cache.
+        // Usually all records are stored as they are. Then they are not read here, because another core has them in its cache.
         if self.fates.iter().any(|fate| *fate != Fate::KEEP) {
             records.apply(self.fates.drain(..));
         }

@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use super::{ANY_BODY, order_of};
 use crate::task::joined;
 
-/// What the intake has to know of a stored event.
+/// The properties of a stored event with which received events are compared.
 pub(super) struct StoredEvent {
     pub(super) source: Arc<str>,
     /// The number of the event in the order of the feed, if its id is one.
@@ -20,10 +20,10 @@ pub(super) struct StoredEvent {
     pub(super) body: u128,
 }
 
-/// Returns the newest events of the spool, oldest first, and the time at which the last one was received. Unreadable
-/// events are left out.
-pub(super) async fn newest(spool: &Spool, max_events: usize) -> (Vec<StoredEvent>, Option<Timestamp>) {
-    // At least one, for its time.
+/// Reads the newest events of the spool, oldest first, and the time at which the last one was received. Unreadable events
+/// are omitted.
+pub(super) async fn load_newest(spool: &Spool, max_events: usize) -> (Vec<StoredEvent>, Option<Timestamp>) {
+    // At least one event, for its time of receipt.
     let newest = spool.recent(max_events.max(1) as u64);
     let read = move || {
         let (mut stored, mut last) = (Vec::new(), None);

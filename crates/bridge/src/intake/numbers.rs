@@ -14,14 +14,14 @@ type Page = [u64; PAGE_BITS as usize / 64];
 /// The deduplication window has the newest events of all sources. Missed events that are fetched much later are compared with
 /// this set too.
 #[derive(Debug, Default)]
-pub(super) struct Numbers {
+pub(super) struct NumberSet {
     /// By the number of the page.
     pages: BTreeMap<u64, Page>,
     /// The page of the last insertion, outside of `pages`: most numbers follow each other.
     current: (u64, Page),
 }
 
-impl Numbers {
+impl NumberSet {
     pub(super) fn insert(&mut self, number: u64) {
         let page = number / PAGE_BITS;
         if page != self.current.0 {
@@ -34,13 +34,13 @@ impl Numbers {
                 self.pages.pop_first();
             }
         }
-        let (word, bit) = place(number);
+        let (word, bit) = word_and_bit(number);
         self.current.1[word] |= bit;
     }
 
     pub(super) fn contains(&self, number: u64) -> bool {
         let page = number / PAGE_BITS;
-        let (word, bit) = place(number);
+        let (word, bit) = word_and_bit(number);
         let bits = match page == self.current.0 {
             true => Some(&self.current.1),
             false => self.pages.get(&page),
@@ -50,9 +50,9 @@ impl Numbers {
 }
 
 /// Returns the word of a number in its page, and its bit.
-const fn place(number: u64) -> (usize, u64) {
-    let place = number % PAGE_BITS;
-    ((place / 64) as usize, 1 << (place % 64))
+const fn word_and_bit(number: u64) -> (usize, u64) {
+    let index = number % PAGE_BITS;
+    ((index / 64) as usize, 1 << (index % 64))
 }
 
 #[cfg(test)]
@@ -65,8 +65,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn set_has_what_was_inserted(numbers in proptest::collection::vec(0..2_000_u64, 0..300)) {
-            let mut set = Numbers::default();
+        fn set_contains_exactly_the_inserted_numbers(numbers in proptest::collection::vec(0..2_000_u64, 0..300)) {
+            let mut set = NumberSet::default();
             for number in &numbers {
                 set.insert(*number);
             }
@@ -78,8 +78,8 @@ mod tests {
     }
 
     #[test]
-    fn smallest_numbers_are_forgotten() {
-        let mut set = Numbers::default();
+    fn full_set_removes_its_smallest_numbers() {
+        let mut set = NumberSet::default();
         let last = MAX_PAGES as u64 * PAGE_BITS;
         for page in 0..=MAX_PAGES as u64 {
             set.insert(page * PAGE_BITS);

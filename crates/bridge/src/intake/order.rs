@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use neurobridge_core::event::Origin;
 
 use super::newest::StoredEvent;
-use super::numbers::Numbers;
+use super::numbers::NumberSet;
 
 /// The largest number of events that one connection delivers after later ones of another: more than connections buffer.
 const MAX_LATE: u32 = 16_384;
@@ -21,7 +21,7 @@ pub(super) struct Orders(BTreeMap<Arc<str>, SourceOrder>);
 struct SourceOrder {
     newest: Newest,
     /// The numbers of the stored events.
-    known: Numbers,
+    known: NumberSet,
 }
 
 /// The event of a source with the largest number, in the order of ids.
@@ -30,14 +30,14 @@ struct Newest {
     number: u64,
     /// The connection that has delivered it; `None` for an event that was fetched or stored by an earlier run.
     connection: Option<u64>,
-    /// The number of events of the feed with smaller numbers since then.
+    /// The number of later events of the feed with smaller numbers.
     late: u32,
 }
 
 /// The order of the events of a batch.
-pub(super) struct Order<'a> {
+pub(super) struct BatchOrder<'a> {
     newest: &'a mut Newest,
-    known: &'a mut Numbers,
+    known: &'a mut NumberSet,
     origin: Origin,
     connection: Option<u64>,
     /// Whether the batch has events of a feed.
@@ -45,14 +45,14 @@ pub(super) struct Order<'a> {
 }
 
 impl Orders {
-    /// Notes events that an earlier run has stored.
+    /// Adds the events that an earlier run has stored.
     pub(super) fn add_known(&mut self, events: &[StoredEvent]) {
         for event in events {
-            self.known(&event.source, event.order);
+            self.add_known_number(&event.source, event.order);
         }
     }
 
-    fn known(&mut self, source: &Arc<str>, number: Option<u64>) {
+    fn add_known_number(&mut self, source: &Arc<str>, number: Option<u64>) {
         if let Some(number) = number {
             let order = self.source(source);
             order.newest.number = order.newest.number.max(number);
@@ -61,9 +61,9 @@ impl Orders {
     }
 
     /// Returns the order of a batch from a connection of a source, or of fetched events.
-    pub(super) fn of(&mut self, source: &Arc<str>, origin: Origin, connection: u64) -> Order<'_> {
+    pub(super) fn of(&mut self, source: &Arc<str>, origin: Origin, connection: u64) -> BatchOrder<'_> {
         let SourceOrder { newest, known } = self.source(source);
-        Order {
+        BatchOrder {
             newest,
             known,
             origin,
@@ -77,13 +77,14 @@ impl Orders {
     }
 }
 
-impl Order<'_> {
-    /// Returns whether a fetched event is known; false for an event of the feed, of which the deduplication window decides.
+impl BatchOrder<'_> {
+    /// Returns whether a fetched event is stored already; false for an event of the feed, for which the deduplication window
+    /// decides.
     pub(super) fn is_known(&self, number: Option<u64>) -> bool {
         self.origin.is_backfill() && number.is_some_and(|number| self.known.contains(number))
     }
 
-    /// Notes a stored event.
+    /// Adds a stored event.
     pub(super) fn add(&mut self, number: Option<u64>) {
         if let Some(number) = number.filter(|_| self.is_ordered) {
             self.known.insert(number);
@@ -110,8 +111,8 @@ impl Order<'_> {
         self.newest.late += 1;
         let is_late = self.connection != self.newest.connection;
         if self.newest.late > MAX_LATE {
-            // The feed numbers its events anew.
-            *self.known = Numbers::default();
+            // The feed has restarted its numbers.
+            *self.known = NumberSet::default();
             *self.newest = Newest {
                 number,
                 connection: self.connection,
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn feed_that_restarts_its_ids_is_in_order_again() {
         let mut orders = Orders::default();
-        orders.known(&"main".into(), Some(1_000_000));
+        orders.add_known_number(&"main".into(), Some(1_000_000));
         let numbers: Vec<u64> = (1..=20_000).collect();
         let found = late(&mut orders, Origin::Feed, 1, &numbers);
         assert_eq!(found.len(), MAX_LATE as usize + 1);
@@ -177,7 +178,7 @@ mod tests {
     #[test]
     fn fetched_event_is_known_if_it_was_stored() {
         let mut orders = Orders::default();
-        orders.known(&"main".into(), Some(5));
+        orders.add_known_number(&"main".into(), Some(5));
         orders.of(&"main".into(), Origin::Feed, 1).add(Some(7));
         let order = orders.of(&"main".into(), Origin::Backfill, 0);
         let numbers = [5, 6, 7, 8].map(|number| order.is_known(Some(number)));
@@ -192,8 +193,8 @@ mod tests {
     #[test]
     fn known_numbers_are_cleared_when_the_feed_restarts_its_ids() {
         let mut orders = Orders::default();
-        orders.known(&"main".into(), Some(30_000));
-        orders.known(&"main".into(), Some(1_000_000));
+        orders.add_known_number(&"main".into(), Some(30_000));
+        orders.add_known_number(&"main".into(), Some(1_000_000));
         let numbers: Vec<u64> = (1..=20_000).collect();
         late(&mut orders, Origin::Feed, 1, &numbers);
         let order = orders.of(&"main".into(), Origin::Backfill, 0);
@@ -201,10 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn events_of_an_earlier_run_precede() {
+    fn smaller_number_than_in_an_earlier_run_is_late() {
         let mut orders = Orders::default();
-        orders.known(&"main".into(), Some(7));
-        orders.known(&"main".into(), Some(5));
+        orders.add_known_number(&"main".into(), Some(7));
+        orders.add_known_number(&"main".into(), Some(5));
         assert_eq!(late(&mut orders, Origin::Backfill, 0, &[6, 8]), [6]);
         assert_eq!(late(&mut orders, Origin::Feed, 1, &[7, 9]), [7]);
     }

@@ -62,7 +62,7 @@ fn event_after_a_later_one_of_another_connection_is_marked() {
     let mut first = first.for_connection();
     first.begin(1);
     second.begin(2);
-    let mut intake = Intake::new(Window::new(100), None, Arc::new(LoggedDeadLetters));
+    let mut intake = Intake::new(DeduplicationWindow::new(100), None, Arc::new(LoggedDeadLetters));
     let mut origins = |encoder: &mut Encoder, body: u8, ids: &[u8]| -> Vec<Origin> {
         for id in ids {
             encoder.push(received(Sent::Event {
@@ -157,7 +157,7 @@ proptest! {
             .iter()
             .map(|source| Encoder::new(source.clone(), attributes(&source.name), rules.clone()))
             .collect();
-        let mut intake = Intake::new(Window::new(1000), None, Arc::new(LoggedDeadLetters));
+        let mut intake = Intake::new(DeduplicationWindow::new(1000), None, Arc::new(LoggedDeadLetters));
         // The bodies received with each identity.
         let mut known = HashMap::<(usize, u8), Vec<_>>::new();
         let (mut expected, mut tallies, mut newest) = (Vec::new(), [Tally::default(); 2], i64::MIN);
