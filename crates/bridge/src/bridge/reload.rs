@@ -268,7 +268,7 @@ impl Bridge {
             return Err(Failure::message(Exit::TryLater, message));
         }
         let located = match &self.reloader {
-            Some(reloader) if !plan.relocates => reloader.located.clone(),
+            Some(reloader) if !plan.changes_located_fields => reloader.located.clone(),
             _ => config.named_fields(),
         };
         let mut prepared = Prepared {
@@ -365,7 +365,7 @@ impl Bridge {
             warn!(key = warning.key, "{}", warning.message);
         }
         if let Some(reloader) = &mut self.reloader {
-            if plan.relocates {
+            if plan.changes_located_fields {
                 reloader.located = loaded.config.named_fields();
             }
             reloader.loaded = loaded;

@@ -15,7 +15,7 @@ pub(crate) struct Plan {
     /// Whether `drain_timeout` changes.
     pub(crate) drain_timeout: bool,
     /// Whether the sources locate other fields while they read a frame.
-    pub(crate) relocates: bool,
+    pub(crate) changes_located_fields: bool,
 }
 
 /// The names of the parts that change.
@@ -60,7 +60,7 @@ impl Plan {
 /// Returns the keys that cannot be changed while the bridge runs.
 pub(crate) fn plan(old: &Loaded, new: &Loaded, located: &[FieldPath]) -> Result<Plan, Vec<String>> {
     let (before, after) = (old.settings(), new.settings());
-    let mut fixed = Vec::new();
+    let mut restart_keys = Vec::new();
     let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     for key in keys {
         match key.as_str() {
@@ -71,24 +71,24 @@ pub(crate) fn plan(old: &Loaded, new: &Loaded, located: &[FieldPath]) -> Result<
                 let filter = |key: &String| key == "event.filter" || key.starts_with("event.filter.");
                 let mut changed = Vec::new();
                 differences(before.get(key), after.get(key), key, &mut changed);
-                fixed.extend(changed.into_iter().filter(|key| !filter(key)));
+                restart_keys.extend(changed.into_iter().filter(|key| !filter(key)));
             }
-            _ => differences(before.get(key), after.get(key), key, &mut fixed),
+            _ => differences(before.get(key), after.get(key), key, &mut restart_keys),
         }
     }
     for (name, source) in &new.config.sources {
         let resumes = source.feed.as_deref().is_some_and(|feed| feed.resume.is_some());
-        fixed.extend(fixed_keys_of_source(name, resumes, &old.config, before, after));
+        restart_keys.extend(restart_keys_of_source(name, resumes, &old.config, before, after));
     }
-    if !fixed.is_empty() {
-        return Err(fixed);
+    if !restart_keys.is_empty() {
+        return Err(restart_keys);
     }
-    let relocates = !new
+    let changes_located_fields = !new
         .config
         .named_fields()
         .iter()
         .all(|field| located.contains(field));
-    let rules_change = relocates
+    let rules_change = changes_located_fields
         || at(before, &["event", "filter"]) != at(after, &["event", "filter"])
         || redacts(&old.config) != redacts(&new.config);
     let differs = |section: &str, name: &str| at(before, &[section, name]) != at(after, &[section, name]);
@@ -102,11 +102,11 @@ pub(crate) fn plan(old: &Loaded, new: &Loaded, located: &[FieldPath]) -> Result<
     };
     for name in &sources.changed {
         if creates_tokens(&old.config, name) || creates_tokens(&new.config, name) {
-            fixed.push(format!("sources.{name} (a source with token_from)"));
+            restart_keys.push(format!("sources.{name} (a source with token_from)"));
         }
     }
-    if !fixed.is_empty() {
-        return Err(fixed);
+    if !restart_keys.is_empty() {
+        return Err(restart_keys);
     }
     Ok(Plan {
         sources,
@@ -114,32 +114,37 @@ pub(crate) fn plan(old: &Loaded, new: &Loaded, located: &[FieldPath]) -> Result<
             differs("sinks", name)
         }),
         drain_timeout: old.config.drain_timeout != new.config.drain_timeout,
-        relocates,
+        changes_located_fields,
     })
 }
 
-/// Returns the keys of a source that cannot be changed while the bridge runs.
-fn fixed_keys_of_source(
+/// Returns the changed keys of a source that cannot be changed while the bridge runs.
+fn restart_keys_of_source(
     name: &str,
     resumes: bool,
     old: &Config,
     before: &Map<String, Value>,
     after: &Map<String, Value>,
 ) -> Vec<String> {
-    let mut fixed = Vec::new();
+    let mut restart_keys = Vec::new();
     if !old.sources.contains_key(name) {
         // The spool stores the resume values only of the sources that it was opened with.
         if resumes {
-            fixed.push(format!("sources.{name}.feed.resume"));
+            restart_keys.push(format!("sources.{name}.feed.resume"));
         }
-        return fixed;
+        return restart_keys;
     }
     // These decide which event a message is: during the replacement the same event would be two events.
     for key in ["event", "events", "resume"] {
         let path = ["sources", name, "feed", key];
-        differences(at(before, &path), at(after, &path), &path.join("."), &mut fixed);
+        differences(
+            at(before, &path),
+            at(after, &path),
+            &path.join("."),
+            &mut restart_keys,
+        );
     }
-    fixed
+    restart_keys
 }
 
 /// Returns whether values are removed from any event, so that dead letters contain no frames.
@@ -253,7 +258,7 @@ mod tests {
     fn filter_on_a_field_not_located_changes_all_sources() {
         let filtered = format!("{BASE}\n[sinks.other.filter]\n\"a.b\" = [\"new\"]\n");
         let plan = planned(&filtered).unwrap();
-        assert!(plan.relocates);
+        assert!(plan.changes_located_fields);
         assert_eq!(plan.sources.changed, ["a", "b"]);
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 
-/// The largest reason of a failed reload that is shown, in characters.
+/// The length to which the reason of a failed reload is cut, in characters.
 const MAX_REASON_CHARS: usize = 1000;
 
 /// The running configuration, as shown by `/status` and the metrics.
@@ -67,12 +67,12 @@ impl Configuration {
         inner.last_failed_reload = None;
     }
 
-    /// Records a reload that has found the running configuration.
+    /// Records a reload that found no change.
     pub(crate) fn unchanged(&self) {
         self.lock().last_failed_reload = None;
     }
 
-    /// Records a reload that changed nothing, and why.
+    /// Records a failed reload with its reason.
     pub(crate) fn failed(&self, reason: &str) {
         let mut inner = self.lock();
         inner.failed_reloads += 1;

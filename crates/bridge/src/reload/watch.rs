@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The interval at which the file is read.
-const LOOK: Duration = Duration::from_secs(1);
+const READ_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest file that is read.
 const MAX_BYTES: u64 = 16 << 20;
 
@@ -26,10 +26,10 @@ const MAX_BYTES: u64 = 16 << 20;
 pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
     let mut known = hash(path.clone()).await.ok();
     let mut changing = None;
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval(READ_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        look.tick().await;
+        ticks.tick().await;
         let found = match hash(path.clone()).await {
             Ok(found) => Some(found),
             Err(error) => {
@@ -57,7 +57,7 @@ pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
         }
         // The bridge logs the result and shows it in its status.
         match answered.await {
-            // The last reload is not complete. The next look requests it again.
+            // The last reload is not complete. The next read requests it again.
             Ok(answer) if answer.exit == Exit::TryLater.code() => {}
             Ok(_) => known = found,
             Err(_) => {
@@ -68,7 +68,7 @@ pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
     }
 }
 
-/// Returns a hash of the content of a file. The disk may hang, which delays only the next look.
+/// Returns a hash of the content of a file. The disk may hang, which delays only the next read.
 async fn hash(path: PathBuf) -> io::Result<u128> {
     let read = spawn_blocking(move || {
         let content = file::read(&path, MAX_BYTES)?;
