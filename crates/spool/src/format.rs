@@ -16,7 +16,7 @@ pub const HEADER_LENGTH: usize = 64;
 /// other.
 pub const SLOT_LENGTH: usize = 8192;
 /// The longest note of a cursor.
-pub const LONGEST_NOTE: usize = SLOT_LENGTH - NOTE;
+pub const LONGEST_NOTE: usize = SLOT_LENGTH - NOTE_OFFSET;
 
 /// The version of a segment: that of its records.
 const SEGMENT_VERSION: u32 = record::FORMAT_VERSION;
@@ -24,7 +24,7 @@ const CURSOR_VERSION: u32 = 1;
 const SEGMENT_MAGIC: [u8; 8] = *b"nbsegmnt";
 const CURSOR_MAGIC: [u8; 8] = *b"nbcursor";
 /// The offset of the note in a slot.
-const NOTE: usize = 112;
+const NOTE_OFFSET: usize = 112;
 /// The length that stands for no note.
 const NO_NOTE: u32 = u32::MAX;
 
@@ -145,7 +145,7 @@ impl CursorSlot {
         if text.len() > LONGEST_NOTE {
             return None;
         }
-        let mut bytes = vec![0; NOTE];
+        let mut bytes = vec![0; NOTE_OFFSET];
         bytes[..8].copy_from_slice(&CURSOR_MAGIC);
         bytes[8..12].copy_from_slice(&CURSOR_VERSION.to_le_bytes());
         bytes[12..28].copy_from_slice(self.spool.as_bytes());
@@ -161,13 +161,13 @@ impl CursorSlot {
             counts.dropped,
             counts.damaged,
         ];
-        for (number, place) in numbers.iter().zip(bytes[28..100].chunks_exact_mut(8)) {
-            place.copy_from_slice(&number.to_le_bytes());
+        for (number, field) in numbers.iter().zip(bytes[28..100].chunks_exact_mut(8)) {
+            field.copy_from_slice(&number.to_le_bytes());
         }
         let length = note.map_or(NO_NOTE, |note| note.len() as u32);
         bytes[100..104].copy_from_slice(&length.to_le_bytes());
         bytes.extend_from_slice(text);
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..108]), &bytes[NOTE..]);
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..108]), &bytes[NOTE_OFFSET..]);
         bytes[108..112].copy_from_slice(&checksum.to_le_bytes());
         Some(bytes)
     }
@@ -177,14 +177,14 @@ impl CursorSlot {
     /// # Errors
     /// See [`FormatError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        if bytes.len() < NOTE || !bytes.starts_with(&CURSOR_MAGIC) {
+        if bytes.len() < NOTE_OFFSET || !bytes.starts_with(&CURSOR_MAGIC) {
             return Err(FormatError::Magic);
         }
         let length = u32::from_le_bytes(array(bytes, 100));
         let text_length = if length == NO_NOTE { 0 } else { length as usize };
         let text = text_length
-            .checked_add(NOTE)
-            .and_then(|end| bytes.get(NOTE..end))
+            .checked_add(NOTE_OFFSET)
+            .and_then(|end| bytes.get(NOTE_OFFSET..end))
             .ok_or(FormatError::Content {
                 what: "note's length",
             })?;
@@ -211,10 +211,10 @@ impl CursorSlot {
     }
 }
 
-/// Verifies the checksum at `place`, which covers all bytes before it and `more`, and then the version.
-fn check(bytes: &[u8], more: &[u8], place: usize, version: u32) -> Result<(), FormatError> {
-    let found = u32::from_le_bytes(array(bytes, place));
-    let expected = crc32c::crc32c_append(crc32c::crc32c(&bytes[..place]), more);
+/// Verifies the checksum at `offset`, which covers all bytes before it and `rest`, and then the version.
+fn check(bytes: &[u8], rest: &[u8], offset: usize, version: u32) -> Result<(), FormatError> {
+    let found = u32::from_le_bytes(array(bytes, offset));
+    let expected = crc32c::crc32c_append(crc32c::crc32c(&bytes[..offset]), rest);
     if found != expected {
         return Err(FormatError::Checksum { found, expected });
     }

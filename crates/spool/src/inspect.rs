@@ -215,7 +215,7 @@ pub fn verify_with_progress(folder: &Path, mut progress: impl FnMut(u64, u64)) -
         });
     }
     for segment in &listing.segments {
-        check_head(segment, listing.id, &mut report)?;
+        check_header(segment, listing.id, &mut report)?;
     }
     for state in &listing.cursors {
         let Some(damage) = &state.damage else {
@@ -251,7 +251,7 @@ pub fn verify_with_progress(folder: &Path, mut progress: impl FnMut(u64, u64)) -
                 report.range = Some((first, last));
             }
             Entry::Damaged(finding)
-                if newest.as_ref() == Some(&finding.path) && passes(folder, &finding)? =>
+                if newest.as_ref() == Some(&finding.path) && is_being_written(folder, &finding)? =>
             {
                 report.events += finding.events;
             }
@@ -262,13 +262,13 @@ pub fn verify_with_progress(folder: &Path, mut progress: impl FnMut(u64, u64)) -
         }
     }
     if let Some(id) = id {
-        report.findings.extend(missing_end(folder, id, next)?);
+        report.findings.extend(missing_at_end(folder, id, next)?);
     }
     Ok(report)
 }
 
 /// Returns the events that the log contained at its last clean stop and that are missing after its last record.
-fn missing_end(folder: &Path, id: SpoolId, next: Sequence) -> Result<Option<Finding>, DiskError> {
+fn missing_at_end(folder: &Path, id: SpoolId, next: Sequence) -> Result<Option<Finding>, DiskError> {
     let Some(stored) = epochs::read(folder)? else {
         return Ok(None);
     };
@@ -293,14 +293,14 @@ fn missing_end(folder: &Path, id: SpoolId, next: Sequence) -> Result<Option<Find
     }))
 }
 
-/// Returns whether apparent damage was caused by a running bridge: then the events are intact, or deleted, a moment later.
-fn passes(folder: &Path, finding: &Finding) -> Result<bool, DiskError> {
+/// Returns whether apparent damage is a write of a running bridge: then the events are intact, or deleted, a moment later.
+fn is_being_written(folder: &Path, finding: &Finding) -> Result<bool, DiskError> {
     if !recovery::is_locked(folder) {
         return Ok(false);
     }
     let end = finding.from.plus(finding.events);
     for _ in 0..REREADS {
-        // Another process writes here, so there is nothing to wait for but time.
+        // The writer is another process, which sends no notification.
         thread::sleep(REREAD_INTERVAL);
         let mut next = finding.from;
         for entry in from_sequence(folder, finding.from)? {
@@ -341,13 +341,13 @@ pub fn from_time(folder: &Path, time: Timestamp) -> Result<Entries, DiskError> {
 #[derive(Debug)]
 pub struct Entries {
     segments: std::vec::IntoIter<SegmentFile>,
-    following: Option<SegmentFile>,
-    at: Option<At>,
+    next_segment: Option<SegmentFile>,
+    current: Option<OpenSegment>,
     next: Sequence,
 }
 
 #[derive(Debug)]
-struct At {
+struct OpenSegment {
     path: PathBuf,
     scan: Scan,
     /// The first sequence of the segment after this one; `None` for the last.
@@ -361,26 +361,26 @@ impl Entries {
             .take_while(|pair| pair[1].first <= next)
             .count();
         let mut segments = segments.into_iter();
-        let following = segments.nth(skipped);
+        let next_segment = segments.nth(skipped);
         Self {
             segments,
-            following,
-            at: None,
+            next_segment,
+            current: None,
             next,
         }
     }
 
     /// Opens the next segment. Returns false if there is none.
     fn advance(&mut self) -> Result<bool, DiskError> {
-        while let Some(segment) = self.following.take() {
-            self.following = self.segments.next();
-            let limit = self.following.as_ref().map(|segment| segment.first);
+        while let Some(segment) = self.next_segment.take() {
+            self.next_segment = self.segments.next();
+            let limit = self.next_segment.as_ref().map(|segment| segment.first);
             let file = match File::open(&segment.path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(DiskError::of("open", &segment.path)(error)),
             };
-            // The records of another version could pass the checksum and be something else.
+            // Records of another version could have a valid checksum and another meaning.
             let header = segment::read_header(&file).map_err(DiskError::of("read", &segment.path))?;
             if let Err(error @ FormatError::Version { .. }) = header {
                 let error = io::Error::new(io::ErrorKind::InvalidData, error);
@@ -390,15 +390,15 @@ impl Entries {
                 .metadata()
                 .map_err(DiskError::of("look at", &segment.path))?
                 .len();
-            let most = segment.first.plus(size / record::SHORTEST as u64 + 1);
+            let largest_end = segment.first.plus(size / record::SHORTEST as u64 + 1);
             let scan = Scan::new(
                 file,
                 HEADER_LENGTH as u64,
                 segment.first,
                 size,
-                limit.unwrap_or(most),
+                limit.unwrap_or(largest_end),
             );
-            self.at = Some(At {
+            self.current = Some(OpenSegment {
                 path: segment.path,
                 scan,
                 limit,
@@ -410,20 +410,24 @@ impl Entries {
 
     fn read(&mut self) -> Result<Option<Entry>, DiskError> {
         loop {
-            let Some(at) = &mut self.at else {
+            let Some(current) = &mut self.current else {
                 if self.advance()? {
                     continue;
                 }
                 return Ok(None);
             };
             let finding = |offset, from: Sequence, to: Sequence| Finding {
-                path: at.path.clone(),
+                path: current.path.clone(),
                 offset,
                 from,
                 events: to.since(from),
                 what: format!("{} events are unreadable", to.since(from)),
             };
-            match at.scan.next().map_err(DiskError::of("read", &at.path))? {
+            match current
+                .scan
+                .next()
+                .map_err(DiskError::of("read", &current.path))?
+            {
                 Item::Events { batch, .. } => {
                     if let Some(part) = batch.from(self.next) {
                         self.next = part.end();
@@ -441,12 +445,12 @@ impl Entries {
                     }
                 }
                 Item::End { offset } => {
-                    let (from, limit) = (at.scan.expected(), at.limit);
+                    let (from, limit) = (current.scan.expected(), current.limit);
                     // The last segment ends at its write position; a partial record there is not damage.
                     let missing = limit
                         .filter(|limit| from < *limit && *limit > self.next)
                         .map(|limit| finding(offset, from, limit));
-                    self.at = None;
+                    self.current = None;
                     if let Some(finding) = missing {
                         return Ok(Some(Entry::Damaged(finding)));
                     }
@@ -463,21 +467,21 @@ impl Iterator for Entries {
         match self.read() {
             Ok(entry) => entry.map(Ok),
             Err(error) => {
-                self.at = None;
-                self.following = None;
+                self.current = None;
+                self.next_segment = None;
                 Some(Err(error))
             }
         }
     }
 }
 
-fn check_head(segment: &SegmentFile, id: Option<SpoolId>, report: &mut Report) -> Result<(), DiskError> {
-    let bytes = match fs::File::open(&segment.path).and_then(|file| segment::read_header(&file)) {
+fn check_header(segment: &SegmentFile, id: Option<SpoolId>, report: &mut Report) -> Result<(), DiskError> {
+    let header = match fs::File::open(&segment.path).and_then(|file| segment::read_header(&file)) {
         Ok(header) => header,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(DiskError::of("read", &segment.path)(error)),
     };
-    let what = match bytes {
+    let what = match header {
         Ok(header) if id.is_some_and(|id| id != header.spool) => {
             format!("the segment belongs to the spool {}", header.spool)
         }

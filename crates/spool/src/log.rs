@@ -279,19 +279,19 @@ impl Finder {
         let shared = match &self.log {
             Log::Memory(log) => {
                 return Ok(match self.reader {
-                    Some(reader) => log.hand_out(reader, sequence),
+                    Some(reader) => log.find_for_reader(reader, sequence),
                     None => log.find(sequence),
                 });
             }
             Log::Disk(log) => Arc::clone(log.shared()),
         };
         loop {
-            // Before a look-up that was started for another position, which a rewind has made useless.
-            let is_expected = self
+            // An event in memory does not wait for a look-up of another position, which a rewind has made useless.
+            let is_running = self
                 .running
                 .as_ref()
                 .is_some_and(|running| running.sequence == sequence);
-            if !is_expected && let Some(found) = shared.find(sequence) {
+            if !is_running && let Some(found) = shared.find(sequence) {
                 return Ok(found);
             }
             if let Some(at) = self.retry_at {
@@ -304,7 +304,7 @@ impl Finder {
                     .running
                     .insert(LookUp::start(&shared, std::mem::take(&mut self.walk), sequence)),
             };
-            let (of, result) = (running.sequence, (&mut running.result).await);
+            let (looked_up, result) = (running.sequence, (&mut running.result).await);
             self.running = None;
             let found = match result {
                 Ok((walk, found)) => {
@@ -317,8 +317,8 @@ impl Finder {
                 },
             };
             match found {
-                // Of a position from before a rewind.
-                _ if of != sequence => {}
+                // The position was requested before a rewind.
+                _ if looked_up != sequence => {}
                 Ok(Found::Events(batch)) => {
                     // The disk reads the next batch while this one is published.
                     if shared.find(batch.end()).is_none() {

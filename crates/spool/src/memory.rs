@@ -25,11 +25,11 @@ use crate::{
 /// The overhead of a batch in addition to its bytes: its slot in the queue, and the allocator's header.
 const BATCH_OVERHEAD: usize = 128;
 /// The smallest valid limit: two batches of the listener's largest size fit.
-const LEAST_SIZE: u64 = 1 << 20;
+const MIN_SIZE: u64 = 1 << 20;
 
 /// The size from which the appender yields to the readers: batches that stay in the log for long leave the processors' caches,
 /// which costs more than all other work on them.
-const CROWDED: usize = 4 << 20;
+const YIELD_SIZE: usize = 4 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -39,21 +39,22 @@ pub(crate) struct Memory {
     state: Mutex<State>,
     /// Wakes the appender when a cursor has freed space.
     room: Notify,
-    /// Held by the current append: a smaller one must not overtake one that waits for space.
+    /// Locked by the current append: a smaller append must not overtake one that waits for space.
     turn: tokio::sync::Mutex<()>,
     durable: watch::Sender<u64>,
     closed: watch::Sender<bool>,
 }
 
+/// A batch and the memory that it uses.
 #[derive(Debug)]
-struct Held {
+struct StoredBatch {
     batch: SealedBatch,
     cost: usize,
 }
 
 #[derive(Debug)]
 struct State {
-    batches: VecDeque<Held>,
+    batches: VecDeque<StoredBatch>,
     /// The total cost of the batches.
     size: usize,
     /// The sequence of the next event.
@@ -70,18 +71,18 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct Reader {
     /// The first event that the reader has not settled.
-    needed: Sequence,
+    unsettled: Sequence,
     /// The first event that was not passed to the reader since its last rewind. The events in between are being delivered.
-    handed_to: Sequence,
+    passed_end: Sequence,
 }
 
 impl Memory {
     pub(crate) fn new(config: &MemoryConfig) -> Result<Self, OpenError> {
         let limit = config.max_size.bytes();
-        if limit < LEAST_SIZE {
+        if limit < MIN_SIZE {
             return Err(OpenError::TooSmall {
                 found: limit,
-                least: LEAST_SIZE,
+                least: MIN_SIZE,
             });
         }
         let state = State {
@@ -127,7 +128,7 @@ impl Memory {
             self.lock().resume.apply(values);
             return Ok(None);
         }
-        if self.lock().size > CROWDED {
+        if self.lock().size > YIELD_SIZE {
             yield_now().await;
         }
         // Sealing assigns the sequences, so the batch is sealed only when its position is final.
@@ -175,8 +176,8 @@ impl Memory {
             Start::Oldest => state.oldest(),
         };
         let reader = Reader {
-            needed: first,
-            handed_to: first,
+            unsettled: first,
+            passed_end: first,
         };
         state.readers.insert(number, reader);
         (number, first)
@@ -185,24 +186,24 @@ impl Memory {
     pub(crate) fn unregister(&self, reader: u64) {
         let mut state = self.lock();
         state.readers.remove(&reader);
-        self.trim(&mut state);
+        self.remove_settled(&mut state);
     }
 
     /// Records that a reader has settled all events before `next`.
     pub(crate) fn commit(&self, reader: u64, next: Sequence) {
         let mut state = self.lock();
         if let Some(reader) = state.readers.get_mut(&reader) {
-            reader.needed = next.max(reader.needed);
+            reader.unsettled = next.max(reader.unsettled);
         }
-        self.trim(&mut state);
+        self.remove_settled(&mut state);
     }
 
-    /// Looks up the batch for a reader and records that it was passed on.
-    pub(crate) fn hand_out(&self, reader: u64, sequence: Sequence) -> Found {
+    /// Looks up the batch for a reader and records that it was passed to the reader.
+    pub(crate) fn find_for_reader(&self, reader: u64, sequence: Sequence) -> Found {
         let mut state = self.lock();
         let found = state.find(sequence);
         if let Some(reader) = state.readers.get_mut(&reader) {
-            reader.handed_to = match &found {
+            reader.passed_end = match &found {
                 Found::Events(batch) => batch.end(),
                 Found::Dropped { .. } | Found::Damaged { .. } | Found::Nothing => sequence,
             };
@@ -270,21 +271,21 @@ impl Memory {
         state.next = sealed.end();
         state.resume.apply(values.drain(..));
         state.size += cost;
-        state.batches.push_back(Held { batch: sealed, cost });
+        state.batches.push_back(StoredBatch { batch: sealed, cost });
         // Without readers nothing is retained.
-        self.trim(&mut state);
+        self.remove_settled(&mut state);
         Some(stored)
     }
 
     /// Removes the batches that every reader has settled.
-    fn trim(&self, state: &mut State) {
-        let needed = state.readers.values().map(|reader| reader.needed).min();
+    fn remove_settled(&self, state: &mut State) {
+        let needed = state.readers.values().map(|reader| reader.unsettled).min();
         let needed = needed.unwrap_or(state.next);
         let before = state.batches.len();
         while state
             .batches
             .front()
-            .is_some_and(|held| held.batch.end() <= needed)
+            .is_some_and(|stored| stored.batch.end() <= needed)
         {
             state.remove_batch(0);
         }
@@ -313,15 +314,19 @@ const fn footprint(bytes: usize) -> usize {
 
 impl State {
     fn oldest(&self) -> Sequence {
-        self.batches.front().map_or(self.next, |held| held.batch.first())
+        self.batches
+            .front()
+            .map_or(self.next, |stored| stored.batch.first())
     }
 
     fn find(&self, sequence: Sequence) -> Found {
         if sequence >= self.next {
             return Found::Nothing;
         }
-        let index = self.batches.partition_point(|held| held.batch.end() <= sequence);
-        match self.batches.get(index).map(|held| &held.batch) {
+        let index = self
+            .batches
+            .partition_point(|stored| stored.batch.end() <= sequence);
+        match self.batches.get(index).map(|stored| &stored.batch) {
             Some(batch) if batch.first() <= sequence => match batch.from(sequence) {
                 Some(part) => Found::Events(part),
                 None => Found::Nothing,
@@ -336,19 +341,19 @@ impl State {
     /// Drops the oldest batch that no reader is delivering. A batch in delivery will most likely be delivered although it would
     /// count as lost, and its memory is in use until it is settled anyway.
     fn drop_oldest(&mut self) {
-        let is_on_its_way = |held: &Held| {
-            self.readers
-                .values()
-                .any(|reader| reader.needed < held.batch.end() && held.batch.first() < reader.handed_to)
+        let is_in_delivery = |stored: &StoredBatch| {
+            self.readers.values().any(|reader| {
+                reader.unsettled < stored.batch.end() && stored.batch.first() < reader.passed_end
+            })
         };
-        let oldest = self.batches.iter().position(|held| !is_on_its_way(held));
+        let oldest = self.batches.iter().position(|stored| !is_in_delivery(stored));
         if let Some(batch) = self.remove_batch(oldest.unwrap_or(0)) {
             self.dropped_events += batch.events();
         }
     }
 
     fn remove_batch(&mut self, index: usize) -> Option<SealedBatch> {
-        let Held { batch, cost } = self.batches.remove(index)?;
+        let StoredBatch { batch, cost } = self.batches.remove(index)?;
         self.size -= cost;
         Some(batch)
     }

@@ -31,7 +31,7 @@ pub struct SpoolReader {
 impl SpoolReader {
     pub(crate) fn start(log: Log, name: &str, start: Start) -> Self {
         let (key, cursor) = log.register(name, start);
-        tracing::debug!(reader = name, next = cursor.next.get(), "reader begins");
+        tracing::debug!(reader = name, next = cursor.next.get(), "reader started");
         Self::begin(log, key, cursor)
     }
 
@@ -56,7 +56,7 @@ impl SpoolReader {
 impl Reader for SpoolReader {
     async fn next(&mut self) -> Result<Read, ReadError> {
         loop {
-            // A look-up in memory never waits: without this a long log would keep other tasks from the thread.
+            // A look-up in memory never waits: without this, a reader of a long log would block the other tasks of the thread.
             consume_budget().await;
             // Read before the look-up, so that a close in between is not missed.
             let is_closed = *self.closed.borrow_and_update();

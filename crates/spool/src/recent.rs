@@ -4,7 +4,7 @@ use neurobridge_core::{event::Sequence, reader::ReadError, record::SealedBatch};
 
 use crate::log::{Finder, Found, Log};
 
-/// An iterator over the most recent events of a log at the time of its creation, oldest first. Unreadable events are left out.
+/// An iterator over the most recent events of a log at the time of its creation, oldest first. Unreadable events are omitted.
 /// Blocks on the disk.
 #[derive(Debug)]
 pub struct Recent {

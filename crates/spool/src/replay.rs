@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The capacity of the channel between the disk and a sink, in batches.
-const PREFETCH: usize = 4;
+const PREFETCHED_BATCHES: usize = 4;
 
 /// A position in a log, given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,14 +115,14 @@ impl Place {
 /// A reader of a range of a log, or of events from elsewhere. Deleted and unreadable events are reported as skipped.
 #[derive(Debug)]
 pub struct ReplayReader {
-    origin: Origin,
+    source: ReplaySource,
     epochs: Epochs,
     cursor: Cursor,
     on_commit: OnCommit,
 }
 
 #[derive(Debug)]
-enum Origin {
+enum ReplaySource {
     Log {
         folder: PathBuf,
         end: Sequence,
@@ -158,7 +158,7 @@ impl ReplayReader {
         })?;
         let read = read(folder.clone(), first, end);
         Ok(Self {
-            origin: Origin::Log { folder, end, read },
+            source: ReplaySource::Log { folder, end, read },
             epochs,
             cursor: Cursor::starting_at(first),
             on_commit: OnCommit(Box::new(|_| ())),
@@ -170,7 +170,7 @@ impl ReplayReader {
     pub fn of(batches: Vec<SealedBatch>, on_commit: impl FnMut(&Cursor) + Send + 'static) -> Self {
         let next = batches.first().map_or(Sequence::FIRST, SealedBatch::first);
         Self {
-            origin: Origin::Batches { batches, next },
+            source: ReplaySource::Batches { batches, next },
             epochs: Epochs::default(),
             cursor: Cursor::starting_at(next),
             on_commit: OnCommit(Box::new(on_commit)),
@@ -180,16 +180,16 @@ impl ReplayReader {
 
 impl Reader for ReplayReader {
     async fn next(&mut self) -> Result<Read, ReadError> {
-        match &mut self.origin {
-            Origin::Log { read, .. } => read.recv().await.unwrap_or(Ok(Read::End)),
-            Origin::Batches { batches, next } => Ok(next_of(batches, next)),
+        match &mut self.source {
+            ReplaySource::Log { read, .. } => read.recv().await.unwrap_or(Ok(Read::End)),
+            ReplaySource::Batches { batches, next } => Ok(next_read(batches, next)),
         }
     }
 
     fn rewind(&mut self, sequence: Sequence) {
-        match &mut self.origin {
-            Origin::Log { folder, end, read } => *read = self::read(folder.clone(), sequence, *end),
-            Origin::Batches { next, .. } => *next = sequence,
+        match &mut self.source {
+            ReplaySource::Log { folder, end, read } => *read = self::read(folder.clone(), sequence, *end),
+            ReplaySource::Batches { next, .. } => *next = sequence,
         }
     }
 
@@ -208,7 +208,7 @@ impl Reader for ReplayReader {
 }
 
 /// Returns the events from `next` on, or the hole that begins there.
-fn next_of(batches: &[SealedBatch], next: &mut Sequence) -> Read {
+fn next_read(batches: &[SealedBatch], next: &mut Sequence) -> Read {
     let Some(batch) = batches.iter().find(|batch| batch.end() > *next) else {
         return Read::End;
     };
@@ -231,9 +231,9 @@ fn next_of(batches: &[SealedBatch], next: &mut Sequence) -> Read {
 
 /// Reads in a blocking thread, which ends when the receiver is dropped.
 fn read(folder: PathBuf, first: Sequence, end: Sequence) -> mpsc::Receiver<Result<Read, ReadError>> {
-    let (sender, receiver) = mpsc::channel(PREFETCH);
+    let (sender, receiver) = mpsc::channel(PREFETCHED_BATCHES);
     spawn_blocking(move || {
-        let mut part = Part { next: first, end };
+        let mut range = ReplayRange { next: first, end };
         let failed = |sequence, error: DiskError| {
             Err(ReadError::Disk {
                 sequence,
@@ -246,20 +246,20 @@ fn read(folder: PathBuf, first: Sequence, end: Sequence) -> mpsc::Receiver<Resul
         };
         for entry in entries {
             let reads = match entry {
-                Ok(entry) => part.take(entry),
-                Err(error) => return drop(sender.blocking_send(failed(part.next, error))),
+                Ok(entry) => range.reads_of(entry),
+                Err(error) => return drop(sender.blocking_send(failed(range.next, error))),
             };
             for read in reads.into_iter().flatten() {
                 if sender.blocking_send(Ok(read)).is_err() {
                     return;
                 }
             }
-            if part.next >= part.end {
+            if range.next >= range.end {
                 return;
             }
         }
         // All events before the end were durable once, so missing ones are damaged.
-        if let Some(missing) = part.skip(part.end, Skipped::Damaged) {
+        if let Some(missing) = range.skip(range.end, Skipped::Damaged) {
             // The receiver may be dropped already.
             let _ = sender.blocking_send(Ok(missing));
         }
@@ -268,18 +268,20 @@ fn read(folder: PathBuf, first: Sequence, end: Sequence) -> mpsc::Receiver<Resul
 }
 
 /// The range of a replay and its progress.
-struct Part {
+struct ReplayRange {
     next: Sequence,
     end: Sequence,
 }
 
-impl Part {
-    /// Converts an entry for the sink, preceded by the events missing before it.
-    fn take(&mut self, entry: Entry) -> [Option<Read>; 2] {
+impl ReplayRange {
+    /// Converts an entry to reads: the events missing before the entry, and the entry itself.
+    fn reads_of(&mut self, entry: Entry) -> [Option<Read>; 2] {
         match entry {
             Entry::Events(batch) => {
                 let missing = self.skip(batch.first(), Skipped::Dropped);
-                let events = batch.from(self.next).and_then(|batch| before(&batch, self.end));
+                let events = batch
+                    .from(self.next)
+                    .and_then(|batch| events_before(&batch, self.end));
                 if let Some(events) = &events {
                     self.next = events.end();
                 }
@@ -301,11 +303,11 @@ impl Part {
 }
 
 /// Returns the events of a batch before a sequence.
-fn before(batch: &SealedBatch, end: Sequence) -> Option<SealedBatch> {
+fn events_before(batch: &SealedBatch, end: Sequence) -> Option<SealedBatch> {
     let events = end.since(batch.first()).min(batch.events());
     let mut length = 0;
     for _ in 0..events {
-        // It was checked when it was read.
+        // The batch was verified when it was read.
         length += record::total_length(batch.bytes().get(length..)?)?;
     }
     (events > 0).then(|| SealedBatch::from_parts(batch.first(), events, batch.bytes().slice(..length)))

@@ -25,7 +25,7 @@ pub struct ResumeValue {
     pub value: String,
 }
 
-/// The values by source. A clone shares the map until one of them changes.
+/// The resume values by source. A clone shares the map until one of them changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Values(Arc<BTreeMap<Arc<str>, Arc<str>>>);
 
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn value_that_is_no_position_is_ignored() {
+    fn invalid_or_too_long_value_is_ignored() {
         let mut values = Values::default();
         values.set("a", "1");
         let before = values.clone();
