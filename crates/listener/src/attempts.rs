@@ -249,7 +249,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
     if let Some(ahead) = dialled.clock_skew_seconds {
         clock::compare_with_server(SignedDuration::try_from_secs_f64(ahead).unwrap_or(SignedDuration::MAX));
     }
-    link.stats.authenticating(dialled.clock_skew_seconds);
+    link.stats.opening(dialled.clock_skew_seconds);
     let mut session = Session::new(
         dialled.socket,
         setup.protocol.clone(),

@@ -15,7 +15,7 @@ use crate::{
     hold::Hold,
     received::Received,
     source::Replacement,
-    stats::{DisconnectReason, Reading, SourceStats},
+    stats::{DisconnectReason, Reading, ReceivedPeriod, SourceStats},
     stored::{Acknowledgements, StoredEvents},
     throttle::Throttle,
 };
@@ -86,14 +86,17 @@ impl Period {
         }
     }
 
-    /// Records what was read. Returns the start of the period, and the time up to which everything was received.
-    fn read(&mut self, reading: &Reading) -> (Instant, Instant) {
+    /// Records what was read. Returns the period in which everything was received.
+    fn read(&mut self, reading: &Reading) -> ReceivedPeriod {
         // What is unread would be lost with the process.
         let until = reading.behind_since.unwrap_or_else(Instant::now);
         if reading.events > 0 {
             self.last_event = self.last_event.max(until);
         }
-        (self.since, self.received_until(until))
+        ReceivedPeriod {
+            authenticated_at: self.since,
+            until: self.received_until(until),
+        }
     }
 
     /// Returns the time up to which everything was received, given the time of the last byte that was read: a platform may answer
@@ -253,7 +256,7 @@ mod tests {
             let mut reading = Reading::default();
             reading.frames.add(kind, 1);
             reading.events = u64::from(kind == FrameKind::Event);
-            (period.read(&reading).1 - since).as_secs()
+            (period.read(&reading).until - since).as_secs()
         };
         assert_eq!(read(5, FrameKind::Event).await, 5);
         assert_eq!(read(17, FrameKind::Pong).await, 17);

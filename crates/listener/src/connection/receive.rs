@@ -355,7 +355,7 @@ impl Blockage {
 
 impl Drop for Blockage {
     fn drop(&mut self) {
-        self.stats.released(self.is_long);
+        self.stats.unblocked(self.is_long);
     }
 }
 

@@ -28,13 +28,13 @@ pub use self::labels::{
 };
 use self::{coverage::Coverage, stopwatch::Stopwatch};
 
-/// The number of malformed and ignored frames before the first event from which a source warns.
+/// A source that has read no event warns after this number of malformed or ignored frames.
 const MANY_FRAMES: u64 = 100;
 const BACKPRESSURE: &str = "backpressure: the socket is not read, because there is no room for more events (usually the spool is full)";
 
-/// The state and counters of a source, shared with those that display them.
+/// The state and counters of a source, shared with the metrics and `/status`.
 ///
-/// Written once for each batch and at changes of state, so that a lock is cheap; can be read at any time.
+/// Updated once per batch and at each change of state, so that a mutex is cheap.
 #[derive(Debug)]
 pub struct SourceStats {
     inner: Mutex<Inner>,
@@ -45,12 +45,12 @@ pub struct SourceStats {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SourceSnapshot {
-    /// What it does.
+    /// The current state of the source.
     pub state: SourceState,
     /// The reason why the source is not authenticated, not reading, or receives no event, as a sentence. `None` if it works.
     pub reason: Option<String>,
-    /// The time since which the source is connected, or not connected. Failed attempts do not change it, so
-    /// that the duration of an outage can be derived from it.
+    /// The time of the last change between connected, not connected and blocked, or of the start of standby. Failed attempts do
+    /// not change it, so that the duration of an outage can be derived from it.
     pub since: Timestamp,
     /// The number of WebSocket connections opened so far.
     pub connections: u64,
@@ -91,12 +91,12 @@ pub struct SourceSnapshot {
     pub open_gap_began: Option<(Timestamp, DisconnectReason)>,
     /// The time at which a connection was first authenticated.
     pub first_authenticated: Option<Timestamp>,
-    /// Whether that connection continued from an event that an earlier run has stored.
+    /// Whether the connection of `first_authenticated` resumed after an event stored by an earlier run.
     pub first_resumed: bool,
-    /// The last time at which the feed was known to work: the last byte that was read of an authenticated connection. What the
-    /// platform sent before it was received.
+    /// The last time at which the feed was known to work. Everything that the platform sent before this time has been received.
     pub proof_of_life: Option<Timestamp>,
-    /// Whether another connection was authenticated after that time, so that the connection before it may be dead, and hide a gap.
+    /// Whether a connection was authenticated after `proof_of_life`: the earlier connection may be dead, and there may be a gap
+    /// between the two.
     pub may_hide_gap: bool,
     /// The most recent gaps that have ended, the most recent first.
     pub newest_gaps: Vec<Gap>,
@@ -129,7 +129,7 @@ struct Inner {
     received_bytes: u64,
     blocked: Stopwatch,
     blocked_connections: u32,
-    /// Those whose backpressure has changed the state.
+    /// The number of connections whose backpressure has changed the state to `Blocked`.
     long_blocked_connections: u32,
     /// The state to restore after backpressure.
     before_blocked: SourceState,
@@ -156,14 +156,20 @@ pub(crate) struct Reading {
     /// Malformed frames, or malformed elements of frames.
     pub(crate) malformed: u64,
     pub(crate) bytes: u64,
-    /// The time up to which everything is read, if more data may be unread, which would be lost with the connection.
+    /// While data that accumulated during a pause may be unread: the time up to which everything that the server sent has been read.
     pub(crate) behind_since: Option<Instant>,
-    /// The authentication of the connection, and the time up to which it is known to have received everything. `None` before the
-    /// authentication.
-    pub(crate) received: Option<(Instant, Instant)>,
+    /// The period in which the connection received everything; `None` before the authentication.
+    pub(crate) received: Option<ReceivedPeriod>,
     pub(crate) last_event: Option<Timestamp>,
     pub(crate) platform_errors: u64,
     pub(crate) last_platform_error: Option<String>,
+}
+
+/// The period in which an authenticated connection has received everything that the server sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReceivedPeriod {
+    pub(crate) authenticated_at: Instant,
+    pub(crate) until: Instant,
 }
 
 impl SourceStats {
@@ -258,7 +264,8 @@ impl SourceStats {
         }
     }
 
-    pub(crate) fn authenticating(&self, clock_skew_seconds: Option<f64>) {
+    /// Records an open connection whose authentication has started.
+    pub(crate) fn opening(&self, clock_skew_seconds: Option<f64>) {
         let mut inner = self.lock();
         if inner.coverage.authenticated() == 0 {
             inner.enter(SourceState::Opening);
@@ -294,14 +301,14 @@ impl SourceStats {
         inner.reason = Some(BACKPRESSURE.into());
     }
 
-    /// Records the end of backpressure of a connection, and whether it had changed the state.
-    pub(crate) fn released(&self, was_long: bool) {
+    /// Records the end of a connection's backpressure. `changed_state`: `blocked_for_long` was called for it.
+    pub(crate) fn unblocked(&self, changed_state: bool) {
         let mut inner = self.lock();
         inner.blocked_connections = inner.blocked_connections.saturating_sub(1);
         if inner.blocked_connections == 0 {
             inner.blocked.stop(Instant::now());
         }
-        if !was_long {
+        if !changed_state {
             return;
         }
         inner.long_blocked_connections = inner.long_blocked_connections.saturating_sub(1);
@@ -312,14 +319,15 @@ impl SourceStats {
         }
     }
 
-    /// Returns a warning if many frames were read, and none of them was an event; once, until the first event.
+    /// Records the data that one wake-up of the socket has read. Returns a warning once when `MANY_FRAMES` frames were malformed
+    /// or ignored and no event was read.
     pub(crate) fn read(&self, reading: Reading, at: Timestamp) -> Option<String> {
         let mut inner = self.lock();
         let lacked_events = inner.lacks_events();
-        if let Some((since, until)) = reading.received
+        if let Some(period) = reading.received
             && reading.frames.total() > 0
         {
-            inner.coverage.received(since, until);
+            inner.coverage.received(period.authenticated_at, period.until);
             inner.prove(Instant::now(), at);
         }
         inner.frames.merge(&reading.frames);

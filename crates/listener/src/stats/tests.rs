@@ -12,11 +12,11 @@ impl SourceStats {
 #[tokio::test(start_paused = true)]
 async fn gap_lasts_until_the_next_authenticated_connection() {
     let stats = SourceStats::new();
-    stats.authenticating(None);
+    stats.opening(None);
     stats.disconnected(DisconnectReason::AuthTimeout, None);
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(stats.snapshot().gap_time, Duration::ZERO);
-    stats.authenticating(None);
+    stats.opening(None);
     stats.authenticated(false);
     assert_eq!(stats.snapshot().gaps.total(), 0);
     stats.lost(DisconnectReason::Closed, Instant::now());
@@ -28,10 +28,10 @@ async fn gap_lasts_until_the_next_authenticated_connection() {
     );
     assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(2)));
     stats.dialling();
-    stats.authenticating(Some(0.5));
+    stats.opening(Some(0.5));
     stats.disconnected(DisconnectReason::TokenRefused, None);
     tokio::time::advance(Duration::from_secs(3)).await;
-    stats.authenticating(None);
+    stats.opening(None);
     stats.authenticated(false);
     tokio::time::advance(Duration::from_secs(4)).await;
     let snapshot = stats.snapshot();
@@ -53,7 +53,7 @@ async fn gap_lasts_until_the_next_authenticated_connection() {
 #[tokio::test(start_paused = true)]
 async fn refused_token_is_the_reason_of_its_gap() {
     let stats = SourceStats::new();
-    stats.authenticating(None);
+    stats.opening(None);
     stats.authenticated(false);
     stats.lost(DisconnectReason::Broken, Instant::now());
     stats.waiting(SourceState::Waiting, "broken".into());
@@ -62,7 +62,7 @@ async fn refused_token_is_the_reason_of_its_gap() {
     stats.disconnected(DisconnectReason::TokenRefused, None);
     stats.waiting(SourceState::Refused, "refused".into());
     assert_eq!(reason(), DisconnectReason::TokenRefused);
-    stats.authenticating(None);
+    stats.opening(None);
     stats.authenticated(false);
     assert_eq!(
         stats.snapshot().newest_gaps[0].reason,
@@ -76,13 +76,16 @@ async fn proof_of_life_is_the_last_byte_of_a_connection() {
     let reading = |since: Option<Instant>| {
         let mut reading = Reading::default();
         reading.frames.add(FrameKind::Event, 1);
-        reading.received = since.map(|since| (since, Instant::now()));
+        reading.received = since.map(|authenticated_at| ReceivedPeriod {
+            authenticated_at,
+            until: Instant::now(),
+        });
         reading
     };
     let time = |text: &str| text.parse::<Timestamp>().unwrap();
     stats.read(reading(None), time("2026-01-01T00:00:00Z"));
     assert_eq!(stats.snapshot().proof_of_life, None, "not authenticated yet");
-    stats.authenticating(None);
+    stats.opening(None);
     let since = stats.authenticated(false).at;
     let authenticated = stats.snapshot().proof_of_life.unwrap();
     assert_eq!(stats.snapshot().first_authenticated, Some(authenticated));
@@ -106,7 +109,7 @@ async fn proof_of_life_is_the_last_byte_of_a_connection() {
 #[tokio::test(start_paused = true)]
 async fn gap_begins_at_the_last_byte_that_was_read() {
     let stats = SourceStats::new();
-    stats.authenticating(None);
+    stats.opening(None);
     assert_eq!(stats.authenticated(false).gap, None);
     let last_read = Instant::now();
     tokio::time::advance(Duration::from_secs(12)).await;
@@ -126,7 +129,7 @@ async fn failed_attempts_keep_the_start_of_the_outage() {
             std::hint::spin_loop();
         }
         stats.dialling();
-        stats.authenticating(None);
+        stats.opening(None);
         stats.waiting(SourceState::Refused, "refused".into());
         assert_eq!(stats.snapshot().since, down_since);
     }
@@ -162,7 +165,7 @@ async fn stop_is_no_gap_and_blocked_time_is_counted() {
     assert_eq!(stats.snapshot().state, SourceState::Authenticated);
     stats.blocked_for_long();
     assert_eq!(stats.snapshot().state, SourceState::Blocked);
-    stats.released(true);
+    stats.unblocked(true);
     tokio::time::advance(Duration::from_secs(2)).await;
     stats.lost(DisconnectReason::Stopped, Instant::now());
     tokio::time::advance(Duration::from_secs(2)).await;
@@ -178,7 +181,7 @@ async fn stop_is_no_gap_and_blocked_time_is_counted() {
 async fn backpressure_of_two_connections_ends_with_both() {
     let stats = SourceStats::new();
     for _ in 0..2 {
-        stats.authenticating(None);
+        stats.opening(None);
         stats.authenticated(false);
     }
     for _ in 0..2 {
@@ -187,14 +190,14 @@ async fn backpressure_of_two_connections_ends_with_both() {
     }
     assert_eq!(stats.snapshot().state, SourceState::Blocked);
     tokio::time::advance(Duration::from_secs(5)).await;
-    stats.released(true);
+    stats.unblocked(true);
     assert_eq!(
         stats.snapshot().state,
         SourceState::Blocked,
         "the other one is blocked"
     );
     tokio::time::advance(Duration::from_secs(5)).await;
-    stats.released(true);
+    stats.unblocked(true);
     assert_eq!(stats.snapshot().state, SourceState::Authenticated);
     assert_eq!(stats.snapshot().blocked, Duration::from_secs(10));
 }

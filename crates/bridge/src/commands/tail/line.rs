@@ -21,9 +21,9 @@ const KEY_COLUMNS: usize = 12;
 
 /// Returns time of receipt, result, person, place, and as many details as fit. Missing fields are left out, and control
 /// characters are escaped.
-pub(super) fn of(event: &Event<'_>, names_feed: bool, width: usize, paint: Paint) -> String {
+pub(super) fn of(event: &Event<'_>, shows_source: bool, width: usize, paint: Paint) -> String {
     if event.type_prefix != neuroio::TYPE_PREFIX {
-        return of_declared(event, names_feed, width, paint);
+        return of_declared(event, shows_source, width, paint);
     }
     let time = time(event);
     let value = |path: &str| FieldPath::parse(path)?.value(event);
@@ -44,7 +44,7 @@ pub(super) fn of(event: &Event<'_>, names_feed: bool, width: usize, paint: Paint
         .text("  ")
         .styled(style_of(&result), pad(&escape(&result), RESULT_COLUMNS))
         .text("  ");
-    if names_feed {
+    if shows_source {
         line = line.styled(Style::Dim, event.source).text("  ");
     }
     let place = escape(&place);
@@ -65,7 +65,7 @@ fn time(event: &Event<'_>) -> String {
 }
 
 /// Returns time of receipt, type, key, id, and as much of the body as fits.
-fn of_declared(event: &Event<'_>, names_feed: bool, width: usize, paint: Paint) -> String {
+fn of_declared(event: &Event<'_>, shows_source: bool, width: usize, paint: Paint) -> String {
     let kind = event.kind().unwrap_or_default();
     let (key, id) = (
         event.key().unwrap_or("-".into()),
@@ -76,7 +76,7 @@ fn of_declared(event: &Event<'_>, names_feed: bool, width: usize, paint: Paint) 
         .text("  ")
         .styled(Style::Cyan, pad(&escape(&kind), KIND_COLUMNS))
         .text("  ");
-    if names_feed {
+    if shows_source {
         line = line.styled(Style::Dim, event.source).text("  ");
     }
     line = line

@@ -15,37 +15,38 @@ use crate::{
 
 /// Formats the events of a batch.
 pub(super) struct Printer<'a> {
-    look: Look<'a>,
+    format: OutputFormat<'a>,
     is_terminal: bool,
     paint: Paint,
     text: String,
-    /// Whether output was written before: messages of several lines are separated.
+    /// Whether no message with headers has been written yet. An empty line precedes each further one.
     is_first: bool,
 }
 
-enum Look<'a> {
+enum OutputFormat<'a> {
     /// The stored frame, one JSON object a line.
     Frame,
     /// A line for people.
-    Line { names_feed: bool },
+    Line { shows_source: bool },
     /// The message that a sink would send.
     Message(Box<Preview<'a>>),
-    /// The same as one JSON object a line.
+    /// The message that a sink would send, as one JSON object per line.
     MessageJson(Box<Preview<'a>>),
 }
 
 impl<'a> Printer<'a> {
-    /// Creates a printer for standard output. `names_feed`: events come from more than one source.
-    pub(super) fn new(preview: Option<Preview<'a>>, json: bool, raw: bool, names_feed: bool) -> Self {
+    /// Creates a printer for standard output. `shows_source`: events come from more than one source, so each line names
+    /// its source.
+    pub(super) fn new(preview: Option<Preview<'a>>, json: bool, raw: bool, shows_source: bool) -> Self {
         let is_terminal = io::stdout().is_terminal();
-        let look = match preview {
-            Some(preview) if json => Look::MessageJson(Box::new(preview)),
-            Some(preview) => Look::Message(Box::new(preview)),
-            None if raw || !is_terminal => Look::Frame,
-            None => Look::Line { names_feed },
+        let format = match preview {
+            Some(preview) if json => OutputFormat::MessageJson(Box::new(preview)),
+            Some(preview) => OutputFormat::Message(Box::new(preview)),
+            None if raw || !is_terminal => OutputFormat::Frame,
+            None => OutputFormat::Line { shows_source },
         };
         Self {
-            look,
+            format,
             is_terminal,
             paint: Paint::of(&io::stdout()),
             text: String::new(),
@@ -53,27 +54,27 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// Adds the output for an event; returns false when there is none.
+    /// Adds the output for an event. Returns false if the filter of the previewed sink rejects the event.
     pub(super) fn add(&mut self, event: &Event<'_>) -> bool {
-        match &self.look {
-            Look::Frame => {
+        match &self.format {
+            OutputFormat::Frame => {
                 let mut line = String::with_capacity(event.frame.len() + 1);
                 push_one_line(event.frame, &mut line);
                 line.push('\n');
                 self.push(&line);
             }
-            Look::Line { names_feed } => {
+            OutputFormat::Line { shows_source } => {
                 let columns = terminal::size().0;
-                let line = line::of(event, *names_feed, columns, self.paint);
+                let line = line::of(event, *shows_source, columns, self.paint);
                 self.text.push_str(&line);
             }
-            Look::Message(preview) => {
+            OutputFormat::Message(preview) => {
                 let Some(message) = preview.message(event) else {
                     return false;
                 };
                 self.push_message(&message);
             }
-            Look::MessageJson(preview) => {
+            OutputFormat::MessageJson(preview) => {
                 let Some(message) = preview.message(event) else {
                     return false;
                 };
@@ -84,7 +85,8 @@ impl<'a> Printer<'a> {
         true
     }
 
-    /// Writes to standard output, and waits while a pipe is full; returns false when it is closed.
+    /// Writes the pending output to standard output and waits while the pipe is full. Returns false if the reader has closed the
+    /// pipe.
     pub(super) async fn write(&mut self) -> io::Result<bool> {
         if self.text.is_empty() {
             return Ok(true);
@@ -113,8 +115,7 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// Adds a message. A message with headers is separated from the previous one by an empty line, and its headers have a
-    /// colour of their own.
+    /// Adds a message. An empty line separates a message with headers from the previous one; header names are coloured.
     fn push_message(&mut self, message: &str) {
         let Some((head, body)) = message.split_once("\n\n") else {
             self.push(message);
@@ -137,7 +138,8 @@ impl<'a> Printer<'a> {
 }
 
 /// Returns a message as one JSON object on one line, with its line break: `head` has the fields before the empty line
-/// (destination, key, headers), `body` is JSON where it is, otherwise a text. A stable interface.
+/// (destination, key, headers), `body` is the message body: as JSON if it is valid JSON, otherwise as a string. Programs read this
+/// format, so it must stay compatible.
 fn json_of(message: &str) -> String {
     let (head, body) = message.split_once("\n\n").unwrap_or(("", message));
     let head: Map<String, Value> = head
