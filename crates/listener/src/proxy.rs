@@ -28,7 +28,7 @@ use crate::{
 /// How a source selects its proxy.
 #[derive(Clone, Debug)]
 pub(crate) enum ProxyChoice {
-    /// As the environment variables define it when the source is created.
+    /// The proxy that the environment variables define for an address.
     Environment,
     /// No proxy.
     Direct,
@@ -47,14 +47,14 @@ pub(crate) struct Proxy {
 /// The credentials for `Proxy-Authorization`.
 #[derive(Clone, Debug)]
 struct Credentials {
-    /// Decoded: a user may contain characters that are not allowed in a URL.
+    /// The percent-decoded user, which may contain characters that are not allowed in a URL.
     user: Vec<u8>,
     password: Password,
 }
 
 #[derive(Clone, Debug)]
 enum Password {
-    /// Decoded.
+    /// The percent-decoded password from the URL.
     Text(SecretSlice<u8>),
     /// Read at every connection.
     File(PathBuf),
@@ -71,8 +71,8 @@ pub(crate) enum ProxyError {
     },
     #[error("the proxy {proxy} did not answer CONNECT")]
     Answer { proxy: String, source: HeadError },
-    #[error("the proxy {proxy} requires a user and a password (HTTP 407)")]
-    WantsAuthorization { proxy: String },
+    #[error("the proxy {proxy} requires a valid user and password (HTTP 407)")]
+    AuthenticationRequired { proxy: String },
     #[error("the proxy {proxy} refused to connect to {target}: HTTP {status}")]
     Refused {
         proxy: String,
@@ -214,8 +214,7 @@ impl Proxy {
         }
         request.push_str("\r\n");
         let sent = stream.write_all(request.as_bytes()).await;
-        // Read even if the request could not be sent: a proxy may refuse a connection before it reads from
-        // it.
+        // The answer is read even if the request could not be sent: a proxy may refuse a connection without reading the request.
         let answer = |source| ProxyError::Answer {
             proxy: self.shown(),
             source,
@@ -227,7 +226,7 @@ impl Proxy {
         };
         match head.status {
             200..=299 => head.complete().map_err(answer),
-            407 => Err(ProxyError::WantsAuthorization { proxy: self.shown() }),
+            407 => Err(ProxyError::AuthenticationRequired { proxy: self.shown() }),
             status => Err(ProxyError::Refused {
                 proxy: self.shown(),
                 target,
@@ -353,7 +352,7 @@ mod tests {
         for (answer, expected) in [
             (
                 "HTTP/1.1 407 X\r\n\r\n",
-                "requires a user and a password (HTTP 407)",
+                "requires a valid user and password (HTTP 407)",
             ),
             (
                 "HTTP/1.0 403 X\r\nA: b\r\n\r\n",

@@ -27,7 +27,8 @@ pub struct Excerpt {
     pub(super) span: Range<usize>,
 }
 
-/// Returns the line of a key of the file. Marks the value, or the key where the key itself is invalid.
+/// Returns the line of a key of the file. Marks the value, or the key if the schema has no such key, the value is a table, or the
+/// value ends on a later line.
 pub(super) fn of(document: &Document, shape: &Shape<'_>, key: &[String]) -> Option<Excerpt> {
     let Some(Place::File {
         file,
@@ -40,7 +41,7 @@ pub(super) fn of(document: &Document, shape: &Shape<'_>, key: &[String]) -> Opti
     let text = document.files.get(*file)?.text.as_str();
     let line = line_around(text, name.start);
     let is_table = |key: &[String]| matches!(document.value(key), Some(Value::Object(_)));
-    let is_key_meant = shape.at(key).is_empty() || is_table(key) || value.end > line.end;
+    let marks_key = shape.at(key).is_empty() || is_table(key) || value.end > line.end;
     let mut hidden = Vec::new();
     let mut end_of_values = line.start;
     for (path, place) in &document.places {
@@ -67,14 +68,14 @@ pub(super) fn of(document: &Document, shape: &Shape<'_>, key: &[String]) -> Opti
     // After the last value there are only braces and a comment.
     let rest = text.get(end_of_values..line.end).unwrap_or_default();
     let end = rest.find('#').map_or(line.end, |comment| end_of_values + comment);
-    let meant = if is_key_meant { name } else { value };
-    Some(excerpt(text, line.start..end, hidden, meant))
+    let marked = if marks_key { name } else { value };
+    Some(excerpt(text, line.start..end, hidden, marked))
 }
 
-/// Returns a line of invalid TOML. The positions of its values are unknown, so that everything after the first `=` is hidden,
-/// and every line that does not begin with a key or a table of the schema.
-pub(super) fn of_broken(text: &str, shape: &Shape<'_>, meant: &Range<usize>) -> Excerpt {
-    let line = line_around(text, meant.start);
+/// Returns a line of invalid TOML. The positions of its values are unknown, so everything after the first `=` is hidden. A line that
+/// begins with neither a known key nor a known table header is hidden completely.
+pub(super) fn of_broken(text: &str, shape: &Shape<'_>, marked: &Range<usize>) -> Excerpt {
+    let line = line_around(text, marked.start);
     let content = text.get(line.clone()).unwrap_or_default();
     let words = |part: &str| {
         part.split('.')
@@ -103,16 +104,16 @@ pub(super) fn of_broken(text: &str, shape: &Shape<'_>, meant: &Range<usize>) -> 
     let rest = text.get(shown..line.end).unwrap_or_default();
     let blanks = rest.len() - rest.trim_start().len();
     if rest.trim().is_empty() {
-        return excerpt(text, line, Vec::new(), meant);
+        return excerpt(text, line, Vec::new(), marked);
     }
     let hidden = shown + blanks..line.end;
     // The position of an error within a hidden part is not visible.
-    let meant = if meant.start >= hidden.start {
+    let marked = if marked.start >= hidden.start {
         &hidden
     } else {
-        meant
+        marked
     };
-    excerpt(text, line, vec![hidden.clone()], meant)
+    excerpt(text, line, vec![hidden.clone()], marked)
 }
 
 /// Returns the part of a value that must not be shown. A value in place of a table may be a token.
@@ -123,11 +124,11 @@ fn hidden_part(
     path: &[String],
     range: &Range<usize>,
 ) -> Option<Range<usize>> {
-    let place = shape.at(path);
+    let schema = shape.at(path);
     let value = document.value(path);
     let is_misplaced =
-        !matches!(value, Some(Value::Array(_))) && !place.allows_scalar() && !place.allows("array");
-    if place.is_empty() || place.is_secret() || is_misplaced {
+        !matches!(value, Some(Value::Array(_))) && !schema.allows_scalar() && !schema.allows("array");
+    if schema.is_empty() || schema.is_secret() || is_misplaced {
         return Some(range.clone());
     }
     let Some(Value::String(value)) = value else {
@@ -138,7 +139,7 @@ fn hidden_part(
         .split_last()
         .is_some_and(|(last, array)| last.parse::<usize>().is_ok() && shape.at(array).is_address());
     let may_be_address = value.contains("://") && value.contains(['@', '?', '#']);
-    if !place.is_address() && !is_item_of_addresses && !may_be_address {
+    if !schema.is_address() && !is_item_of_addresses && !may_be_address {
         return None;
     }
     if value.contains(',') && address::shown_list(value) != "…" {
@@ -156,26 +157,26 @@ fn hidden_part(
 }
 
 /// Returns the line with ellipses for hidden parts, and the marked span in it.
-fn excerpt(text: &str, line: Range<usize>, mut hidden: Vec<Range<usize>>, meant: &Range<usize>) -> Excerpt {
+fn excerpt(text: &str, line: Range<usize>, mut hidden: Vec<Range<usize>>, marked: &Range<usize>) -> Excerpt {
     hidden.retain(|range| overlap(range, &line));
     hidden.sort_by_key(|range| (range.start, std::cmp::Reverse(range.end)));
     let (mut shown, mut at) = (String::new(), line.start);
     let mut span = 0..0;
-    // The end of the line is an empty hidden part.
+    // An empty hidden part at the end of the line, so that the loop also copies the text after the last real one.
     for range in hidden.into_iter().chain(std::iter::once(line.end..line.end)) {
         let (from, to) = (range.start.max(at), range.end.min(line.end));
         // Within a part that is hidden already.
         if to < at || (to == at && from < line.end) {
             continue;
         }
-        // The marked span moves with every hidden part.
+        // Maps an offset in the file to an offset in the shortened line.
         let moved = |offset: usize| shown.len() + offset.clamp(at, from) - at;
-        if (at..to).contains(&meant.start) {
-            span.start = moved(meant.start);
+        if (at..to).contains(&marked.start) {
+            span.start = moved(marked.start);
         }
-        if meant.end > at {
-            span.end = moved(meant.end)
-                + if meant.end > from && to > from {
+        if marked.end > at {
+            span.end = moved(marked.end)
+                + if marked.end > from && to > from {
                     HIDDEN.len()
                 } else {
                     0
@@ -187,7 +188,7 @@ fn excerpt(text: &str, line: Range<usize>, mut hidden: Vec<Range<usize>>, meant:
         }
         at = to;
     }
-    if meant.start >= line.end {
+    if marked.start >= line.end {
         span.start = shown.len();
     }
     shown.truncate(shown.trim_end().len());

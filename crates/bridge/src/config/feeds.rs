@@ -34,7 +34,7 @@ pub(crate) fn declaration(named: &str) -> Result<Declaration, Failure> {
             .or_exit(Exit::Usage)?,
     };
     toml::from_str(&text)
-        .with_context(|| format!("--feed: the declaration {named}"))
+        .with_context(|| format!("--feed: invalid declaration {named}"))
         .or_exit(Exit::Config)
 }
 
@@ -43,7 +43,7 @@ fn names() -> Vec<&'static str> {
     SHIPPED.iter().map(|(name, _)| *name).collect()
 }
 
-/// Replaces the name of a shipped declaration, and the path of a file, by the declaration.
+/// Replaces each `feed` value that names a shipped declaration or a file by the declaration itself.
 pub(super) fn include(document: &mut Document, shape: &Shape<'_>, report: &mut Report) {
     let Some(Value::Object(sources)) = document.values.get("sources") else {
         return;
@@ -69,13 +69,14 @@ pub(super) fn include(document: &mut Document, shape: &Shape<'_>, report: &mut R
         for problem in problems.into_problems() {
             report.push(problem);
         }
-        // A declaration that cannot be read has no further errors. This valid one is never used.
+        // A valid stand-in prevents consequential errors. It is never used, because the report already contains an error.
         let valid = serde_json::json!({ "url": "ws://localhost", "rules": [{ "is": "event" }] });
         document.replace(&key, valid);
     }
 }
 
-/// Returns errors for time limits of NeuroIO's protocol beside a declared feed, which has its own.
+/// Returns an error for each timing key of NeuroIO's protocol that is set on a source with a declared feed; the declaration has its
+/// own keys for these times.
 pub(super) fn check(document: &Document) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     let sources = document.values.get("sources").and_then(Value::as_object);
@@ -100,13 +101,13 @@ pub(super) fn check(document: &Document) -> Vec<ConfigError> {
     errors
 }
 
-/// Returns whether a dotted key is this key of a secret of a declared feed.
-pub(super) fn is_of_secret(key: &str, part: &str) -> bool {
-    let secret = key.strip_suffix(part).filter(|_| key.starts_with("sources."));
+/// Returns whether a dotted key has the form `sources.NAME.feed.secrets.SECRET.<field>`.
+pub(super) fn is_feed_secret_key(key: &str, field: &str) -> bool {
+    let secret = key.strip_suffix(field).filter(|_| key.starts_with("sources."));
     secret.is_some_and(|secret| secret.contains(".feed.secrets.") && secret.ends_with('.'))
 }
 
-/// The keyword in the schema of a sink's key with the default for declared feeds.
+/// The schema keyword with the default of a sink's key for declared feeds.
 const DEFAULT_OF_FEEDS: &str = "x-default-of-feeds";
 
 /// Sets the keys of sinks that have another default if all sources are declared feeds, such as topic and subject.

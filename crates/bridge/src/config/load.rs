@@ -225,7 +225,7 @@ fn named_files(table: &Map<String, Value>, at: &mut KeyPath, files: &mut Vec<(St
             Value::Object(table) => named_files(table, at, files),
             Value::String(path) => {
                 let key = at.join(".");
-                if key.ends_with("_file") || feeds::is_of_secret(&key, "file") {
+                if key.ends_with("_file") || feeds::is_feed_secret_key(&key, "file") {
                     files.push((key, path.into()));
                 }
             }

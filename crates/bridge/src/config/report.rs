@@ -15,8 +15,8 @@ use super::{
 };
 use crate::terminal::columns;
 
-/// The terminal width where it is unknown, and the largest width of an explanation on a wider terminal.
-const USUAL_WIDTH: usize = 100;
+/// The assumed width of a terminal of unknown width, and the maximum width of an explanation.
+const DEFAULT_WIDTH: usize = 100;
 /// The width of the prefix of an explanation: the gutter and its label.
 const NOTE_INDENT: usize = 17;
 
@@ -54,7 +54,7 @@ pub enum Origin {
     },
     /// An environment variable.
     Variable(String),
-    /// Neither a file nor a variable.
+    /// No configuration file was read, and no environment variable set the key.
     Nowhere,
 }
 
@@ -97,7 +97,7 @@ impl Report {
         }
     }
 
-    /// Adds a problem, unless its key or an enclosing table has one already, of which it would be a mere consequence.
+    /// Adds an error, unless its key or an enclosing table already has one: the new error would only be a consequence.
     pub(super) fn push(&mut self, problem: Problem) {
         let is_known = |known: &Problem| {
             let below = problem.key.strip_prefix(&known.key);
@@ -118,7 +118,7 @@ impl Report {
         let renderer = renderer.term_width(width);
         let mut text = String::new();
         for problem in &self.problems {
-            text.push_str(&renderer.render(&[problem.group(width.min(USUAL_WIDTH))]));
+            text.push_str(&renderer.render(&[problem.group(width.min(DEFAULT_WIDTH))]));
             text.push_str("\n\n");
         }
         let summary = match self.problems.len() {
@@ -154,7 +154,7 @@ impl std::error::Error for Report {}
 /// Renders as [`render`](Report::render) does, without colours and with the default width.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.render(false, USUAL_WIDTH))
+        f.write_str(&self.render(false, DEFAULT_WIDTH))
     }
 }
 

@@ -14,7 +14,8 @@ const MAX_DEPTH: usize = 16;
 pub(super) struct Shape<'a> {
     root: &'a Value,
     pub(super) alternatives: Vec<&'a Map<String, Value>>,
-    /// The alternatives and what refers to them, with descriptions, defaults and examples; the nearest comes first.
+    /// The alternatives and the schemas that refer to them; a referring schema comes before its target. `keyword` returns the value
+    /// of the first one that has the keyword.
     notes: Vec<&'a Map<String, Value>>,
 }
 
@@ -29,13 +30,13 @@ impl<'a> Shape<'a> {
         for node in nodes {
             expand(root, node, MAX_DEPTH, &mut notes);
         }
-        let limits = ["type", "properties", "const", "enum"];
-        // TOML has no null.
-        let is_limited = |node: &&&Map<String, Value>| {
-            limits.iter().any(|key| node.contains_key(*key))
+        let defining_keywords = ["type", "properties", "const", "enum"];
+        // The `null` alternatives are omitted, because TOML has no null.
+        let is_alternative = |node: &&&Map<String, Value>| {
+            defining_keywords.iter().any(|key| node.contains_key(*key))
                 && node.get("type").is_none_or(|kind| kind != "null")
         };
-        let alternatives = notes.iter().filter(is_limited).copied().collect();
+        let alternatives = notes.iter().filter(is_alternative).copied().collect();
         Self {
             root,
             alternatives,
@@ -66,7 +67,8 @@ impl<'a> Shape<'a> {
         })
     }
 
-    /// Returns the alternatives of this value of `type`. Without a value, those whose `type` has a default.
+    /// Narrows the shape to the tables whose `type` is `value`; without a value, to those in which `type` is optional. Alternatives
+    /// without a `type` remain.
     pub(super) fn of_type(&self, value: Option<&str>) -> Self {
         let fits = |node: &&&Map<String, Value>| match (tag(node), value) {
             (Some(tag), Some(value)) => tag == value,
@@ -118,7 +120,7 @@ impl<'a> Shape<'a> {
         keys.into_iter().collect()
     }
 
-    /// Returns whether a table needs this key, whatever its type is.
+    /// Returns whether every alternative requires this key; false without alternatives.
     pub(super) fn requires(&self, key: &str) -> bool {
         !self.is_empty() && self.alternatives.iter().all(|node| requires(node, key))
     }
@@ -139,7 +141,7 @@ impl<'a> Shape<'a> {
             .any(|kind| self.allows(kind))
     }
 
-    /// Returns the only words that are valid here; none where other values are.
+    /// Returns the valid words if the schema allows only fixed words (`const`, `enum`), otherwise an empty list.
     pub(super) fn words(&self) -> Vec<&'a str> {
         let words = |node: &&'a Map<String, Value>| match (node.get("const"), node.get("enum")) {
             (Some(word), _) => word.as_str().map(|word| vec![word]),

@@ -46,10 +46,11 @@ impl Loaded {
         let config = &self.config;
         let file = self.file.as_deref().unwrap_or(Path::new("")).display();
         for (key, origin) in &self.origins {
-            if (is_secret(key) || feeds::is_of_secret(key, "value")) && matches!(origin, Origin::File { .. })
+            if (is_secret(key) || feeds::is_feed_secret_key(key, "value"))
+                && matches!(origin, Origin::File { .. })
             {
                 let instead = match key.strip_suffix(".value") {
-                    Some(secret) if feeds::is_of_secret(key, "value") => {
+                    Some(secret) if feeds::is_feed_secret_key(key, "value") => {
                         format!("{secret}.file or {secret}.variable")
                     }
                     _ => format!("{key}_file or an environment variable"),
