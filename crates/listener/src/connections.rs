@@ -139,7 +139,7 @@ async fn keep_open<D: Dial, O: Outlet>(setup: &Setup<D>, link: &Link<O>) -> Resu
         let connection = owner.add(&link.stop, None);
         running.push(open(connection, STAGGER * index));
     }
-    let mut changes = secrets::Changes::new(setup.reader.clone());
+    let mut changes = secrets::SecretFileWatch::new(setup.reader.clone());
     let mut live_changes = setup.reader.live.changes();
     let mut waits_for_token = setup.reader.waits_for_token();
     loop {

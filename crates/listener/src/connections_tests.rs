@@ -26,12 +26,12 @@ async fn loss_of_one_of_two_connections_is_no_gap() {
     let (result, ()) = join!(source, async {
         let mut first = bench.authenticated().await;
         let mut second = bench.authenticated().await;
-        second.say(event(1)).await;
+        second.send_text(event(1)).await;
         assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
         first.close(CloseCode::Away).await;
         drop(first);
         bench.open_connections(1).await;
-        second.say(event(2)).await;
+        second.send_text(event(2)).await;
         assert_eq!(bench.batches.recv().await.unwrap(), [event(2)]);
         let snapshot = bench.snapshot();
         assert_eq!(
@@ -61,11 +61,11 @@ async fn platform_with_one_connection_for_a_token_gets_one() {
         bench.open_connections(1).await;
         tokio::select! {
             _ = bench.platforms.recv() => panic!("a further connection"),
-            () = open.pong_for_ever() => panic!("the connection ended"),
+            () = open.answer_pings() => panic!("the connection ended"),
             () = tokio::time::sleep(Duration::from_secs(600)) => {}
         }
         assert_eq!(bench.snapshot().gaps.total(), 0);
-        open.say(event(1)).await;
+        open.send_text(event(1)).await;
         assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
         bench.stop.cancel();
     });
@@ -90,8 +90,8 @@ async fn old_connection_is_read_until_its_successor_is_authenticated() {
         let mut new = bench.platforms.recv().await.unwrap();
         assert_eq!(since.elapsed().as_secs(), 60);
         // What the server has sent before its close frame is received on the old connection.
-        old.say("1").await;
-        new.say("2").await;
+        old.send_text("1").await;
+        new.send_text("2").await;
         let mut received = Vec::new();
         while received.len() < 2 {
             received.extend(bench.batches.recv().await.unwrap());
@@ -119,11 +119,11 @@ async fn old_connection_stays_while_its_successor_fails() {
         let mut old = bench.platforms.recv().await.unwrap();
         bench.failures.lock().unwrap().extend([failures(), failures()]);
         tokio::time::sleep(Duration::from_secs(60)).await;
-        old.say("1").await;
+        old.send_text("1").await;
         assert_eq!(bench.batches.recv().await.unwrap(), ["1"]);
         let mut new = bench.platforms.recv().await.unwrap();
         assert_eq!(bench.snapshot().outcomes.get(ConnectionOutcome::ResolveFailed), 2);
-        new.say("2").await;
+        new.send_text("2").await;
         assert_eq!(bench.batches.recv().await.unwrap(), ["2"]);
         assert_eq!(bench.snapshot().gaps.total(), 0);
         bench.stop.cancel();
@@ -137,7 +137,7 @@ async fn changed_token_file_replaces_the_connection() {
     let (result, ()) = join!(source, async {
         let mut old = bench.platforms.recv().await.unwrap();
         assert!(old.receive_text().await.contains("first"));
-        old.say(r#"{"auth":"ok"}"#).await;
+        old.send_text(r#"{"auth":"ok"}"#).await;
         bench.in_state_after_delay(SourceState::Authenticated).await;
         // Less than the time limit of the ping, which this platform does not answer.
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -145,8 +145,8 @@ async fn changed_token_file_replaces_the_connection() {
         let mut new = bench.platforms.recv().await.unwrap();
         assert!(new.receive_text().await.contains("second"));
         assert_eq!(bench.snapshot().open_connections, 2);
-        new.say(r#"{"auth":"ok"}"#).await;
-        old.pong_for_ever().await;
+        new.send_text(r#"{"auth":"ok"}"#).await;
+        old.answer_pings().await;
         bench.open_connections(1).await;
         assert_eq!(bench.snapshot().disconnections.get(DisconnectReason::Replaced), 1);
         assert_eq!(bench.snapshot().gaps.total(), 0);
@@ -172,16 +172,16 @@ async fn set_token_replaces_every_connection_before_it_is_closed() {
             let mut platform = bench.platforms.recv().await.unwrap();
             assert!(platform.receive_text().await.contains("second"));
             assert_eq!(bench.handle.token_state(), TokenState::Waiting, "{index}");
-            platform.say(r#"{"auth":"ok"}"#).await;
+            platform.send_text(r#"{"auth":"ok"}"#).await;
             new.push(platform);
         }
         // Events on an old connection are received until the server has closed it.
-        old[0].say(event(1)).await;
+        old[0].send_text(event(1)).await;
         assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
         assert_eq!(bench.handle.token_state(), TokenState::Waiting);
         tokio::time::sleep(2 * REPLACEMENT_OVERLAP).await;
         for old in &mut old {
-            old.pong_for_ever().await;
+            old.answer_pings().await;
         }
         bench
             .handle
@@ -205,18 +205,18 @@ async fn refused_new_token_keeps_the_old_connection() {
         bench.handle.set_token("wrong");
         let mut new = bench.platforms.recv().await.unwrap();
         new.receive_text().await;
-        new.say(r#"{"error":"Invalid token"}"#).await;
+        new.send_text(r#"{"error":"Invalid token"}"#).await;
         bench
             .handle
             .token_state_is(|state| state == TokenState::Refused)
             .await;
-        old.say(event(1)).await;
+        old.send_text(event(1)).await;
         assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
         bench.handle.set_token("right");
         loop {
             let mut platform = bench.platforms.recv().await.unwrap();
             if platform.receive_text().await.contains("right") {
-                platform.say(r#"{"auth":"ok"}"#).await;
+                platform.send_text(r#"{"auth":"ok"}"#).await;
                 new = platform;
                 break;
             }
@@ -226,7 +226,7 @@ async fn refused_new_token_keeps_the_old_connection() {
             .handle
             .token_state_is(|state| state == TokenState::InUse)
             .await;
-        new.say(event(2)).await;
+        new.send_text(event(2)).await;
         assert_eq!(bench.batches.recv().await.unwrap(), [event(2)]);
         assert_eq!(bench.snapshot().gaps.total(), 0);
         bench.stop.cancel();
@@ -243,7 +243,7 @@ async fn source_without_token_connects_once_one_is_set() {
         bench.handle.set_token("minted");
         let mut platform = bench.platforms.recv().await.unwrap();
         assert!(platform.receive_text().await.contains("minted"));
-        platform.say(r#"{"auth":"ok"}"#).await;
+        platform.send_text(r#"{"auth":"ok"}"#).await;
         bench
             .handle
             .token_state_is(|state| state == TokenState::InUse)

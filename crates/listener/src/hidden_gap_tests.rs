@@ -6,7 +6,7 @@ use super::*;
 use crate::hold::GapEnded;
 
 impl Bench {
-    /// Authenticates the next connection some time after its last answer, and returns the time.
+    /// Authenticates the next connection. Returns the connection and the time of the authentication.
     async fn authenticated_at(&mut self) -> (Platform, Instant) {
         let mut platform = self.platforms.recv().await.unwrap();
         platform.authenticate().await;
@@ -20,22 +20,22 @@ impl Bench {
         reports
     }
 
-    /// Sends an event, so that the connection is known to work at the returned time.
-    async fn last_byte(&mut self, platform: &mut Platform) -> Instant {
+    /// Waits one second, sends an event and waits until it is read. Returns that time: the last byte of the connection.
+    async fn send_event_after_a_second(&mut self, platform: &mut Platform) -> Instant {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        platform.say(event(1)).await;
+        platform.send_text(event(1)).await;
         self.batches.recv().await.unwrap();
         Instant::now()
     }
 }
 
-/// Waits until the end of a gap is reported, or the first authentication.
+/// Waits for the report of a gap's end (the first authentication is reported too) and drops it, so that events are read again.
 async fn gap_end(ends: &mut mpsc::Receiver<GapEnded>) {
     let ended = tokio::time::timeout(Duration::from_secs(30), ends.recv()).await;
     drop(ended.expect("the end of a gap is reported").unwrap());
 }
 
-fn two(config: &mut SourceConfig) {
+fn two_connections(config: &mut SourceConfig) {
     config.connections = 2;
     config.backoff.min = Duration::from_millis(10);
     config.backoff.max = Duration::from_millis(20);
@@ -43,15 +43,16 @@ fn two(config: &mut SourceConfig) {
 
 #[tokio::test(start_paused = true)]
 async fn two_half_open_connections_are_a_gap() {
-    let (source, mut bench) = bench(two, Vec::new());
+    let (source, mut bench) = bench(two_connections, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
         let mut first = bench.authenticated().await;
         gap_end(&mut ends).await;
         let mut second = bench.authenticated().await;
-        bench.last_byte(&mut first).await;
-        let last_byte = bench.last_byte(&mut second).await;
-        // The second connection was opened a second later, and its loss is detected a second later.
+        bench.send_event_after_a_second(&mut first).await;
+        let last_byte = bench.send_event_after_a_second(&mut second).await;
+        // The second connection was opened one second after the first, so its loss is detected one second after the loss of the
+        // first.
         let (mut third, ended) = bench.authenticated_at().await;
         let snapshot = bench.snapshot();
         assert_eq!((snapshot.gaps.total(), snapshot.open_gap), (0, None));
@@ -70,7 +71,7 @@ async fn two_half_open_connections_are_a_gap() {
             assert_eq!((snapshot.gap_time, snapshot.open_gap), (gap.length, None));
             bench.stop.cancel();
         };
-        join!(detected, third.pong_for_ever());
+        join!(detected, third.answer_pings());
         drop((first, second));
     });
     result.unwrap();
@@ -83,12 +84,12 @@ async fn half_open_connection_that_is_replaced_is_a_gap() {
     let (result, ()) = join!(source, async {
         let mut old = bench.authenticated().await;
         gap_end(&mut ends).await;
-        let last_byte = bench.last_byte(&mut old).await;
+        let last_byte = bench.send_event_after_a_second(&mut old).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         bench.handle.set_token("second");
         let mut new = bench.platforms.recv().await.unwrap();
         assert!(new.receive_text().await.contains("second"));
-        new.say(r#"{"auth":"ok"}"#).await;
+        new.send_text(r#"{"auth":"ok"}"#).await;
         let ended = Instant::now();
         gap_end(&mut ends).await;
         let snapshot = bench.snapshot();
@@ -109,14 +110,14 @@ async fn orderly_replacement_is_no_gap() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let (result, ()) = join!(source, async {
         let mut old = bench.authenticated().await;
-        bench.last_byte(&mut old).await;
+        bench.send_event_after_a_second(&mut old).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         bench.handle.set_token("second");
         let mut new = bench.platforms.recv().await.unwrap();
         new.receive_text().await;
-        new.say(r#"{"auth":"ok"}"#).await;
+        new.send_text(r#"{"auth":"ok"}"#).await;
         // Answers the close frame.
-        old.pong_for_ever().await;
+        old.answer_pings().await;
         bench.open_connections(1).await;
         let snapshot = bench.snapshot();
         assert_eq!(snapshot.disconnections.get(DisconnectReason::Replaced), 1);
@@ -128,21 +129,21 @@ async fn orderly_replacement_is_no_gap() {
 
 #[tokio::test(start_paused = true)]
 async fn one_half_open_connection_of_two_is_no_gap() {
-    let (source, mut bench) = bench(two, Vec::new());
+    let (source, mut bench) = bench(two_connections, Vec::new());
     let (result, ()) = join!(source, async {
         let mut first = bench.authenticated().await;
         let mut second = bench.authenticated().await;
-        bench.last_byte(&mut first).await;
+        bench.send_event_after_a_second(&mut first).await;
         let reconnected = async {
             let (mut third, _) = bench.authenticated_at().await;
             let end = Instant::now() + Duration::from_secs(60);
-            tokio::time::timeout_at(end, third.pong_for_ever())
+            tokio::time::timeout_at(end, third.answer_pings())
                 .await
                 .unwrap_err();
             third
         };
         let third = tokio::select! {
-            () = second.pong_for_ever() => panic!("the connection ended"),
+            () = second.answer_pings() => panic!("the connection ended"),
             third = reconnected => third,
         };
         drop(second);
@@ -164,20 +165,20 @@ async fn events_wait_while_those_of_a_gap_are_fetched() {
     let (result, ()) = join!(source, async {
         let mut platform = bench.authenticated().await;
         let fetching = ends.recv().await.unwrap();
-        platform.say(event(1)).await;
-        pass(500).await;
+        platform.send_text(event(1)).await;
+        advance(500).await;
         assert!(bench.batches.try_recv().is_err());
         drop(fetching);
         assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
-        // They are backpressure neither in the state nor in its time.
+        // Waiting for the fetched events does not count as backpressure.
         assert_eq!(bench.snapshot().blocked, Duration::ZERO);
         bench.stop.cancel();
     });
     result.unwrap();
 }
 
-/// Passes time by the clock of the test, which is paused: no test waits for it.
-async fn pass(milliseconds: u64) {
+/// Advances the paused clock of the test, so that no real time passes.
+async fn advance(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
@@ -192,16 +193,16 @@ async fn assert_gap_since(bench: &mut Bench, ends: &mut mpsc::Receiver<GapEnded>
 }
 
 #[tokio::test(start_paused = true)]
-async fn gap_begins_before_a_pause_that_leaves_data_unread() {
+async fn gap_begins_at_pause_if_accumulated_data_stays_unread() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
         let mut platform = bench.authenticated().await;
         let paused = Instant::now();
         let fetching = ends.recv().await.unwrap();
-        pass(700).await;
-        // Lost before the data that accumulated is read to its end: some of it may be lost with the connection.
-        platform.say(event(1)).await;
+        advance(700).await;
+        // The connection is lost before the accumulated data is read completely, so some of it may be lost too.
+        platform.send_text(event(1)).await;
         drop(platform);
         drop(fetching);
         bench.batches.recv().await.unwrap();
@@ -211,7 +212,7 @@ async fn gap_begins_before_a_pause_that_leaves_data_unread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn gap_begins_before_a_pause_in_which_the_server_closes() {
+async fn gap_begins_at_pause_in_which_the_server_closes() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
@@ -220,7 +221,7 @@ async fn gap_begins_before_a_pause_in_which_the_server_closes() {
         let fetching = ends.recv().await.unwrap();
         // The close frame is read after the pause; the time of its arrival is unknown.
         platform.close(CloseCode::Away).await;
-        pass(700).await;
+        advance(700).await;
         drop(fetching);
         assert_gap_since(&mut bench, &mut ends, paused).await;
     });
@@ -232,15 +233,15 @@ async fn read_after_a_pause(bench: &mut Bench, ends: &mut mpsc::Receiver<GapEnde
     let mut platform = bench.authenticated().await;
     let paused = Instant::now();
     let fetching = ends.recv().await.unwrap();
-    platform.say(event(1)).await;
-    pass(700).await;
+    platform.send_text(event(1)).await;
+    advance(700).await;
     drop(fetching);
     bench.batches.recv().await.unwrap();
     (platform, paused)
 }
 
 #[tokio::test(start_paused = true)]
-async fn gap_begins_before_a_pause_that_nothing_follows() {
+async fn gap_begins_at_pause_if_nothing_arrives_after_it() {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
@@ -258,28 +259,29 @@ async fn assert_gap_after_pause(after: u64, begins_before_pause: bool) {
     let mut ends = bench.gap_ends();
     let (result, ()) = join!(source, async {
         let (mut platform, paused) = read_after_a_pause(&mut bench, &mut ends).await;
-        pass(after).await;
-        platform.say(event(2)).await;
+        advance(after).await;
+        platform.send_text(event(2)).await;
         bench.batches.recv().await.unwrap();
         let began = if begins_before_pause {
             paused
         } else {
             Instant::now()
         };
-        pass(50).await;
+        advance(50).await;
         drop(platform);
         assert_gap_since(&mut bench, &mut ends, began).await;
     });
     result.unwrap();
 }
 
-/// The server may have kept data until the receive window opened.
+/// Reading continued for 600 ms, less than the pause of 700 ms: the server may still have data that it could not send during the
+/// pause.
 #[tokio::test(start_paused = true)]
-async fn gap_begins_before_a_pause_that_ended_just_before() {
+async fn gap_begins_at_pause_if_reading_was_shorter_than_it() {
     assert_gap_after_pause(600, true).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn event_long_after_a_pause_proves_that_its_backlog_is_read() {
+async fn gap_begins_at_event_if_reading_was_longer_than_the_pause() {
     assert_gap_after_pause(800, false).await;
 }

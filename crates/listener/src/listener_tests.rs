@@ -24,7 +24,7 @@ async fn accept(listener: &TcpListener) -> WebSocketStream<TcpStream> {
     socket
 }
 
-async fn say(socket: &mut WebSocketStream<TcpStream>, texts: &[&str]) {
+async fn send_texts(socket: &mut WebSocketStream<TcpStream>, texts: &[&str]) {
     for text in texts {
         socket.send(tungstenite::Message::text(*text)).await.unwrap();
     }
@@ -52,12 +52,12 @@ async fn stream_yields_all_kinds_in_order() {
     let (listener, client) = platform().await;
     let server = async {
         let mut socket = accept(&listener).await;
-        say(&mut socket, &[r#"{"auth":"ok"}"#]).await;
+        send_texts(&mut socket, &[r#"{"auth":"ok"}"#]).await;
         assert_eq!(
             socket.next().await.unwrap().unwrap().to_text().unwrap(),
             r#"{"action":"PING"}"#
         );
-        say(
+        send_texts(
             &mut socket,
             &[
                 r#"{"PING":"PONG"}"#,
@@ -107,7 +107,7 @@ async fn handler_receives_each_message_until_the_stop() {
     let stop = CancellationToken::new();
     let server = async {
         let mut socket = accept(&listener).await;
-        say(
+        send_texts(
             &mut socket,
             &[
                 r#"{"auth":"ok"}"#,
@@ -140,7 +140,7 @@ async fn handler_error_ends_the_listener() {
     let (listener, client) = platform().await;
     let server = async {
         let mut socket = accept(&listener).await;
-        say(&mut socket, &[r#"{"auth":"ok"}"#]).await;
+        send_texts(&mut socket, &[r#"{"auth":"ok"}"#]).await;
         while let Some(Ok(_)) = socket.next().await {}
     };
     let run = client.run(CancellationToken::new(), |message| async move {
@@ -160,7 +160,7 @@ async fn refused_token_ends_the_stream_if_configured() {
     let (listener, client) = platform().await;
     let server = async {
         let mut socket = accept(&listener).await;
-        say(&mut socket, &[r#"{"error":"Invalid token"}"#]).await;
+        send_texts(&mut socket, &[r#"{"error":"Invalid token"}"#]).await;
         while let Some(Ok(_)) = socket.next().await {}
     };
     let receive_text = async {

@@ -13,13 +13,13 @@ use crate::{
 
 /// Why a secret is not available.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", unavailable(name))]
+#[error("{}", unreadable_message(name))]
 pub struct SecretsError {
     name: String,
     source: Reason,
 }
 
-fn unavailable(name: &str) -> String {
+fn unreadable_message(name: &str) -> String {
     match name {
         TOKEN => "the token cannot be read".to_owned(),
         name => format!("the secret \"{name}\" cannot be read"),
@@ -99,16 +99,16 @@ impl SecretReader {
 }
 
 /// The time between two checks of the files of secrets.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Detects that the content of a file of a secret has changed. The content is compared, because Kubernetes replaces files by
-/// changing symbolic links.
-pub(crate) struct Changes {
+/// Detects changes of the secret files of a source by comparing their contents, because Kubernetes replaces files by changing
+/// symbolic links.
+pub(crate) struct SecretFileWatch {
     reader: SecretReader,
     known: Option<Secrets>,
 }
 
-impl Changes {
+impl SecretFileWatch {
     pub(crate) const fn new(reader: SecretReader) -> Self {
         Self { reader, known: None }
     }
@@ -129,7 +129,7 @@ impl Changes {
                     _ => self.known = Some(secrets),
                 }
             }
-            sleep(LOOK_INTERVAL).await;
+            sleep(CHECK_INTERVAL).await;
         }
     }
 }

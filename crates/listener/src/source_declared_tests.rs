@@ -32,9 +32,9 @@ fn declared(config: &mut SourceConfig) {
 }
 
 async fn log_in(platform: &mut Platform) {
-    platform.say(r#"{"type":"hello"}"#).await;
+    platform.send_text(r#"{"type":"hello"}"#).await;
     assert_eq!(platform.receive_text().await, r#"{"login":"hunter22"}"#);
-    platform.say(r#"{"type":"ok"}"#).await;
+    platform.send_text(r#"{"type":"ok"}"#).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -44,7 +44,7 @@ async fn declared_feed_is_opened_acknowledged_and_resumed() {
     let (result, ()) = join!(source, async {
         let mut platform = bench.platforms.recv().await.unwrap();
         log_in(&mut platform).await;
-        platform.say(r#"{"list":[{"n":1},{"n":2},{"x":0}]}"#).await;
+        platform.send_text(r#"{"list":[{"n":1},{"n":2},{"x":0}]}"#).await;
         let batch = bench.batches.recv().await.unwrap();
         assert_eq!(
             batch,
@@ -60,7 +60,7 @@ async fn declared_feed_is_opened_acknowledged_and_resumed() {
         stored.set_resume("2".into());
         stored.acknowledge(1, &mut vec!["1".into(), "2".into()]);
         assert_eq!(platform.receive_text().await, r#"{"ack":[1,2]}"#);
-        platform.say(r#"{"type":"ping"}"#).await;
+        platform.send_text(r#"{"type":"ping"}"#).await;
         assert_eq!(platform.receive_text().await, r#"{"type":"pong"}"#);
         platform.close(CloseCode::Normal).await;
 
@@ -92,7 +92,7 @@ async fn each_step_of_the_opening_has_its_own_time_limit() {
         drop(platform);
         let mut platform = bench.platforms.recv().await.unwrap();
         tokio::time::sleep(Duration::from_secs(2)).await;
-        platform.say(r#"{"type":"hello"}"#).await;
+        platform.send_text(r#"{"type":"hello"}"#).await;
         bench.in_state_after_delay(SourceState::Waiting).await;
         let reason = bench.snapshot().reason.unwrap();
         assert_eq!(reason, "no answer to step 2 of the opening within 5s");
@@ -107,8 +107,10 @@ async fn refusal_hides_the_secret() {
     let (source, mut bench) = bench(declared, Vec::new());
     let (result, ()) = join!(source, async {
         let mut platform = bench.platforms.recv().await.unwrap();
-        platform.say(r#"{"type":"hello"}"#).await;
-        platform.say(r#"{"type":"no","text":"bad key hunter22"}"#).await;
+        platform.send_text(r#"{"type":"hello"}"#).await;
+        platform
+            .send_text(r#"{"type":"no","text":"bad key hunter22"}"#)
+            .await;
         bench.in_state_after_delay(SourceState::Refused).await;
         let reason = bench.snapshot().reason.unwrap();
         assert_eq!(reason, "the feed refused the connection: bad key [redacted]");
@@ -126,7 +128,7 @@ async fn silent_connection_without_pings_is_replaced() {
         let since = Instant::now();
         for _ in 0..3 {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            platform.say(r#"{"type":"ping"}"#).await;
+            platform.send_text(r#"{"type":"ping"}"#).await;
         }
         bench.in_state_after_delay(SourceState::Waiting).await;
         assert_eq!(

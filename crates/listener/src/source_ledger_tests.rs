@@ -54,7 +54,7 @@ async fn early_frames_are_counted_and_survive_a_stop() {
     let (result, ()) = join!(source, async {
         let mut platform = test.platforms.recv().await.unwrap();
         assert_eq!(platform.receive_text().await, AUTH);
-        platform.say_all((0..20).map(event)).await;
+        platform.send_texts((0..20).map(event)).await;
         while test.ledger.counts().received < 20 {
             tokio::task::yield_now().await;
         }

@@ -16,7 +16,7 @@ async fn half_open_gap_begins_at_the_last_byte() {
         half_open.authenticate().await;
         // The clock is paused: the last byte comes later than the authentication.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        half_open.say(event(1)).await;
+        half_open.send_text(event(1)).await;
         bench.batches.recv().await.unwrap();
         let last_byte = Instant::now();
         // The first connection stays open, without reading or sending.

@@ -17,15 +17,15 @@ async fn source_connects_only_while_allowed() {
             allow.send_replace(true);
             let mut first = bench.authenticated().await;
             let mut second = bench.authenticated().await;
-            first.say(event(round)).await;
+            first.send_text(event(round)).await;
             assert_eq!(bench.batches.recv().await.unwrap(), [event(round)]);
             bench.open_connections(2).await;
             assert!(bench.snapshot().first_authenticated.is_some());
             allow.send_replace(false);
-            // The time advances when the source has nothing more to do: its close frames are sent.
+            // The paused clock advances only when the source is idle, so its close frames have been sent.
             tokio::time::sleep(Duration::from_millis(1)).await;
-            // What the server sent before its close frame is received.
-            first.say(event(7)).await;
+            // Events that the server sends before its close frame are still received.
+            first.send_text(event(7)).await;
             first.close(CloseCode::Normal).await;
             second.close(CloseCode::Normal).await;
             assert_eq!(bench.batches.recv().await.unwrap(), [event(7)]);
@@ -44,7 +44,7 @@ async fn source_connects_only_while_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_end_when_connecting_is_not_allowed_any_more() {
+async fn attempts_stop_when_connecting_becomes_disallowed() {
     let (allow, may_connect) = watch::channel(true);
     let failure = || DialError::Status {
         target: "host:80".into(),

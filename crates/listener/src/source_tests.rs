@@ -140,7 +140,7 @@ async fn no_server_fault_causes_a_hot_loop() {
     seen.push((vanishes, DisconnectReason::Broken));
     let refuses = ten_minutes(async |mut platform| {
         platform.receive_text().await;
-        platform.say(r#"{"error":"Invalid token"}"#).await;
+        platform.send_text(r#"{"error":"Invalid token"}"#).await;
         platform.receive_text().await;
     })
     .await;
@@ -160,7 +160,7 @@ async fn no_server_fault_causes_a_hot_loop() {
     let answers_wrongly = ten_minutes(async |mut platform| {
         platform.authenticate().await;
         platform.receive_text().await;
-        platform.say(r#"{"PING":"no"}"#).await;
+        platform.send_text(r#"{"PING":"no"}"#).await;
         platform.receive_text().await;
     })
     .await;
@@ -255,7 +255,7 @@ async fn delay_resets_only_after_a_stable_connection() {
             for _ in 0..40 {
                 let mut platform = bench.platforms.recv().await.unwrap();
                 platform.authenticate().await;
-                tokio::time::timeout(Duration::from_secs(lasts), platform.pong_for_ever())
+                tokio::time::timeout(Duration::from_secs(lasts), platform.answer_pings())
                     .await
                     .ok();
                 drop(platform);
@@ -291,9 +291,9 @@ async fn refused_token_ends_the_source_only_if_configured() {
         let server = async {
             let mut platform = bench.platforms.recv().await.unwrap();
             assert_eq!(platform.receive_text().await, AUTH);
-            platform.say(r#"{"auth":"denied s3cret"}"#).await;
+            platform.send_text(r#"{"auth":"denied s3cret"}"#).await;
             // It answers the close frame.
-            platform.pong_for_ever().await;
+            platform.answer_pings().await;
             bench.in_state(SourceState::Refused).await;
             let reason = bench.snapshot().reason.unwrap();
             assert_eq!(reason, "the platform refused the token: denied [redacted]");
@@ -315,7 +315,7 @@ async fn stop_is_immediate_in_every_state() {
     // Authenticating.
     let (source, mut bench) = self::bench(|_| {}, Vec::new());
     let mut platforms = std::mem::replace(&mut bench.platforms, mpsc::unbounded_channel().1);
-    let server = async { platforms.recv().await.unwrap().pong_for_ever().await };
+    let server = async { platforms.recv().await.unwrap().answer_pings().await };
     join!(stopped_at_once(source, &bench, SourceState::Opening), server);
     // Waiting.
     let failure = DialError::NoAddress { host: "h".into() };
@@ -327,7 +327,7 @@ async fn stop_is_immediate_in_every_state() {
     let server = async {
         let mut platform = platforms.recv().await.unwrap();
         platform.authenticate().await;
-        platform.pong_for_ever().await;
+        platform.answer_pings().await;
     };
     join!(
         stopped_at_once(source, &bench, SourceState::Authenticated),

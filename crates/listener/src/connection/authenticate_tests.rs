@@ -19,7 +19,7 @@ async fn answered(answers: &[&str]) -> Result<(), Lost> {
     let server = async {
         assert_eq!(platform.receive_text().await, AUTH);
         for answer in answers {
-            platform.say(*answer).await;
+            platform.send_text(*answer).await;
         }
     };
     join!(authenticate(&mut session, &mut link, token()), server).0
@@ -95,7 +95,7 @@ async fn events_after_the_auth_answer_are_received() {
     let (mut session, mut platform) = connection().await;
     let early = event(0);
     platform
-        .say_all([early.clone(), r#"{"auth":"ok"}"#.into(), event(1), event(2)])
+        .send_texts([early.clone(), r#"{"auth":"ok"}"#.into(), event(1), event(2)])
         .await;
     authenticate(&mut session, &mut link, token()).await.unwrap();
     let stop = link.stop.clone();
@@ -121,8 +121,8 @@ async fn early_events_are_bounded_by_number_and_by_bytes() {
         let stats = link.stats.clone();
         let count = 3 * bound;
         let frames: Vec<String> = (0..count).map(frame).collect();
-        platform.say_all(frames.clone()).await;
-        platform.say(r#"{"auth":"ok"}"#).await;
+        platform.send_texts(frames.clone()).await;
+        platform.send_text(r#"{"auth":"ok"}"#).await;
         let (authenticated, seen) = join!(authenticate(&mut session, &mut link, token()), async {
             tokio::time::sleep(TIMEOUT * 2).await;
             let snapshot = stats.snapshot();
@@ -152,7 +152,7 @@ async fn flood_before_the_auth_answer_times_out() {
     let (mut session, mut platform) = connection().await;
     let flood = async {
         for id in 0.. {
-            platform.say(event(id)).await;
+            platform.send_text(event(id)).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -185,7 +185,7 @@ async fn token_in_a_response_is_hidden_in_every_form() {
             let (mut link, _batches) = link(1);
             let (mut session, mut platform) = connection().await;
             session.secrets.add(LONG);
-            platform.say(answer.as_str()).await;
+            platform.send_text(answer.as_str()).await;
             let lost = authenticate(&mut session, &mut link, token()).await.unwrap_err();
             let text = sentence(&lost).replace("\\/", "/");
             for piece in [&LONG[..8], &LONG[4..12], &LONG[12..20], &LONG[LONG.len() - 8..]] {

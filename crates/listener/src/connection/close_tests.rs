@@ -74,15 +74,15 @@ async fn events_up_to_the_close_frame_of_the_server_count() {
             );
             let behind = (1..11).map(event);
             match trigger {
-                "silence" => platform.say_all(behind).await,
+                "silence" => platform.send_texts(behind).await,
                 "stop" => {
                     stop.cancel();
-                    platform.say_all(behind).await;
+                    platform.send_texts(behind).await;
                 }
                 // In one segment.
                 trigger => {
                     platform
-                        .say_all([trigger.to_owned()].into_iter().chain(behind))
+                        .send_texts([trigger.to_owned()].into_iter().chain(behind))
                         .await
                 }
             }
@@ -262,7 +262,7 @@ async fn full_intake_does_not_delay_the_close() {
     link.items.try_send(vec!["in the way".into()]).unwrap();
     let stop = link.stop.clone();
     let (lost, (since, heard)) = join!(run(session, &mut link), async {
-        platform.say_all((0..10).map(event)).await;
+        platform.send_texts((0..10).map(event)).await;
         assert_eq!(platform.receive_text().await, PING);
         stop.cancel();
         (Instant::now(), platform.receive_text().await)
@@ -281,7 +281,7 @@ async fn space_freed_during_the_close_is_used() {
     link.items.try_send(vec!["in the way".into()]).unwrap();
     let stop = link.stop.clone();
     let (_, ()) = join!(run(session, &mut link), async {
-        platform.say_all((0..10).map(event)).await;
+        platform.send_texts((0..10).map(event)).await;
         stop.cancel();
         while platform.receive_text().await != "[close 1000]" {}
         tokio::time::sleep(LINGER / 2).await;
@@ -297,7 +297,7 @@ async fn reason_found_after_backpressure_is_sent() {
     let (session, mut platform) = authenticated_connection().await;
     link.items.try_send(Vec::new()).unwrap();
     let (lost, ()) = join!(run(session, &mut link), async {
-        platform.say_all([PANG.to_owned(), event(1)]).await;
+        platform.send_texts([PANG.to_owned(), event(1)]).await;
         tokio::time::sleep(LINGER * 20).await;
         batches.recv().await.unwrap();
         while platform.receive_text().await != "[close 1008]" {}
@@ -313,7 +313,7 @@ async fn unread_close_is_given_up_after_a_second() {
     let (session, mut platform) = authenticated_connection().await;
     let stop = link.stop.clone();
     let (_, since) = join!(run(session, &mut link), async {
-        platform.say(event(1)).await;
+        platform.send_text(event(1)).await;
         assert_eq!(batches.recv().await.unwrap(), [event(1)]);
         stop.cancel();
         Instant::now()

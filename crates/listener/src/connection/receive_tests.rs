@@ -25,12 +25,12 @@ async fn one_wake_up_yields_one_batch() {
     let (mut link, mut batches) = link(4);
     let (mut session, mut platform) = authenticated_connection().await;
     platform
-        .say_all([event(1), PONG.into(), "{".into(), r#"{"auth":"ok"}"#.into()])
+        .send_texts([event(1), PONG.into(), "{".into(), r#"{"auth":"ok"}"#.into()])
         .await;
     platform.send(Message::binary("binary")).await;
     platform.send(Message::Ping("ping".into())).await;
     platform
-        .say_all([r#"{"error":"quota"}"#.into(), "[1]".into(), event(2)])
+        .send_texts([r#"{"error":"quota"}"#.into(), "[1]".into(), event(2)])
         .await;
     let (stop, stats) = (link.stop.clone(), link.stats.clone());
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
@@ -77,7 +77,7 @@ async fn flood_arrives_in_bounded_batches_in_order() {
         }
         stop.cancel();
     };
-    let server = platform.say_all((0..count).map(event));
+    let server = platform.send_texts((0..count).map(event));
     join!(receive(&mut session, &mut link), taken, server);
 }
 
@@ -91,7 +91,7 @@ async fn pings_are_answered_and_measured() {
         for ping in 0..4 {
             assert_eq!(platform.receive_text().await, PING);
             assert_eq!(start.elapsed(), Duration::from_secs(5 * ping));
-            platform.say(PONG).await;
+            platform.send_text(PONG).await;
         }
         while stats.snapshot().ping_rtt.count() < 4 {
             tokio::task::yield_now().await;
@@ -109,7 +109,7 @@ async fn missing_pong_closes_the_connection_despite_events() {
         let server = async {
             if flows {
                 for id in 0.. {
-                    platform.say(event(id)).await;
+                    platform.send_text(event(id)).await;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -137,7 +137,7 @@ async fn pong_delayed_by_backpressure_counts() {
     let stop = link.stop.clone();
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
         assert_eq!(platform.receive_text().await, PING);
-        platform.say(PONG).await;
+        platform.send_text(PONG).await;
         // The process is suspended: the answer has arrived, and its time limit has passed.
         advance(Duration::from_secs(60)).await;
         assert_eq!(platform.receive_text().await, PING);
@@ -150,7 +150,7 @@ async fn pong_delayed_by_backpressure_counts() {
 async fn wrong_pong_closes_the_connection() {
     let (mut link, _batches) = link(1);
     let (mut session, mut platform) = authenticated_connection().await;
-    platform.say(r#"{"PING":"PANG"}"#).await;
+    platform.send_text(r#"{"PING":"PANG"}"#).await;
     let lost = receive(&mut session, &mut link).await;
     assert_eq!(lost.reason(), DisconnectReason::BadPong);
     assert_eq!(sentence(&lost), "the answer to a ping was PANG, expected PONG");
@@ -160,7 +160,9 @@ async fn wrong_pong_closes_the_connection() {
 async fn late_refusal_is_reported_as_refusal() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authenticated_connection().await;
-    platform.say_all([event(1), r#"{"auth":"expired"}"#.into()]).await;
+    platform
+        .send_texts([event(1), r#"{"auth":"expired"}"#.into()])
+        .await;
     let lost = receive(&mut session, &mut link).await;
     assert_eq!(lost.reason(), DisconnectReason::TokenRefused);
     assert_eq!(
@@ -178,7 +180,7 @@ async fn backpressure_continues_pings_and_ignores_silence() {
     let (stop, stats) = (link.stop.clone(), link.stats.clone());
     stats.authenticated(false);
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
-        platform.say_all((0..10).map(event)).await;
+        platform.send_texts((0..10).map(event)).await;
         for _ in 0..12 {
             // Sixty seconds, six times the time limit of an answer.
             assert_eq!(platform.receive_text().await, PING);
@@ -211,7 +213,7 @@ async fn websocket_ping_is_answered_before_blocking() {
     join!(receive(&mut session, &mut link), async {
         assert_eq!(platform.receive_text().await, PING);
         // Exactly a full batch: the ping is the last frame that is read before the channel is full.
-        platform.say_all((0..MAX_BATCH_FRAMES - 1).map(event)).await;
+        platform.send_texts((0..MAX_BATCH_FRAMES - 1).map(event)).await;
         platform.send(Message::Ping("are you there".into())).await;
         let heard = platform.receive_text().await;
         assert!(heard.contains("Pong"), "{heard}");
@@ -227,7 +229,7 @@ async fn long_backpressure_is_the_reason_of_a_close() {
         let (mut session, mut platform) = authenticated_connection().await;
         link.items.try_send(Vec::new()).unwrap();
         let (lost, ()) = join!(receive(&mut session, &mut link), async {
-            platform.say_all((0..10).map(event)).await;
+            platform.send_texts((0..10).map(event)).await;
             platform.close(CloseCode::Away).await;
             tokio::time::sleep(hold).await;
             batches.recv().await.unwrap();
@@ -252,7 +254,7 @@ async fn unread_data_of_a_broken_connection_is_read_later() {
     let (mut session, mut platform) = authenticated_connection().await;
     link.items.try_send(Vec::new()).unwrap();
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
-        platform.say_all((0..10).map(event)).await;
+        platform.send_texts((0..10).map(event)).await;
         drop(platform);
         // Pings can no longer be written.
         tokio::time::sleep(Duration::from_secs(20)).await;
@@ -266,7 +268,7 @@ async fn unread_data_of_a_broken_connection_is_read_later() {
 async fn data_before_a_failed_write_is_read_with_the_reason() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authenticated_connection().await;
-    platform.say_all((0..10).map(event)).await;
+    platform.send_texts((0..10).map(event)).await;
     platform.close(CloseCode::Away).await;
     drop(platform);
     let lost = receive(&mut session, &mut link).await;
@@ -291,7 +293,7 @@ async fn idle_connection_uses_no_buffer() {
         receive(&mut busy_session, &mut busy),
         async {
             for id in 0..10 {
-                platform.say(event(id)).await;
+                platform.send_text(event(id)).await;
                 assert_eq!(batches.recv().await.unwrap(), [event(id)]);
             }
             stop.cancel();
@@ -312,7 +314,7 @@ async fn protocol_violation_is_closed_with_its_code() {
     ] {
         let (mut link, mut batches) = link(2);
         let (mut session, mut platform) = authenticated_connection().await;
-        platform.say(event(7)).await;
+        platform.send_text(event(7)).await;
         platform.write(&bytes).await;
         let lost = receive(&mut session, &mut link).await;
         assert_eq!(lost.reason(), reason, "{lost:?}");
@@ -342,7 +344,7 @@ async fn close_codes_are_reported_as_received() {
         for reason in ["", "b\u{fc}y"] {
             let (mut link, mut batches) = link(1);
             let (mut session, mut platform) = authenticated_connection().await;
-            platform.say(event(1)).await;
+            platform.send_text(event(1)).await;
             let payload = [&u16::to_be_bytes(code)[..], reason.as_bytes()].concat();
             platform.write(&raw_frame(8, &payload)).await;
             let lost = receive(&mut session, &mut link).await;

@@ -46,12 +46,12 @@ async fn events_of_a_read_interval_are_one_batch() {
             select! {
                 ping = platform.receive_text() => {
                     assert_eq!(ping, PING);
-                    platform.say(PONG).await;
+                    platform.send_text(PONG).await;
                     pings += 1;
                 }
                 Some(batch) = batches.recv() => sizes.push(take(batch)),
                 () = tokio::time::sleep(EVENT) => {
-                    platform.say(event(said)).await;
+                    platform.send_text(event(said)).await;
                     said += 1;
                 }
             }
@@ -66,7 +66,7 @@ async fn events_of_a_read_interval_are_one_batch() {
         }
         for id in said..said + 5 {
             tokio::time::sleep(EVENT).await;
-            platform.say(event(id)).await;
+            platform.send_text(event(id)).await;
             assert_eq!(take(batches.recv().await.unwrap()), 1);
         }
         stop.cancel();

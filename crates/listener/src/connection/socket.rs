@@ -293,7 +293,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answer_to_a_ping_proves_what_is_read() {
         let (mut socket, mut platform) = sockets().await;
-        platform.say(event(1)).await;
+        platform.send_text(event(1)).await;
         poll_fn(|cx| socket.poll_message(cx)).await.unwrap();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -322,12 +322,12 @@ mod tests {
         tokio::time::advance(Duration::from_secs(60)).await;
         socket.resume();
         for _ in 0..120 {
-            platform.say(event(1)).await;
+            platform.send_text(event(1)).await;
             poll_fn(|cx| socket.poll_message(cx)).await.unwrap();
             let is_dry = poll_fn(|cx| Poll::Ready(socket.poll_message(cx).is_pending())).await;
             assert!(is_dry);
             tokio::time::advance(Duration::from_millis(990)).await;
-            platform.say(event(2)).await;
+            platform.send_text(event(2)).await;
             poll_fn(|cx| socket.poll_message(cx)).await.unwrap();
             socket.pause();
             tokio::time::advance(Duration::from_millis(10)).await;

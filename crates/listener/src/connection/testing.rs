@@ -119,12 +119,12 @@ pub(crate) fn event(id: usize) -> String {
 pub(crate) struct Platform(pub(crate) WebSocketStream<DuplexStream>);
 
 impl Platform {
-    pub(crate) async fn say(&mut self, text: impl Into<String>) {
+    pub(crate) async fn send_text(&mut self, text: impl Into<String>) {
         self.0.send(Message::text(text.into())).await.unwrap();
     }
 
     /// Sends several texts at once, so that one wake-up of the reader finds all of them.
-    pub(crate) async fn say_all(&mut self, texts: impl IntoIterator<Item = String>) {
+    pub(crate) async fn send_texts(&mut self, texts: impl IntoIterator<Item = String>) {
         for text in texts {
             self.0.feed(Message::text(text)).await.unwrap();
         }
@@ -155,11 +155,11 @@ impl Platform {
 
     pub(crate) async fn authenticate(&mut self) {
         assert_eq!(self.receive_text().await, AUTH);
-        self.say(r#"{"auth":"ok"}"#).await;
+        self.send_text(r#"{"auth":"ok"}"#).await;
     }
 
     /// Answers each ping until the connection ends.
-    pub(crate) async fn pong_for_ever(&mut self) {
+    pub(crate) async fn answer_pings(&mut self) {
         while let Some(Ok(message)) = self.0.next().await {
             if message.to_text().is_ok_and(|text| text == PING)
                 && self.0.send(Message::text(r#"{"PING":"PONG"}"#)).await.is_err()
