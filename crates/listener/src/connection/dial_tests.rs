@@ -62,7 +62,7 @@ async fn failure(dialler: &Dialler) -> DialError {
 }
 
 #[tokio::test]
-async fn statuses_are_described() {
+async fn http_status_sets_outcome_retry_delay_and_message() {
     for (answer, outcome, retry_after, words) in [
         (
             "HTTP/1.1 401 X\r\n\r\n",
@@ -112,7 +112,7 @@ async fn each_failure_has_its_own_outcome() {
     let error = failure(&dialler(&format!("ws://{address}"), |_| {})).await;
     assert_eq!(error.outcome(), ConnectionOutcome::ConnectFailed, "{error}");
 
-    // Longer than a label may be, so that it fails without a network.
+    // A label longer than DNS allows, so that the lookup fails without a network.
     let host = "a".repeat(64);
     let error = failure(&dialler(&format!("ws://{host}"), |_| {})).await;
     assert_eq!(error.outcome(), ConnectionOutcome::ResolveFailed, "{error}");
@@ -132,7 +132,7 @@ async fn each_failure_has_its_own_outcome() {
 }
 
 #[tokio::test]
-async fn clock_is_compared_with_the_platform() {
+async fn clock_skew_is_derived_from_the_date_header() {
     let (listener, address) = listen().await;
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
@@ -170,12 +170,12 @@ async fn data_in_the_packet_of_the_answer_is_read() {
             "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n\r\n",
             derive_accept_key(key.as_bytes())
         );
-        // More than the first read returns.
+        // More data than the first read returns.
         let events: Vec<String> = (0..2_000).map(|number| format!("event {number}")).collect();
         for event in &events {
             answer.push_str(&format!("\u{81}{}{event}", char::from(event.len() as u8)));
         }
-        // Each character is a byte.
+        // Each character becomes one byte: U+0081 is the first byte of an unfragmented text frame.
         let answer: Vec<u8> = answer.chars().map(|character| character as u8).collect();
         stream.write_all(&answer).await.unwrap();
     });
@@ -269,11 +269,11 @@ async fn failed_address_starts_the_next_immediately() {
     let start = Instant::now();
     let deadline = start + Duration::from_secs(4);
     let closed = |address| DialError::of_connect(address, std::io::ErrorKind::ConnectionRefused.into());
-    let telling = || DialError::Tls(tls::TlsError::Name { host: "h".into() });
+    let tls_failure = || DialError::Tls(tls::TlsError::Name { host: "h".into() });
     let list = addresses(3);
     let failed = first_of(&list, deadline, |address| {
         ready(Err::<(), _>(if address == list[1] {
-            telling()
+            tls_failure()
         } else {
             closed(address)
         }))
@@ -284,10 +284,14 @@ async fn failed_address_starts_the_next_immediately() {
         ConnectionOutcome::TlsFailed
     );
     assert_eq!(start.elapsed(), Duration::ZERO);
-    // An answer ends the attempt: no other address is tried.
-    let asked = std::cell::Cell::new(0);
-    let failed = first_of(&list, deadline, |_| {
-        asked.set(asked.get() + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answer_of_one_address_ends_the_attempt() {
+    let deadline = Instant::now() + Duration::from_secs(4);
+    let attempts = std::cell::Cell::new(0);
+    let failed = first_of(&addresses(3), deadline, |_| {
+        attempts.set(attempts.get() + 1);
         ready(Err::<(), _>(DialError::Status {
             target: "h".into(),
             status: 503,
@@ -300,7 +304,7 @@ async fn failed_address_starts_the_next_immediately() {
         failed.unwrap().unwrap_err().outcome().as_str(),
         "http_unavailable"
     );
-    assert_eq!(asked.get(), 1);
+    assert_eq!(attempts.get(), 1);
 }
 
 #[test]
