@@ -250,7 +250,7 @@ impl Bridge {
                 (None, signal.to_string())
             }
             failure = self.failed() => {
-                error!("{failure}; draining");
+                error!(error = %failure, "a part of the bridge failed; draining");
                 let reason = failure.to_string();
                 (Some(failure), reason)
             }
@@ -383,7 +383,7 @@ impl Bridge {
         match (cause, lost) {
             (Some(failure), Some(lost)) => {
                 // The exit code is that of the cause; the loss is logged too.
-                error!("{lost}");
+                error!(reason = %lost, "events lost at the stop");
                 Err(failure)
             }
             (Some(failure), None) => Err(failure),

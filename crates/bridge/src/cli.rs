@@ -155,7 +155,7 @@ pub struct RunFlags {
 /// Flags of `spool`.
 #[derive(Clone, Debug, Args)]
 pub struct SpoolFlags {
-    /// The configuration file [default: as for the other commands].
+    /// The configuration file [default: $NEUROBRIDGE_CONFIG, ./neurobridge.toml, /etc/neurobridge/neurobridge.toml, or none].
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The subcommand.
@@ -207,7 +207,7 @@ pub struct ReplayFlags {
 /// Flags of `dead-letters`.
 #[derive(Clone, Debug, Args)]
 pub struct DeadLettersFlags {
-    /// The configuration file [default: as for the other commands].
+    /// The configuration file [default: $NEUROBRIDGE_CONFIG, ./neurobridge.toml, /etc/neurobridge/neurobridge.toml, or none].
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The subcommand.

@@ -24,7 +24,7 @@ impl Notifier {
     pub(crate) fn start(state: &Arc<State>) -> Option<Self> {
         env::var_os("NOTIFY_SOCKET")?;
         let watchdog = sd_notify::watchdog_enabled();
-        info!(?watchdog, "notifying systemd");
+        info!(?watchdog, "systemd notifications enabled");
         Some(Self(tokio::spawn(notify(Arc::clone(state), watchdog))))
     }
 }

@@ -58,7 +58,7 @@ impl FromStr for Since {
 /// Flags of `gaps`.
 #[derive(Clone, Debug, Args)]
 pub struct GapsCommandFlags {
-    /// The configuration file [default: as for the other commands].
+    /// The configuration file [default: $NEUROBRIDGE_CONFIG, ./neurobridge.toml, /etc/neurobridge/neurobridge.toml, or none].
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The subcommand.

@@ -123,7 +123,7 @@ impl Control {
                     }
                     Ok(_) => debug!(limit = MAX_CONNECTIONS, "connection to the control socket refused: limit exceeded"),
                     Err(error) => {
-                        debug!(%error, "connection to the control socket not accepted");
+                        debug!(%error, "control socket: accept failed");
                         let _ = timeout(ACCEPT_PAUSE, stop.cancelled()).await;
                     }
                 },

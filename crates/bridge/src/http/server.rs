@@ -80,7 +80,7 @@ pub(super) async fn accept(
                 }
                 Err(error) if is_of_client(&error) => debug!(%error, "HTTP connection closed before it was accepted"),
                 Err(error) => {
-                    warn!(%error, "HTTP connection not accepted");
+                    warn!(%error, "HTTP server: accept failed");
                     connections.refuse(Refusal::AcceptError);
                     // May free a file descriptor.
                     connections.evict_oldest();
