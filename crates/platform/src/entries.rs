@@ -136,8 +136,8 @@ pub enum StopReason {
     },
     /// Entries of a declared list were skipped.
     #[error(
-        "{count} entries of the list are no events with an id; expected entries that a rule of the feed makes an event: compare \
-         `feed.backfill.frame` with `feed.rules` and `feed.event.id`"
+        "{count} entries of the list yielded no event with an id; compare `feed.backfill.frame` with `feed.rules` and \
+         `feed.event.id`"
     )]
     NoEvents {
         /// Their number.

@@ -74,7 +74,9 @@ pub enum PagingError {
     #[error(transparent)]
     OtherOrigin(#[from] OtherOrigin),
     /// The ids are not in one order.
-    #[error("id {found} follows id {before}; expected a list in the order of ids")]
+    #[error(
+        "id {found} follows id {before}; expected all ids of the list in one order, ascending or descending"
+    )]
     Backwards {
         /// The id before it.
         before: u64,
