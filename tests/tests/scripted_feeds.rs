@@ -21,16 +21,16 @@ const LIMIT: Duration = Duration::from_secs(300);
 const EVENTS: usize = 8000;
 
 /// The expectations of a script.
-struct Script {
+struct ExpectedScript {
     feed: &'static str,
-    /// The meanings of its frames, in the order of the script.
+    /// How `check --frames` classifies each frame of the script: the beginnings of its rows, in order.
     meanings: &'static [&'static str],
-    /// Texts of the log without quotes, in any order.
+    /// Texts that the log must contain, compared without quotes and backslashes, in any order.
     log: &'static [&'static str],
 }
 
-const SCRIPTS: [Script; 6] = [
-    Script {
+const SCRIPTS: [ExpectedScript; 6] = [
+    ExpectedScript {
         feed: "binance",
         meanings: &[
             "event",
@@ -46,7 +46,7 @@ const SCRIPTS: [Script; 6] = [
             "no answer to a ping",
         ],
     },
-    Script {
+    ExpectedScript {
         feed: "bluesky-jetstream",
         meanings: &["event", "event", "event", "event"],
         log: &[
@@ -56,7 +56,7 @@ const SCRIPTS: [Script; 6] = [
             "no frame within",
         ],
     },
-    Script {
+    ExpectedScript {
         feed: "coinbase-exchange",
         meanings: &[
             "completes the opening",
@@ -74,7 +74,7 @@ const SCRIPTS: [Script; 6] = [
             "no frame within",
         ],
     },
-    Script {
+    ExpectedScript {
         feed: "graphql-transport-ws",
         meanings: &[
             "completes step 1 of the opening",
@@ -95,7 +95,7 @@ const SCRIPTS: [Script; 6] = [
             "no answer to a ping",
         ],
     },
-    Script {
+    ExpectedScript {
         feed: "okx",
         meanings: &[
             "completes the opening",
@@ -117,7 +117,7 @@ const SCRIPTS: [Script; 6] = [
             "no answer to a ping",
         ],
     },
-    Script {
+    ExpectedScript {
         feed: "polygon",
         meanings: &[
             "completes step 1 of the opening",
@@ -140,7 +140,7 @@ const SCRIPTS: [Script; 6] = [
     },
 ];
 
-impl Script {
+impl ExpectedScript {
     fn shipped(&self) -> &'static Feed {
         FEEDS.iter().find(|feed| feed.name == self.feed).unwrap()
     }

@@ -1,10 +1,10 @@
 //! The bare loop: a minimal program between the feed and a broker, which consists of a WebSocket client and a broker client.
 //!
 //! `bare-loop URL (kafka|core|relaxed|strict) SERVER NAME (plain|raw|cloudevents) COUNT` reads COUNT events, publishes
-//! each with the key or subject and the headers of the sink and the format, waits for all acknowledgements, and prints
-//! `delivered COUNT`. It then keeps running until it is killed, so that its resources can be measured from outside.
-//! NAME is the topic, or the stream to create. There is no source identity, no deduplication, no cursor and no
-//! reconnection.
+//! each event with the key (Kafka) or subject (NATS) that the bridge uses and the headers of the chosen format, waits for
+//! all acknowledgements, and prints `delivered COUNT`. It then keeps running until it is killed, so that its resources can
+//! be measured from outside. NAME is the topic, or the stream to create. There is no source identity, no deduplication, no
+//! cursor and no reconnection.
 
 mod frame;
 mod kafka;
