@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn parent_of_a_name_is_the_current_folder() {
+    fn parent_of_a_bare_file_name_is_the_current_folder() {
         assert_eq!(parent(Path::new("a")), Path::new("."));
         assert_eq!(parent(Path::new("a/b")), Path::new("a"));
     }

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn values_are_sent_on_the_connection_of_their_events() {
+    async fn acknowledgements_go_only_to_the_connection_of_their_event() {
         let stored = Arc::<StoredEvents>::default();
         let (first, second) = (stored.begin(), stored.begin());
         stored.acknowledge(first.connection(), &mut vec!["1".into(), "2".into()]);

@@ -306,7 +306,7 @@ fn order_is_that_of_a_page_not_of_its_first_events() {
 }
 
 #[test]
-fn page_in_the_other_order_ends_the_reading() {
+fn page_in_opposite_order_ends_reading_with_an_error() {
     for (order, bodies) in [
         ("oldest", [body(&[500, 501], ""), body(&[501, 100], "")]),
         ("newest", [body(&[501, 500], ""), body(&[500, 900], "")]),

@@ -283,7 +283,7 @@ async fn binary_feed_sends_binary_frames_only() {
 }
 
 #[tokio::test]
-async fn script_has_frames_and_faults() {
+async fn script_sends_its_frames_and_executes_its_faults() {
     let declaration: Declaration = toml::from_str(FEED).unwrap();
     let script = "{\"n\":\"a1\",\"data\":{\"x\":[1]}}\n#! send,after=1\n{\"error\":\"from the script\"}\n";
     let options = Options {

@@ -73,7 +73,7 @@ async fn reset_resets_the_connection() {
 }
 
 #[tokio::test]
-async fn silence_still_answers_pings() {
+async fn silent_connection_still_answers_pings() {
     let simulator = start_with(&["silence,after=3"], None).await;
     let mut client = simulator.authenticated().await;
     assert_eq!(client.ids(3).await, [1, 2, 3]);

@@ -118,7 +118,7 @@ impl support::Client {
 }
 
 #[tokio::test]
-async fn rate_without_connections_loses_entries() {
+async fn entries_are_lost_while_no_client_is_authenticated() {
     let simulator = start(Options {
         rate: Some(1_000.0),
         ..Options::default()

@@ -158,7 +158,7 @@ async fn answers_without_json_or_of_another_shape() {
 }
 
 #[tokio::test]
-async fn lists_may_break_the_rules_of_paging() {
+async fn paging_faults_return_repeated_unordered_or_endless_pages() {
     let simulator = with_fault("rest-same-page").await;
     assert_eq!(ids(&list(&simulator, "limit=2&offset=50").await), [100, 99]);
     let simulator = with_fault("rest-backwards").await;

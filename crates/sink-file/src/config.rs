@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn removal_by_age_requires_rotation_by_time() {
+    fn max_age_alone_sets_a_rotation_period_of_at_most_a_day() {
         let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
         assert_eq!(effective_period(None, None), None);
         assert_eq!(effective_period(None, hours(240)), hours(24));

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_settled_when_all_sinks_have_passed_them() {
+    fn settled_position_advances_when_its_events_are_settled() {
         let mut progress = Progress::default();
         let shown = |progress: &Progress| progress.settled.get("main").map(|main| main.at_ms / 1000);
         assert!(progress.advance(10, 10, at(1)), "nothing is pending");

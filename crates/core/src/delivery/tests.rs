@@ -302,7 +302,7 @@ fn check_dropped_events_are_counted(turns: Vec<Turn>) {
 }
 
 #[test]
-fn unconnected_sink_ends_at_the_abort() {
+fn abort_ends_a_sink_that_never_connects() {
     let runtime = runtime();
     let broker = Arc::new(Mutex::new(Broker {
         refuse_connects: u64::MAX,

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_connection_hides_the_gap_before_the_next_one() {
+    fn end_of_dead_connection_reports_the_gap_that_it_hid() {
         let mut bench = Bench::new(&[0, 1]);
         assert_eq!(bench.end(0, 20), (vec![], 20), "the other one may be alive");
         bench.begin(31);

@@ -32,21 +32,31 @@ fn sample_is_built_from_the_declaration() {
     assert!(value["data"][0]["symbol"].as_str().unwrap().starts_with("key-"));
 }
 
-#[test]
-fn sample_of_the_script_keeps_other_fields_and_types() {
+/// Returns a service that resumes by time, with one event in its script.
+fn resuming_service() -> Service {
     let feed = r#"
         rules = [{ when = { kind = "commit" }, is = "event" }]
         event = { id = ["did", "at"], time = { path = "at", unit = "us" }, key = "did" }
         resume = { value = "at", query = "cursor", unit = "us" }
     "#;
     let script = r#"{"kind":"commit","at":1725911162329308,"did":"did:plc:x","n":[1,2]}"#;
-    let service = service(feed, Some(script)).unwrap();
+    service(feed, Some(script)).unwrap()
+}
+
+#[test]
+fn generated_event_keeps_other_fields_of_the_script_sample() {
+    let service = resuming_service();
     let frame = service.frame(3..=3);
     assert!(
         frame.starts_with(r#"{"kind":"commit","at":1700000000003000,"did":"did:plc:x-"#)
             && frame.ends_with(r#"","n":[1,2]}"#),
         "{frame}"
     );
+}
+
+#[test]
+fn time_of_an_event_selects_the_last_event_not_after_it() {
+    let service = resuming_service();
     let path = &service.declaration().resume.as_ref().unwrap().value;
     for (text, number) in [
         ("1700000000003000", 3),

@@ -54,7 +54,7 @@ fn valid_values_are_left_as_they_are() {
 }
 
 #[test]
-fn fraction_and_date_are_no_whole_numbers() {
+fn whole_number_key_rejects_fraction_date_and_too_large_value() {
     for (value, found) in [
         (json!(1.0), "1.0"),
         (Value::Null, "a date or a time"),
