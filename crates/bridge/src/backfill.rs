@@ -9,7 +9,6 @@
 pub(crate) mod manual;
 mod outcome;
 mod part;
-pub(crate) mod report;
 mod settings;
 
 use std::{collections::BTreeMap, future::pending, sync::Arc, sync::atomic::Ordering, time::Duration};
@@ -31,7 +30,7 @@ use self::part::{Bound, Fetched, Marks};
 pub(crate) use self::settings::{FillerSettings, entries, protocol};
 use crate::{
     cluster::Coverage,
-    history::Gap,
+    gaps::Gap,
     intake::{Encoded, Encoder, IntakeSource},
     state::State,
 };

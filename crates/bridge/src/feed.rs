@@ -31,7 +31,7 @@ use crate::{
     cluster::Cluster,
     config::Config,
     exit::{Exit, Failure, OrExit},
-    history::UNRECOVERED,
+    gaps::UNRECOVERED,
     intake::{self, Encoded, Encoder, IntakeSource, Rules},
     parts::{Parts, SourceHandle},
     redaction::read_redaction,

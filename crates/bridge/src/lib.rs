@@ -12,6 +12,8 @@ mod deliveries;
 pub mod exit;
 mod feed;
 mod frames;
+mod gap_report;
+mod gaps;
 mod history;
 mod http;
 mod intake;

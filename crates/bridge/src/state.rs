@@ -17,7 +17,8 @@ use tracing::info;
 
 use crate::{
     cluster::{Cluster, ClusterView},
-    history::{History, HistoryView, SourceGaps, UNRECOVERED},
+    gaps::{SourceGaps, UNRECOVERED},
+    history::{History, HistoryView},
     http::Connections,
     logging,
     parts::{Parts, SinkHandle, SourceHandle},

@@ -3,10 +3,11 @@
 use neurobridge_platform::{StopReason, sentence};
 use tracing::{info, warn};
 
-use super::{Filler, Interrupted, report};
+use super::{Filler, Interrupted};
 use crate::{
     cluster::Coverage,
-    history::{Gap, LEFT_TO_LEADER, PARTLY, RECOVERED, UNRECOVERED},
+    gap_report::Report,
+    gaps::{Gap, LEFT_TO_LEADER, PARTLY, RECOVERED, UNRECOVERED},
     state::State,
 };
 
@@ -88,7 +89,7 @@ impl Filler {
             }
         };
         if outcome != RECOVERED && self.settings.reports {
-            let report = report::Report::new(gap, outcome, fetched, reason.as_deref());
+            let report = Report::new(gap, outcome, fetched, reason.as_deref());
             if !self.send(self.encoder.report(&report), 1).await {
                 return Err(Interrupted::Stopped);
             }

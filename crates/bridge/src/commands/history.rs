@@ -13,7 +13,8 @@ use crate::{
     cli::{GapsFlags, HistoryFlags},
     config::{self, Config},
     exit::{Exit, Failure, OrExit},
-    history::{self, Book, Entry, FileState, Gap},
+    gaps::Gap,
+    history::{self, Book, Entry, FileState},
     table::Table,
 };
 

@@ -6,7 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use neurobridge_listener::{DisconnectReason, Label};
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Entry, seconds_between};
+use super::entry::Entry;
+use crate::gaps::{FILLING, Gap, OPEN, ProofOfLife, seconds_between};
 
 /// The largest number of entries. About 300 bytes each.
 pub(super) const MAX_ENTRIES: usize = 1000;
@@ -21,99 +22,6 @@ const MAX_SEPARATE_REPEATS: usize = 3;
 /// which a batch was counted, a gap starts when the last byte of that batch was read. If it is later than that, its event may be
 /// one from after the gap: another connection was authenticated before the loss was detected.
 const ALIVE_AFTER_START: SignedDuration = SignedDuration::from_millis(200);
-
-/// The outcome of a gap.
-pub(crate) const OPEN: &str = "open";
-pub(crate) const UNRECOVERED: &str = "unrecovered";
-pub(crate) const RECOVERED: &str = "recovered";
-/// The source is connected again, and the missed events are being fetched.
-pub(crate) const FILLING: &str = "filling";
-/// Some of the missed events were fetched.
-pub(crate) const PARTLY: &str = "partly";
-/// This member of a cluster follows, and the leader decides about its own gap at that time.
-pub(crate) const LEFT_TO_LEADER: &str = "left_to_leader";
-/// The final outcomes of gaps.
-pub(crate) const OUTCOMES: [&str; 4] = [UNRECOVERED, PARTLY, RECOVERED, LEFT_TO_LEADER];
-/// The reasons of gaps between two runs of the bridge.
-pub(crate) const RESTART: &str = "restart";
-pub(crate) const CRASH: &str = "crash";
-/// The reason of the gap between the former leader's connection and that of this member, which did not connect while it followed.
-pub(crate) const TAKEOVER: &str = "takeover";
-
-/// A time in which a source was not connected. Events that the platform sent in it are missed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Gap {
-    pub(crate) id: u64,
-    pub(crate) source: String,
-    /// The last proof of life before the gap.
-    pub(crate) began: Timestamp,
-    /// `None` while the gap is open.
-    pub(crate) ended: Option<Timestamp>,
-    /// The cause: `token_refused` if a token was refused during the gap, otherwise the first cause.
-    pub(crate) reason: Cow<'static, str>,
-    pub(crate) outcome: Cow<'static, str>,
-    /// The time without a connection: less than from `began` to `ended` if several gaps were merged.
-    pub(crate) seconds: f64,
-    /// The number of gaps that were merged.
-    #[serde(default = "one")]
-    pub(crate) gaps: u64,
-    /// The number of missed events that were fetched and stored.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(crate) fetched: u64,
-    /// The id of the last event that was stored before the gap.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) last_event: Option<String>,
-    /// The id of an early event of the feed after the gap, up to which the missed events are fetched.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) next_event: Option<String>,
-}
-
-const fn one() -> u64 {
-    1
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-impl Gap {
-    pub(crate) const fn is_open(&self) -> bool {
-        self.ended.is_none()
-    }
-
-    /// Returns the time without a connection in seconds; of an open gap, the time until `now`.
-    pub(crate) fn seconds_at(&self, now: Timestamp) -> f64 {
-        if self.is_open() {
-            seconds_between(self.began, now)
-        } else {
-            self.seconds
-        }
-    }
-}
-
-/// The last proof of life of a source: all that the platform sent before it was received and stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProofOfLife {
-    pub(crate) at: Timestamp,
-    /// The id of the last event.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) event: Option<String>,
-    /// The resume value of another member that received the events before this time; `None` if this one did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) resume: Option<String>,
-}
-
-impl ProofOfLife {
-    /// Creates the proof of life of a source of this bridge.
-    pub(crate) const fn new(at: Timestamp, event: Option<String>) -> Self {
-        Self {
-            at,
-            event,
-            resume: None,
-        }
-    }
-}
 
 /// One line of the file. A later line replaces an earlier one with the same id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

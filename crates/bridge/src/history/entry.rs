@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use neurobridge_core::{foreign_text, labels, labels::Label};
 use serde::{Deserialize, Serialize};
 
+use crate::gaps::seconds_between;
+
 /// The maximum length of a text, in characters: a log message with a reason.
 const MAX_TEXT_CHARS: usize = 400;
 
@@ -211,11 +213,6 @@ impl Entry {
             (one, other) => one.or(other),
         };
     }
-}
-
-/// Returns the time between two timestamps in seconds; 0 if the clock was set back.
-pub(super) fn seconds_between(from: Timestamp, to: Timestamp) -> f64 {
-    to.duration_since(from).as_secs_f64().max(0.0)
 }
 
 /// Adds a duration to a time. Returns the latest possible time on an overflow.

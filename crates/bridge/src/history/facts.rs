@@ -5,8 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use neurobridge_listener::{Label, SourceState};
 
-use super::book::{FILLING, UNRECOVERED};
-use crate::state::SourceView;
+use crate::{
+    gaps::{FILLING, UNRECOVERED},
+    state::SourceView,
+};
 
 /// The properties of a source at one moment.
 #[derive(Clone, Debug)]

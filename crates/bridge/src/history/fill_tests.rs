@@ -3,10 +3,10 @@
 use jiff::SignedDuration;
 
 use super::{
-    book::{PARTLY, ProofOfLife, RECOVERED, UNRECOVERED},
     tests::{connected_source, time},
     *,
 };
+use crate::gaps::{PARTLY, ProofOfLife, RECOVERED, UNRECOVERED};
 
 /// Runs a source that fills its gaps, with one gap of ten seconds.
 fn with_gap(dir: &Path) -> History {

@@ -5,6 +5,7 @@
 //! the history. A task takes a view twice a second and writes the new entries; neither the events nor the parts wait for it.
 
 mod book;
+mod condition;
 mod entry;
 mod entry_limiter;
 mod facts;
@@ -35,27 +36,25 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_core::clock;
-use neurobridge_listener::{DisconnectReason, Label};
+use neurobridge_listener::Label;
 use neurobridge_spool::SpoolStatus;
 use tracing::{info, warn};
 
+pub(crate) use self::{
+    book::Book,
+    entry::{Entry, Kind},
+    recorder::Recorder,
+    store::{FileState, delete, read},
+};
 use self::{
     book::Line,
     facts::SourceFacts,
     store::{Found, Job, Writer},
     watch::Watch,
 };
-pub(crate) use self::{
-    book::{
-        Book, CRASH, FILLING, Gap, LEFT_TO_LEADER, OPEN, OUTCOMES, PARTLY, ProofOfLife, RECOVERED, RESTART,
-        TAKEOVER, UNRECOVERED,
-    },
-    entry::{Entry, Kind},
-    recorder::Recorder,
-    store::{FileState, delete, read},
-};
 use crate::{
     config::Config,
+    gaps::{CRASH, FILLING, Gap, LEFT_TO_LEADER, ProofOfLife, RECOVERED, SourceGaps, UNRECOVERED},
     state::{SinkView, SourceView},
 };
 
@@ -100,53 +99,6 @@ pub(crate) struct HistoryView {
     pub(crate) newest: BTreeMap<(String, Cow<'static, str>), Timestamp>,
     /// Failed attempts to write the file.
     pub(crate) write_errors: u64,
-}
-
-/// A number of gaps, and their duration.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct GapSum {
-    pub(crate) gaps: u64,
-    pub(crate) seconds: f64,
-}
-
-impl GapSum {
-    const fn add(&mut self, gap: &Gap) {
-        self.gaps += gap.gaps;
-        self.seconds += gap.seconds;
-    }
-}
-
-/// The gaps of a source.
-#[derive(Debug, Default)]
-pub(crate) struct SourceGaps {
-    /// The newest gaps, the newest first, with the open one.
-    pub(crate) newest: Vec<Gap>,
-    /// The time since which the source was connected outside of these gaps, as far as is known.
-    pub(crate) known_since: Option<Timestamp>,
-    /// The length of the open gap in seconds.
-    pub(crate) open_seconds: Option<f64>,
-    /// The number of gaps whose events are being fetched.
-    pub(crate) filling: u64,
-    /// The last proof of life; `None` before the first one.
-    pub(crate) alive: Option<ProofOfLife>,
-    /// The number and the duration in seconds of the gaps that have ended since the start.
-    pub(crate) ended: GapSum,
-    /// The ended gaps whose events are missed, without the gaps whose events are still being fetched.
-    pub(crate) lost: GapSum,
-    /// The number of gaps with a final outcome, by reason and outcome, with those of earlier runs.
-    pub(crate) totals: BTreeMap<(Cow<'static, str>, Cow<'static, str>), u64>,
-    /// The duration of all gaps, with those of earlier runs and the open one.
-    pub(crate) total_seconds: f64,
-}
-
-/// Returns the reasons of gaps.
-pub(crate) fn gap_reasons() -> impl Iterator<Item = &'static str> {
-    DisconnectReason::ALL
-        .iter()
-        // A stop begins no gap, and these two precede authentication.
-        .filter(|reason| !matches!(reason, DisconnectReason::Stopped | DisconnectReason::AuthTimeout))
-        .map(|reason| reason.as_str())
-        .chain([RESTART, CRASH, TAKEOVER])
 }
 
 impl History {

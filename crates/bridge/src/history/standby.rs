@@ -10,10 +10,11 @@ use tracing::info;
 
 use super::{
     History, Inner,
-    book::{Book, FILLING, Gap, LEFT_TO_LEADER, ProofOfLife, TAKEOVER},
+    book::Book,
     entry::{Entry, Kind},
     watch::{Reported, Watch},
 };
+use crate::gaps::{FILLING, Gap, LEFT_TO_LEADER, ProofOfLife, TAKEOVER};
 
 impl History {
     /// Records the time up to which another member has settled the events of a source. Gaps of this member that end before are left

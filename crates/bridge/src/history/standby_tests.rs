@@ -6,6 +6,7 @@ use super::{
     tests::{connected_source, time},
     *,
 };
+use crate::gaps::{OPEN, TAKEOVER};
 
 const SOURCES: &[(&str, bool)] = &[("main", true)];
 

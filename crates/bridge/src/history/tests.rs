@@ -5,10 +5,11 @@ use neurobridge_listener::SourceState;
 use proptest::prelude::*;
 
 use super::{
-    book::{MAX_ENTRIES, MAX_GAPS, RECOVERED, UNRECOVERED},
+    book::{MAX_ENTRIES, MAX_GAPS},
     facts::SourceFacts,
     *,
 };
+use crate::gaps::{RECOVERED, RESTART, UNRECOVERED};
 
 const NAME: &str = "history.ndjson";
 

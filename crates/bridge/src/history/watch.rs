@@ -12,13 +12,14 @@ use neurobridge_spool::SpoolStatus;
 use tracing::warn;
 
 use super::{
-    GapSum,
-    book::{Book, CRASH, FILLING, Gap, MAX_GAPS, ProofOfLife, RECOVERED, RESTART, TAKEOVER, UNRECOVERED},
+    book::{Book, MAX_GAPS},
+    condition::Condition,
     entry::{self, Entry, Kind, dead_letters, disconnected},
     entry_limiter::EntryLimiter,
     facts::SourceFacts,
     pause::Pause,
 };
+use crate::gaps::{CRASH, FILLING, Gap, GapSum, ProofOfLife, RECOVERED, RESTART, TAKEOVER, UNRECOVERED};
 
 /// The time after which another condition of the spool is recorded. A spool at its limit is full and not full in turn.
 const STEADY_TIME: SignedDuration = SignedDuration::from_secs(1);
@@ -71,33 +72,6 @@ struct SinkWatch {
     /// The start of the outage.
     down_since: Option<Timestamp>,
     dead_letters: EntryLimiter,
-}
-
-/// The condition of the spool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Condition {
-    #[default]
-    Fine,
-    Full,
-    DiskFull,
-    Retrying,
-    Failed,
-}
-
-impl Condition {
-    const fn of(spool: &SpoolStatus) -> Self {
-        if spool.has_failed {
-            Self::Failed
-        } else if spool.is_disk_full {
-            Self::DiskFull
-        } else if spool.is_full {
-            Self::Full
-        } else if spool.is_retrying {
-            Self::Retrying
-        } else {
-            Self::Fine
-        }
-    }
 }
 
 #[derive(Debug, Default)]

@@ -18,7 +18,8 @@ use prometheus::{
 use super::Refusal;
 use crate::{
     cluster::ClusterView,
-    history::{Kind, OUTCOMES, gap_reasons},
+    gaps::{OUTCOMES, gap_reasons},
+    history::Kind,
     state::{SinkView, SourceView, View},
     tokens::Tokens,
 };

@@ -14,7 +14,8 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::answer::Answer;
 use crate::cluster::ClusterView;
-use crate::history::{Entry, Gap};
+use crate::gaps::Gap;
+use crate::history::Entry;
 use crate::reload::ConfigurationView;
 use crate::state::{SinkLedger, SinkView, SourceView, View};
 use crate::tokens;

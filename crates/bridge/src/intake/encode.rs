@@ -16,8 +16,8 @@ use neurobridge_listener::{Batcher, EventAttributes, FeedEvent, Received};
 
 use super::{IntakeSource, dedupe::ANY_BODY};
 use crate::{
-    backfill::report::{self, Report},
     exit::chain,
+    gap_report::{self, Report},
 };
 
 /// The largest capacity of the redaction buffer that a source keeps between two batches: frames may contain pictures of
@@ -138,7 +138,7 @@ impl Encoder {
     pub(crate) fn report(&self, report: &Report<'_>) -> Encoded {
         let (frame, positions) = report.to_frame();
         let event = Event {
-            type_prefix: report::TYPE_PREFIX,
+            type_prefix: gap_report::TYPE_PREFIX,
             origin: Origin::GapReport,
             ..self.attributes.event(
                 &self.source.name,

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::{
     cluster::{Cluster, Cold},
-    history::ProofOfLife,
+    gaps::ProofOfLife,
     state::{SourceView, State, View},
 };
 

@@ -12,7 +12,7 @@ use neurobridge_simulator::Handle;
 use tokio::sync::watch;
 
 use crate::{
-    history::{FILLING, Gap, OPEN, PARTLY, RECOVERED},
+    gaps::{FILLING, Gap, OPEN, PARTLY, RECOVERED},
     state::{SinkLedger, View},
     terminal::Style,
 };

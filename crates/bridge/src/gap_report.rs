@@ -9,7 +9,7 @@ use neurobridge_core::{
 };
 use serde::Serialize;
 
-use crate::history::Gap;
+use crate::gaps::Gap;
 
 /// The CloudEvents type is this prefix and the type in the frame: `neurobridge.gap`.
 pub(crate) const TYPE_PREFIX: &str = "neurobridge.";
