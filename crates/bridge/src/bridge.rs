@@ -71,7 +71,7 @@ pub(crate) struct Bridge {
     /// `None` if the configuration was built in code.
     reloader: Option<Reloader>,
     /// `None` once the end of the run is recorded.
-    recorder: Option<Recorder>,
+    recorder: Option<Recorder<State>>,
     /// The reports to the other members of the cluster, and the standby of the sources.
     _in_cluster: [AbortOnDropHandle<()>; 2],
     /// Dropped last, so that the folder stays locked until all parts have ended.

@@ -35,6 +35,7 @@ mod table;
 mod task;
 mod terminal;
 mod tokens;
+mod view;
 mod workers;
 
 use std::{io, process::ExitCode};

@@ -7,7 +7,7 @@ use neurobridge_listener::{Label, SourceState};
 
 use crate::{
     gaps::{FILLING, UNRECOVERED},
-    state::SourceView,
+    view::SourceView,
 };
 
 /// The properties of a source at one moment.

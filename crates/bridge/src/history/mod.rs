@@ -43,7 +43,7 @@ use tracing::{info, warn};
 pub(crate) use self::{
     book::Book,
     entry::{Entry, Kind},
-    recorder::Recorder,
+    recorder::{Observed, Recorder},
     store::{FileState, delete, read},
 };
 use self::{
@@ -55,7 +55,7 @@ use self::{
 use crate::{
     config::Config,
     gaps::{CRASH, FILLING, Gap, LEFT_TO_LEADER, ProofOfLife, RECOVERED, SourceGaps, UNRECOVERED},
-    state::{SinkView, SourceView},
+    view::{SinkView, SourceView},
 };
 
 /// The number of entries in `/status`.

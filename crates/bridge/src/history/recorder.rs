@@ -9,23 +9,32 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::pause;
-use crate::{state::State, task::joined};
+use super::{History, pause};
+use crate::task::joined;
 
 /// The interval between two views of the state, from which the history is derived.
 const VIEW_INTERVAL: Duration = Duration::from_millis(500);
 /// The time limit of the last write.
 const LAST_WRITE_LIMIT: Duration = Duration::from_secs(1);
 
+/// The part of the bridge's state that the recorder needs. A trait, because the state contains the history.
+pub(crate) trait Observed: Send + Sync + 'static {
+    /// Takes a view of the state, which passes through [`History::observe`].
+    fn observe(&self);
+
+    /// Returns the history of the bridge.
+    fn history(&self) -> &History;
+}
+
 /// The task that observes the bridge and writes its history.
-pub(crate) struct Recorder {
-    state: Arc<State>,
+pub(crate) struct Recorder<S> {
+    state: Arc<S>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-impl Recorder {
-    pub(crate) fn start(state: Arc<State>) -> Self {
+impl<S: Observed> Recorder<S> {
+    pub(crate) fn start(state: Arc<S>) -> Self {
         let stop = CancellationToken::new();
         let task = tokio::spawn(record(Arc::clone(&state), stop.clone()));
         Self { state, stop, task }
@@ -36,23 +45,23 @@ impl Recorder {
         self.stop.cancel();
         joined((&mut self.task).await);
         // The last proof of life is that of the closed connections.
-        drop(self.state.view());
-        self.state.history.stopped(reason);
+        self.state.observe();
+        self.state.history().stopped(reason);
         let state = Arc::clone(&self.state);
-        let last = spawn_blocking(move || state.history.write());
+        let last = spawn_blocking(move || state.history().write());
         if timeout(LAST_WRITE_LIMIT, last).await.is_err() {
             warn!("the history was not written in time");
         }
     }
 }
 
-impl Drop for Recorder {
+impl<S> Drop for Recorder<S> {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
-async fn record(state: Arc<State>, stop: CancellationToken) {
+async fn record<S: Observed>(state: Arc<S>, stop: CancellationToken) {
     let (mut view_ticks, mut ticks) = (interval(VIEW_INTERVAL), interval(pause::TICK));
     for interval in [&mut view_ticks, &mut ticks] {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -64,16 +73,16 @@ async fn record(state: Arc<State>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             // Before the view, which needs the recorded pauses for the start of a gap.
             _ = ticks.tick() => {
-                state.history.tick();
+                state.history().tick();
                 continue;
             }
             _ = view_ticks.tick() => {}
         }
-        drop(state.view());
+        state.observe();
         // A hanging disk delays the next write, and nothing else.
         if writing.as_ref().is_none_or(JoinHandle::is_finished) {
             let state = Arc::clone(&state);
-            writing = Some(spawn_blocking(move || state.history.write()));
+            writing = Some(spawn_blocking(move || state.history().write()));
         }
     }
 }

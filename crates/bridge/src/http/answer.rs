@@ -6,7 +6,10 @@ use neurobridge_core::{clock, delivery::SinkState};
 use neurobridge_listener::SourceState;
 use serde::Serialize;
 
-use crate::state::{SinkView, SourceView, View};
+use crate::{
+    state::View,
+    view::{SinkView, SourceView},
+};
 
 /// The duration of backpressure from a spool that is not full after which it is reported.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(2);

@@ -20,8 +20,9 @@ use crate::{
     cluster::ClusterView,
     gaps::{OUTCOMES, gap_reasons},
     history::Kind,
-    state::{SinkView, SourceView, View},
+    state::View,
     tokens::Tokens,
+    view::{SinkView, SourceView},
 };
 
 /// Writes all metrics in Prometheus' text format.

@@ -17,8 +17,9 @@ use crate::cluster::ClusterView;
 use crate::gaps::Gap;
 use crate::history::Entry;
 use crate::reload::ConfigurationView;
-use crate::state::{SinkLedger, SinkView, SourceView, View};
+use crate::state::View;
 use crate::tokens;
+use crate::view::{SinkLedger, SinkView, SourceView};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Status<'a> {

@@ -13,7 +13,8 @@ use tracing::warn;
 use crate::{
     cluster::{Cluster, Cold},
     gaps::ProofOfLife,
-    state::{SourceView, State, View},
+    state::{State, View},
+    view::SourceView,
 };
 
 /// The time limit for closing the connections. Longer than a source takes for its close frame.

@@ -13,8 +13,9 @@ use tokio::sync::watch;
 
 use crate::{
     gaps::{FILLING, Gap, OPEN, PARTLY, RECOVERED},
-    state::{SinkLedger, View},
+    state::View,
     terminal::Style,
+    view::SinkLedger,
 };
 
 /// The time before the first fault: long enough to see the demo without one.
