@@ -25,13 +25,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use self::manual::Manual;
 use self::part::{Bound, Fetched, Marks};
 pub(crate) use self::settings::{FillerSettings, entries, protocol};
 use crate::{
     cluster::Coverage,
     gaps::Gap,
     intake::{Encoded, Encoder, IntakeSource},
+    parts::BackfillRequest,
     state::State,
 };
 
@@ -54,7 +54,7 @@ pub(crate) struct Filler {
     ends: mpsc::Receiver<GapEnded>,
     encoder: Encoder,
     batches: mpsc::Sender<Encoded>,
-    requests: mpsc::Receiver<Manual>,
+    requests: mpsc::Receiver<BackfillRequest>,
     started: Timestamp,
     /// Cancelled when the gaps of a replaced source are to be filled.
     take_over: Option<CancellationToken>,
@@ -69,7 +69,7 @@ enum Wake {
     /// To fill all gaps; the events of the feed wait for that of a gap that has just ended.
     Gap(Option<GapEnded>),
     /// To fetch the events of a period.
-    Request(Manual),
+    Request(BackfillRequest),
     /// To end with its source.
     Ended,
 }
@@ -89,7 +89,7 @@ impl Filler {
         ends: mpsc::Receiver<GapEnded>,
         encoder: Encoder,
         batches: mpsc::Sender<Encoded>,
-        requests: mpsc::Receiver<Manual>,
+        requests: mpsc::Receiver<BackfillRequest>,
     ) -> Self {
         Self {
             settings,

@@ -16,6 +16,7 @@ mod gap_report;
 mod gaps;
 mod history;
 mod http;
+mod http_connections;
 mod intake;
 pub mod logging;
 mod member;

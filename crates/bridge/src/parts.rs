@@ -9,18 +9,29 @@ use std::{
     },
 };
 
+use jiff::Timestamp;
 use neurobridge_core::{dead_letter::DeadLetters, delivery::Progress, sink_type::InCluster};
 use neurobridge_listener::{SourceState, SourceStats};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::{backfill::manual::Manual, intake::IntakeSource, tokens::Tokens};
+use crate::{control::Answer, intake::IntakeSource, tokens::Tokens};
+
+/// A request for the events of a period.
+#[derive(Debug)]
+pub(crate) struct BackfillRequest {
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
+    /// The id after which the events are fetched.
+    pub(crate) after: Option<String>,
+    pub(crate) answer: oneshot::Sender<Answer>,
+}
 
 /// The observable state of a running source.
 pub(crate) struct SourceHandle {
     /// Whether the events of gaps are fetched, or gaps reported to the sinks.
     pub(crate) handles_gaps: bool,
     /// Takes requests for missed events; `None` without an interface to fetch them from.
-    pub(crate) backfill: Option<mpsc::Sender<Manual>>,
+    pub(crate) backfill: Option<mpsc::Sender<BackfillRequest>>,
     /// The address of the feed, without credentials, path and query.
     pub(crate) address: String,
     pub(crate) intake: Arc<IntakeSource>,

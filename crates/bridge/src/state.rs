@@ -11,7 +11,7 @@ use crate::{
     cluster::{Cluster, ClusterView},
     gaps::{SourceGaps, UNRECOVERED},
     history::{History, HistoryView, Observed},
-    http::Connections,
+    http_connections::Connections,
     logging,
     parts::Parts,
     reload::{Configuration, ConfigurationView},

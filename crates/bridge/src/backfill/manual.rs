@@ -1,28 +1,17 @@
 //! Fetching the events of a period on request: `neurobridge backfill`.
 
-use jiff::Timestamp;
 use neurobridge_platform::{RequestError, StopReason, Window, sentence};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::info;
 
 use super::{Filler, Interrupted};
-use crate::{control::Answer, exit::Exit, state::State};
+use crate::{control::Answer, exit::Exit, parts::BackfillRequest, state::State};
 
 /// The number of requests of a source that wait.
 const MAX_WAITING: usize = 4;
 
-/// A request for the events of a period.
-#[derive(Debug)]
-pub(crate) struct Manual {
-    pub(crate) from: Timestamp,
-    pub(crate) to: Timestamp,
-    /// The id after which the events are fetched.
-    pub(crate) after: Option<String>,
-    pub(crate) answer: oneshot::Sender<Answer>,
-}
-
 /// Returns the channel of the requests of a source.
-pub(crate) fn channel() -> (mpsc::Sender<Manual>, mpsc::Receiver<Manual>) {
+pub(crate) fn channel() -> (mpsc::Sender<BackfillRequest>, mpsc::Receiver<BackfillRequest>) {
     mpsc::channel(MAX_WAITING)
 }
 
@@ -30,7 +19,7 @@ impl Filler {
     /// Fetches and stores the events of a period, and answers with their number. A failed attempt is not repeated.
     pub(super) async fn fetch_on_request(
         &mut self,
-        request: Manual,
+        request: BackfillRequest,
         state: &State,
     ) -> Result<(), Interrupted> {
         // After a start, the deduplication window is not complete at once: without it, events of earlier runs would be stored again.

@@ -11,7 +11,6 @@ use tracing::{info, warn};
 
 use super::Bridge;
 use crate::{
-    backfill::manual::Manual,
     cluster::Cluster,
     config::{self, Loaded},
     control::{Answer, Greeting, Request, Requested},
@@ -19,6 +18,7 @@ use crate::{
     exit::{Exit, Failure},
     feed::PreparedSource,
     member,
+    parts::BackfillRequest,
     reload::{Plan, plan},
     task::joined,
 };
@@ -64,7 +64,7 @@ impl Completion {
 
 impl Bridge {
     /// Passes a request to a source. The source answers it.
-    fn backfill(&self, source: &str, request: Manual) {
+    fn backfill(&self, source: &str, request: BackfillRequest) {
         if let Some(cluster) = self
             .state
             .cluster
@@ -134,13 +134,13 @@ impl Bridge {
                 to,
                 after,
             } => {
-                let manual = Manual {
+                let request = BackfillRequest {
                     from,
                     to,
                     after,
                     answer,
                 };
-                self.backfill(&source, manual);
+                self.backfill(&source, request);
                 return;
             }
             Request::Cluster => {

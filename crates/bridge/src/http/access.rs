@@ -28,12 +28,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{
-    attempts::Attempts,
-    connections::{Connections, Refusal},
-};
+use super::attempts::Attempts;
 use crate::{
     config::{HttpConfig, MetricsAccess},
+    http_connections::{Connections, Refusal},
     task::joined,
 };
 

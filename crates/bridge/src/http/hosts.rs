@@ -12,7 +12,7 @@ use axum::{
 use neurobridge_core::foreign_text;
 use tracing::warn;
 
-use super::connections::{Connections, Refusal};
+use crate::http_connections::{Connections, Refusal};
 
 /// The length to which an unknown name is cut in the log.
 const MAX_SHOWN_CHARS: usize = 64;

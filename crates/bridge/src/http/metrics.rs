@@ -15,11 +15,11 @@ use prometheus::{
     proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
 };
 
-use super::Refusal;
 use crate::{
     cluster::ClusterView,
     gaps::{OUTCOMES, gap_reasons},
     history::Kind,
+    http_connections::Refusal,
     state::View,
     tokens::Tokens,
     view::{SinkView, SourceView},

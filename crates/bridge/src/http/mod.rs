@@ -3,7 +3,6 @@
 mod access;
 mod answer;
 mod attempts;
-mod connections;
 mod hosts;
 mod metrics;
 mod page;
@@ -27,12 +26,7 @@ use axum::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::{
-    access::Access,
-    answer::summary,
-    connections::{Connections, Refusal},
-    status::Status,
-};
+pub(crate) use self::{access::Access, answer::summary, status::Status};
 use self::{access::Gate, hosts::Hosts, stream::StatusStream};
 use crate::state::State;
 

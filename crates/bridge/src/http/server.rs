@@ -36,9 +36,9 @@ use tracing::{debug, warn};
 use super::{
     STREAM,
     access::{Access, Peer},
-    connections::{Connections, Refusal, Seat},
     timed::Timed,
 };
+use crate::http_connections::{Connections, Refusal, Seat};
 
 /// The time limit of a request head, which fits into one packet, and of an idle connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);

@@ -11,10 +11,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    connections::{Connections, MAX_CONNECTIONS, Refusal},
-    server,
-};
+use super::server;
+use crate::http_connections::{Connections, MAX_CONNECTIONS, Refusal};
 
 const SOON: Duration = Duration::from_secs(60);
 

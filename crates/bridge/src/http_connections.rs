@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The limit of concurrent connections: four times that of `/status/stream` listeners, with request heads of 2 MiB in total.
-pub(super) const MAX_CONNECTIONS: usize = 128;
+pub(crate) const MAX_CONNECTIONS: usize = 128;
 
 labels! {
     /// The reason for refusing a connection or a request.
@@ -56,7 +56,7 @@ struct Entry {
 
 impl Connections {
     /// Adds a connection. At the limit the oldest other one is closed, so that a health check always gets a response.
-    pub(super) fn add(self: &Arc<Self>) -> Seat {
+    pub(crate) fn add(self: &Arc<Self>) -> Seat {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let evicted = CancellationToken::new();
         let entry = Entry {
@@ -76,7 +76,7 @@ impl Connections {
     }
 
     /// Closes the connection that was idle for longest; one that listens to the stream only if there is no other.
-    pub(super) fn evict_oldest(&self) {
+    pub(crate) fn evict_oldest(&self) {
         let mut open = self.lock();
         let oldest = open
             .iter()
@@ -91,7 +91,7 @@ impl Connections {
     }
 
     /// Counts a refusal.
-    pub(super) fn refuse(&self, refusal: Refusal) {
+    pub(crate) fn refuse(&self, refusal: Refusal) {
         self.refusals[refusal as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -113,7 +113,7 @@ impl Connections {
 
 /// The slot of an open connection, released when dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(crate) struct Seat {
     id: u64,
     evicted: CancellationToken,
     connections: Arc<Connections>,
@@ -121,12 +121,12 @@ pub(super) struct Seat {
 
 impl Seat {
     /// Waits until the connection has to be closed for a newer one. Cancel-safe.
-    pub(super) async fn evicted(&self) {
+    pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 
     /// Records the arrival of a request.
-    pub(super) fn note_request(&self) {
+    pub(crate) fn note_request(&self) {
         self.update(|entry| {
             entry.active_at = Instant::now();
             entry.is_listener = false;
@@ -134,7 +134,7 @@ impl Seat {
     }
 
     /// Records that the response is the stream.
-    pub(super) fn note_listener(&self) {
+    pub(crate) fn note_listener(&self) {
         self.update(|entry| entry.is_listener = true);
     }
 
