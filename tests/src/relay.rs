@@ -170,6 +170,10 @@ fn connect(near: TcpStream, server: &str, shared: &Mutex<State>) -> io::Result<(
         return Ok(());
     }
     let far = TcpStream::connect(server)?;
+    for stream in [&near, &far] {
+        // Otherwise small requests wait for the acknowledgement of the one before.
+        stream.set_nodelay(true)?;
+    }
     let connection = Arc::new(Connection {
         near,
         far,
