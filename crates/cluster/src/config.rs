@@ -62,6 +62,16 @@ pub type ReadLease =
     fn(&serde_json::Value) -> Result<LeaseConfig, serde_path_to_error::Error<serde_json::Error>>;
 
 impl LeaseConfig {
+    /// Returns whether the lease transports the reports of the members.
+    pub const fn has_reports(&self) -> bool {
+        match self {
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => true,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => false,
+        }
+    }
+
     /// Returns the function that reads the table of a lease of this type. `None` if this build does not have the type.
     pub fn reader(kind: &str) -> Option<ReadLease> {
         match kind {

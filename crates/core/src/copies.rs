@@ -53,7 +53,7 @@ pub struct Place {
     pub offset: u64,
 }
 
-/// The numbers of events of which a member of a cluster cannot know whether they are in the destination once. They never decrease.
+/// The numbers of events that may be published twice by the members of a cluster. They never decrease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CopyCounts {
     /// The messages that were discarded before their events were received, because there were too many. Such an event may be published
@@ -102,8 +102,10 @@ pub struct Copies {
     waits_since: Option<(Sequence, u64)>,
     /// The number of messages that were read before their event.
     read: u64,
-    /// The time of the last takeover, and the number of events received before it that the former leader may still have in flight.
-    taken_over: Option<(Timestamp, u64)>,
+    /// The time until which the former leader may have received what it still has in flight, and the largest number of these events.
+    in_flight: Option<(Timestamp, u64)>,
+    /// Whether this member has followed since it led.
+    has_followed: bool,
     counts: CopyCounts,
 }
 
@@ -131,7 +133,8 @@ impl Copies {
             max_unmatched,
             waits_since: None,
             read: 0,
-            taken_over: None,
+            in_flight: None,
+            has_followed: true,
             counts: CopyCounts::default(),
         }
     }
@@ -168,13 +171,15 @@ impl Copies {
     /// Events received before are marked as late, until the message is matched.
     pub fn lead(&mut self, in_flight: u64) {
         self.late_until = self.latest_unmatched();
-        self.taken_over = Some((clock::now(), in_flight));
+        if std::mem::take(&mut self.has_followed) {
+            self.in_flight = Some((clock::now() + MAX_SKEW, in_flight));
+        }
     }
 
     /// Counts an event that this member publishes, if the former leader may have it in flight.
     pub fn published(&mut self, received_at: Timestamp) {
-        if let Some((at, in_flight)) = &mut self.taken_over
-            && received_at <= *at
+        if let Some((until, in_flight)) = &mut self.in_flight
+            && received_at <= *until
             && *in_flight > 0
         {
             *in_flight -= 1;
@@ -218,6 +223,7 @@ impl Copies {
 
     /// As [`has`](Self::has), for a member that does not publish: an event without a message is expected to have one later.
     pub fn expect(&mut self, sequence: Sequence, identity: Identity) -> bool {
+        self.has_followed = true;
         if self.has(sequence, identity) {
             return true;
         }

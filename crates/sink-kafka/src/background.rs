@@ -1,4 +1,4 @@
-//! The end of clients, without a wait for it.
+//! Destroys clients on another thread.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -45,11 +45,14 @@ mod tests {
 
     use super::*;
 
+    /// Longer than the start of a thread takes.
+    const LIMIT: Duration = Duration::from_secs(60);
+
     struct Slow(mpsc::Receiver<()>, mpsc::Sender<()>);
 
     impl Drop for Slow {
         fn drop(&mut self) {
-            self.0.recv().unwrap();
+            self.0.recv_timeout(LIMIT).unwrap();
             self.1.send(()).unwrap();
         }
     }
@@ -60,6 +63,6 @@ mod tests {
         drop(Background::new(Slow(waits, ends)));
         assert!(ended.try_recv().is_err());
         may_end.send(()).unwrap();
-        ended.recv_timeout(Duration::from_secs(60)).unwrap();
+        ended.recv_timeout(LIMIT).unwrap();
     }
 }

@@ -77,6 +77,7 @@ impl SinkConfig for KafkaConfig {
                 // JSON stays the same in later versions.
                 let settings = json!([self.delivery, self.transaction, self.oversize]).to_string();
                 InCluster::Shared {
+                    needs_reports: false,
                     settings: identity::body_hash(&settings),
                 }
             }

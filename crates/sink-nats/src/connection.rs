@@ -416,34 +416,6 @@ impl Connection {
         }
     }
 
-    /// Processes an echo, which proves that the server has processed all messages sent before it.
-    fn take_echo(
-        &mut self,
-        number: u64,
-        reply: &async_nats::Message,
-        acks: &mut Vec<Ack>,
-    ) -> Result<(), SinkFault> {
-        if let Backend::Core(echoes) = &mut self.backend
-            && !echoes.is_final(reply)
-        {
-            return Ok(());
-        }
-        if let Some(fault) = self.events.fault() {
-            return Err(fault);
-        }
-        self.in_flight.take_before(
-            number,
-            |_| true,
-            |sent| {
-                acks.push(Ack {
-                    sequence: sent.sequence,
-                    outcome: Outcome::Delivered,
-                });
-            },
-        );
-        self.flush()
-    }
-
     /// Requests an echo of the server after all messages sent so far.
     fn echo(&self) -> Result<(), SinkFault> {
         let subject = format!("{}{}", self.inbox, self.in_flight.next_number());

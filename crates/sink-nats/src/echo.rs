@@ -3,7 +3,7 @@
 //! The server returns a message to our own inbox after it has processed all messages before it. It reports a refusal of
 //! one of them earlier on the same connection, but the client passes refusals to another task than messages. So an echo
 //! is final only if the connection has received nothing else that may be a refusal. Otherwise the refusal gets time to be reported, and
-//! another echo is requested.
+//! another echo is requested. When that one arrives, the messages before the first echo were accepted.
 
 use std::{
     mem,
@@ -29,6 +29,8 @@ pub(crate) struct Echoes {
     pub(crate) is_pending: bool,
     /// The time of the next request after an echo that was not final.
     pub(crate) repeat_at: Option<Instant>,
+    /// The number of the last echo that was not final.
+    unconfirmed: Option<u64>,
     statistics: Arc<Statistics>,
     /// The received bytes up to the last echo, or to the first message after it.
     received: u64,
@@ -39,6 +41,7 @@ impl Echoes {
         Self {
             is_pending: false,
             repeat_at: None,
+            unconfirmed: None,
             received: statistics.in_bytes.load(Ordering::Relaxed),
             statistics,
         }
@@ -49,15 +52,24 @@ impl Echoes {
         self.received = self.statistics.in_bytes.load(Ordering::Relaxed);
     }
 
-    /// Takes an echo. Returns whether it is final; otherwise another one is to be requested at [`repeat_at`](Self::repeat_at).
-    pub(crate) fn is_final(&mut self, echo: &Message) -> bool {
+    /// Receives the echo with this number. Returns the number of the echo before which all messages were accepted, unless a refusal was
+    /// reported. If that is another one, a further echo is to be requested at [`repeat_at`](Self::repeat_at).
+    pub(crate) fn receive(&mut self, echo: &Message, number: u64) -> Option<u64> {
         // The client counts bytes before it passes on the message that they contain.
         let received = self.statistics.in_bytes.load(Ordering::Relaxed);
         let new = received - mem::replace(&mut self.received, received);
         let is_final = new < length(echo) + REFUSAL;
         self.is_pending = !is_final;
         self.repeat_at = (!is_final).then(|| Instant::now() + GRACE_PERIOD);
-        is_final
+        let earlier = mem::replace(&mut self.unconfirmed, (!is_final).then_some(number));
+        if is_final { Some(number) } else { earlier }
+    }
+
+    /// Records that nothing is in flight: no further echo is needed.
+    pub(crate) const fn end(&mut self) {
+        self.is_pending = false;
+        self.repeat_at = None;
+        self.unconfirmed = None;
     }
 }
 
@@ -93,19 +105,32 @@ mod tests {
             length: 0,
         };
         receive("MSG _INBOX.a.1 1 1\r\n1\r\n");
-        assert!(echoes.is_final(&echo));
+        assert_eq!(echoes.receive(&echo, 1), Some(1));
         receive("PING\r\nPONG\r\nMSG _INBOX.a.1 1 1\r\n1\r\n");
-        assert!(echoes.is_final(&echo));
+        assert_eq!(echoes.receive(&echo, 2), Some(2));
         receive(&"PONG\r\n".repeat(5));
         echoes.begin();
         receive("MSG _INBOX.a.1 1 1\r\n1\r\n");
-        assert!(echoes.is_final(&echo), "the time without messages does not count");
+        assert_eq!(
+            echoes.receive(&echo, 3),
+            Some(3),
+            "the time without messages does not count"
+        );
         receive("-ERR 'Permissions Violat");
         receive("MSG _INBOX.a.1 1 1\r\n1\r\n");
-        assert!(!echoes.is_final(&echo));
+        assert_eq!(echoes.receive(&echo, 4), None);
         assert!(echoes.is_pending && echoes.repeat_at.is_some());
         receive("MSG _INBOX.a.1 1 1\r\n1\r\n");
-        assert!(echoes.is_final(&echo));
+        assert_eq!(echoes.receive(&echo, 5), Some(5));
+        assert!(!echoes.is_pending && echoes.repeat_at.is_none());
+        // A follower of another member receives messages all the time.
+        for (number, accepted) in [(6, None), (7, Some(6)), (8, Some(7))] {
+            receive("HMSG faces.seen 2 30 40\r\n");
+            receive("MSG _INBOX.a.1 1 1\r\n1\r\n");
+            assert_eq!(echoes.receive(&echo, number), accepted);
+            assert!(echoes.repeat_at.is_some());
+        }
+        echoes.end();
         assert!(!echoes.is_pending && echoes.repeat_at.is_none());
     }
 }

@@ -200,11 +200,10 @@ pub(crate) fn of_event(event: &Event) -> Option<SinkFault> {
     match event {
         Event::Disconnected | Event::Closed => Some(broken()),
         Event::ServerError(error) => of_server(error),
-        // The buffer has room for the acknowledgements of all messages in flight. It may overflow with the messages that a follower
-        // reads without JetStream.
+        // The buffer has room for the acknowledgements of all messages in flight. Those of a leader without JetStream may exceed it.
         Event::SlowConsumer(_) => Some(SinkFault::new(
             FaultKind::Other,
-            "the client dropped messages that it could not take from the server fast enough; unacknowledged events are sent again",
+            "the client's buffer for received messages is full, so some were dropped; connecting again",
         )),
         // After announcing lame-duck mode the server closes the connection; only then does the sink look for another server.
         // Reports about the client's reconnects are ignored: the client is configured not to reconnect.
@@ -246,7 +245,7 @@ fn of_server(error: &ServerError) -> Option<SinkFault> {
     }
     if lower.contains("permissions violation") {
         let advice = if lower.contains("for subscription") {
-            "grant this user the right to subscribe to _INBOX.>"
+            "grant this user the right to subscribe to _INBOX.>, and in a cluster without JetStream to the subjects of the events"
         } else {
             "grant this user the right to publish there"
         };

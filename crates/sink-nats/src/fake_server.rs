@@ -90,6 +90,14 @@ async fn serve(socket: TcpStream, state: &Mutex<State>) -> io::Result<()> {
                 let request = serde_json::from_slice(&body).unwrap_or_default();
                 answers.answer(&subject, &reply, &request, state).await?;
             }
+            ["PUB", subject, size] => {
+                let start = format!("MSG {subject}");
+                answers.pass_on(&start, subject, size, &mut read).await?;
+            }
+            ["HPUB", subject, headers, size] => {
+                let (start, size) = (format!("HMSG {subject}"), format!("{headers} {size}"));
+                answers.pass_on(&start, subject, &size, &mut read).await?;
+            }
             _ => {}
         }
     }
@@ -104,6 +112,26 @@ struct Answers {
 impl Answers {
     async fn send(&mut self, text: &str) -> io::Result<()> {
         self.write.write_all(text.as_bytes()).await
+    }
+
+    /// Passes on a message without a reply subject to the subscriptions of the client itself.
+    async fn pass_on(
+        &mut self,
+        start: &str,
+        subject: &str,
+        sizes: &str,
+        read: &mut (impl AsyncReadExt + Unpin),
+    ) -> io::Result<()> {
+        let size: usize = sizes.rsplit(' ').next().unwrap().parse().unwrap();
+        let mut body = vec![0; size + "\r\n".len()];
+        read.read_exact(&mut body).await?;
+        let body = String::from_utf8(body).unwrap();
+        let all = self.subscriptions.iter();
+        let matching = all.filter(|(prefix, _)| subject.starts_with(prefix.as_str()));
+        let texts: Vec<String> = matching
+            .map(|(_, number)| format!("{start} {number} {sizes}\r\n{body}"))
+            .collect();
+        self.send(&texts.concat()).await
     }
 
     async fn answer(

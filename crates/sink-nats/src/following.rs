@@ -187,6 +187,14 @@ impl Following {
         self.is_leading.then(|| self.membership.copies.with_origin(event))
     }
 
+    /// Returns whether this member cannot know yet which of its events are published.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        match &self.reading {
+            Reading::Stream { .. } => false,
+            Reading::Subject(reader) => !self.is_leading && reader.is_catching_up(),
+        }
+    }
+
     pub(crate) const fn membership(&self) -> &Membership {
         &self.membership
     }
@@ -227,6 +235,8 @@ impl Following {
         if let Reading::Subject(reader) = &self.reading
             && reader.counts_as_published(event.received_at)
         {
+            // Removes a message that was received nevertheless.
+            copies.has(event.sequence, identity);
             return true;
         }
         copies.expect(event.sequence, identity)
@@ -259,6 +269,9 @@ impl Following {
     fn reset_takeover(&mut self) {
         self.takeover = Takeover::EndUnknown;
         self.answer = None;
+        if let Reading::Subject(reader) = &mut self.reading {
+            reader.reset_end();
+        }
     }
 
     /// Settles events by the messages of other members, until the lease is held. Returns with outcomes, or without them when the takeover

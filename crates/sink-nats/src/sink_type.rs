@@ -89,12 +89,14 @@ impl SinkConfig for NatsConfig {
                 let settings = json!([stream, self.order, self.oversize]).to_string();
                 InCluster::Shared {
                     settings: identity::body_hash(&settings),
+                    needs_reports: false,
                 }
             }
             Mode::Core => {
                 let settings = json!(["core", self.oversize]).to_string();
                 InCluster::Shared {
                     settings: identity::body_hash(&settings),
+                    needs_reports: true,
                 }
             }
         }

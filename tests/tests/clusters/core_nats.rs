@@ -50,10 +50,8 @@ fn takeovers_without_a_stream_repeat_at_most_what_was_in_flight() {
         return;
     };
     let dir = Scratch::new("cluster-core").unwrap();
-    let count = 8_000;
-    let args = ["--rate", RATE, "--count", &count.to_string()];
     let listener = Listener::start(&nats.url(), "faces.>").unwrap();
-    let platform = Platform::start(&dir, &args).unwrap();
+    let platform = Platform::start(&dir, &["--rate", RATE]).unwrap();
     let sinks = sink(&nats.address());
     let mut members: Vec<Member> = ["a", "b"]
         .iter()
@@ -98,6 +96,8 @@ fn takeovers_without_a_stream_repeat_at_most_what_was_in_flight() {
             sink.ledger.stored > 0 && sink.ledger.pending == 0
         })
     };
+    let sent = platform.stop().unwrap();
+    let count = sent.iter().map(|event| event.id).max().unwrap();
     let is_last = |message: &Message| id(message) == Some(count);
     wait_until("the last event", SOON, || listener.has(is_last)).unwrap();
     wait_until("settled members", SOON, || members.iter().all(is_settled)).unwrap();

@@ -43,7 +43,7 @@ pub(crate) async fn published_hash(config: &Config) -> Result<String, Failure> {
     for (name, sink) in &config.sinks {
         let common = &sink.common;
         let settings = match sink.config.in_cluster() {
-            InCluster::Shared { settings } => Some(format!("{settings:032x}")),
+            InCluster::Shared { settings, .. } => Some(format!("{settings:032x}")),
             InCluster::OwnDestination | InCluster::Unsupported(_) => None,
         };
         let place = format!("sinks.{name}");

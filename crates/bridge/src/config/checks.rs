@@ -116,10 +116,17 @@ fn check_cluster(cluster: &ClusterConfig, config: &Config, errors: &mut Vec<Conf
         }
     }
     for (name, sink) in &config.sinks {
-        if let InCluster::Unsupported(reason) = sink.config.in_cluster() {
-            let message = format!("this sink cannot be part of a cluster: {reason}");
-            errors.push(ConfigError::new(["sinks", name], message));
-        }
+        let reason = match sink.config.in_cluster() {
+            InCluster::Unsupported(reason) => reason,
+            InCluster::Shared {
+                needs_reports: true, ..
+            } if !cluster.lease.has_reports() => {
+                "its followers need the reports of the leader, which a lease in Kafka does not transport; set a lease in NATS"
+            }
+            InCluster::OwnDestination | InCluster::Shared { .. } => continue,
+        };
+        let message = format!("this sink cannot be part of a cluster: {reason}");
+        errors.push(ConfigError::new(["sinks", name], message));
     }
 }
 

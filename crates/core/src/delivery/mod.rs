@@ -380,10 +380,11 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             recreations,
             client,
             is_follower,
+            is_catching_up,
             copies,
         } = self.sink.status();
         self.progress.set_destination(recreations, file_changes);
-        self.progress.set_copies(copies);
+        self.progress.set_copies(is_catching_up, copies);
         if let Some(fault) = broken {
             return Err(fault.into());
         }

@@ -14,7 +14,8 @@ use super::{KafkaSink, on_thread};
 use crate::{
     connection::{Connection, creation},
     following::{BATCHES, Limits, Offsets, RecordReader, Role, Source},
-    properties, topics,
+    properties::{self, QueueBounds},
+    topics,
 };
 
 /// The time for which a takeover without transactions waits for open transactions of other producers.
@@ -98,10 +99,9 @@ impl KafkaSink {
             };
             let (ends, ()) = join!(reading, settling);
             // In exactly-once delivery the brokers refuse the records of a fenced leader.
-            let in_flight = if self.config.transactions().is_some() {
-                0
-            } else {
-                u64::MAX
+            let in_flight = match self.config.transactions() {
+                Some(_) => 0,
+                None => QueueBounds::of(&self.config).messages as u64,
             };
             membership.taken_over(&ends?, in_flight);
         }

@@ -67,6 +67,41 @@ impl Connection {
             .filter(|_| sent.role == Role::DeadLetter)
     }
 
+    /// Processes an echo, which proves that the server has processed all messages sent before it.
+    fn take_echo(
+        &mut self,
+        number: u64,
+        reply: &async_nats::Message,
+        acks: &mut Vec<Ack>,
+    ) -> Result<(), SinkFault> {
+        let accepted = match &mut self.backend {
+            Backend::Core(echoes) => echoes.receive(reply, number),
+            Backend::Stream { .. } => None,
+        };
+        let Some(accepted) = accepted else {
+            return Ok(());
+        };
+        if let Some(fault) = self.events.fault() {
+            return Err(fault);
+        }
+        self.in_flight.take_before(
+            accepted,
+            |_| true,
+            |sent| {
+                acks.push(Ack {
+                    sequence: sent.sequence,
+                    outcome: Outcome::Delivered,
+                });
+            },
+        );
+        if self.in_flight.len() == 0
+            && let Backend::Core(echoes) = &mut self.backend
+        {
+            echoes.end();
+        }
+        self.flush()
+    }
+
     fn take_answer(
         &mut self,
         number: u64,

@@ -27,6 +27,11 @@ impl Connection {
             .is_some_and(|following| !following.is_leading() || !following.may_publish())
     }
 
+    /// Returns whether this member cannot know yet which of its events another member has published.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.following.as_ref().is_some_and(Following::is_catching_up)
+    }
+
     /// Returns the largest number of messages in flight, and of events that a follower expects to be published.
     pub(super) fn most_in_flight(&self) -> usize {
         let is_chained = self.following.is_some() && self.backend.chain().is_some();

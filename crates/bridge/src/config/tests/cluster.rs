@@ -22,11 +22,13 @@ fn errors_of_a_cluster_are_reported_at_their_keys() {
 #[test]
 fn parts_that_a_cluster_cannot_have_are_errors() {
     let report = report(load(&format!(
-        "{SOURCE}[sinks.many]\ntype = \"kafka\"\nbootstrap_servers = \"h:9092\"\ntopic = \"t.{{type}}\"\n[cluster]\nname = \"a\"\n\
+        "{SOURCE}[sinks.many]\ntype = \"kafka\"\nbootstrap_servers = \"h:9092\"\ntopic = \"t.{{type}}\"\n\
+         [sinks.core]\ntype = \"nats\"\nservers = [\"nats://h\"]\nmode = \"core\"\n[cluster]\nname = \"a\"\n\
          standby = \"cold\"\nlease = {{ type = \"kafka\", bootstrap_servers = \"h:9092\", group = \"g\" }}\n"
     )));
     for expected in [
         "spool.type: found a spool in memory",
+        "sinks.core: this sink cannot be part of a cluster: its followers need the reports of the leader",
         "sinks.many: this sink cannot be part of a cluster: a follower reads one topic",
         "cluster.standby: found \"cold\" with a lease in Kafka",
     ] {
