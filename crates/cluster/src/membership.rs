@@ -158,27 +158,18 @@ impl Membership {
     /// # Panics
     /// Panics outside of a tokio runtime.
     pub fn lead(&self) -> Lead {
-        let (mut role, mut members) = (self.role(), self.members());
+        let mut role = self.role();
         let lease = watch::Sender::new(valid_until(&role.borrow_and_update()));
-        let published = watch::Sender::new(None);
-        let lead = Lead::new(lease.subscribe()).with_published_until(published.subscribe());
+        let lead = Lead::new(lease.subscribe());
         tokio::spawn(async move {
             loop {
-                let changed = tokio::select! {
+                tokio::select! {
                     () = lease.closed() => return,
-                    changed = role.changed() => changed,
-                    changed = members.changed() => changed,
-                };
-                if changed.is_err() {
-                    return;
+                    changed = role.changed() => if changed.is_err() {
+                        return;
+                    },
                 }
                 lease.send_replace(valid_until(&role.borrow_and_update()));
-                let reported = published_until(&members.borrow_and_update());
-                published.send_if_modified(|known| {
-                    let is_later = reported > *known;
-                    *known = reported.max(*known);
-                    is_later
-                });
             }
         });
         lead
@@ -248,65 +239,6 @@ impl Membership {
     }
 }
 
-/// The largest age of a report when it is written.
-const REPORT_AGE: Duration = Duration::from_secs(2);
-
-/// Returns the time before which another leader has published every event that it had received: the time of its last report less
-/// the age of the oldest event that waited there.
-fn published_until(members: &[MemberState]) -> Option<Instant> {
-    let leaders = members
-        .iter()
-        .filter(|member| member.is_alive && !member.is_self && member.term.is_some());
-    let reported = leaders.filter_map(|member| {
-        let lag = Duration::from_millis(member.report.as_ref()?.lag_ms);
-        member.written_after?.checked_sub(lag.saturating_add(REPORT_AGE))
-    });
-    reported.max()
-}
-
 fn valid_until(role: &Role) -> Option<Instant> {
     role.leadership().map(|leadership| leadership.valid_until)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn report_of_the_leader_states_what_is_published() {
-        let written = Instant::now() + Duration::from_secs(1000);
-        let member = |term, lag_ms| MemberState {
-            name: "b".to_owned(),
-            instance: "i".to_owned(),
-            config_hash: "h".to_owned(),
-            term,
-            report: Some(MemberReport {
-                lag_ms,
-                ..MemberReport::default()
-            }),
-            last_seen: written,
-            written_after: Some(written),
-            is_alive: true,
-            is_self: false,
-        };
-        let leader = member(Some(3), 5_000);
-        let published = Some(written - Duration::from_secs(5) - REPORT_AGE);
-        assert_eq!(published_until(&[member(None, 0), leader.clone()]), published);
-        assert_eq!(published_until(&[member(None, 0)]), None, "a follower");
-        let is_self = MemberState {
-            is_self: true,
-            ..leader.clone()
-        };
-        assert_eq!(published_until(&[is_self]), None);
-        let of_unknown_age = MemberState {
-            written_after: None,
-            ..leader.clone()
-        };
-        assert_eq!(published_until(&[of_unknown_age]), None);
-        let dead = MemberState {
-            is_alive: false,
-            ..leader
-        };
-        assert_eq!(published_until(&[dead]), None);
-    }
 }

@@ -176,6 +176,11 @@ impl Copies {
         }
     }
 
+    /// Records that another member may lead.
+    pub const fn follow(&mut self) {
+        self.has_followed = true;
+    }
+
     /// Counts an event that this member publishes, if the former leader may have it in flight.
     pub fn published(&mut self, received_at: Timestamp) {
         if let Some((until, in_flight)) = &mut self.in_flight
@@ -223,7 +228,6 @@ impl Copies {
 
     /// As [`has`](Self::has), for a member that does not publish: an event without a message is expected to have one later.
     pub fn expect(&mut self, sequence: Sequence, identity: Identity) -> bool {
-        self.has_followed = true;
         if self.has(sequence, identity) {
             return true;
         }

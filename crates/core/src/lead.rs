@@ -16,55 +16,23 @@ pub const FOLLOWER_READ_INTERVAL: Duration = Duration::from_millis(100);
 /// A member without this right is a follower: it reads the destination and settles its own copies of the events that the
 /// leader has published. See [`copies`](crate::copies).
 #[derive(Clone, Debug)]
-pub struct Lead {
-    valid_until: watch::Receiver<Option<Instant>>,
-    published_until: Option<watch::Receiver<Option<Instant>>>,
-}
+pub struct Lead(watch::Receiver<Option<Instant>>);
 
 impl Lead {
     /// Creates the right to publish from the end of the current lease: `None` while another member leads. The lease ends at that
     /// time unless it is renewed.
     pub const fn new(valid_until: watch::Receiver<Option<Instant>>) -> Self {
-        Self {
-            valid_until,
-            published_until: None,
-        }
-    }
-
-    /// Adds what the leader reports: the time before which it has published every event that it had received. `None` while nothing is
-    /// known.
-    #[must_use]
-    pub fn with_published_until(self, published_until: watch::Receiver<Option<Instant>>) -> Self {
-        Self {
-            published_until: Some(published_until),
-            ..self
-        }
-    }
-
-    /// Returns the local time before which another member that leads has published every event that it had received, as far as it
-    /// has reported.
-    pub fn published_until(&self) -> Option<Instant> {
-        *self.published_until.as_ref()?.borrow()
-    }
-
-    /// Waits for another report of a leader. Cancel-safe.
-    pub async fn published_until_changed(&mut self) {
-        if let Some(published_until) = &mut self.published_until
-            && published_until.changed().await.is_ok()
-        {
-            return;
-        }
-        std::future::pending().await
+        Self(valid_until)
     }
 
     /// Returns whether this member may publish now.
     pub fn is_held(&self) -> bool {
-        is_valid(*self.valid_until.borrow())
+        is_valid(*self.0.borrow())
     }
 
     /// Waits until this member may publish. Cancel-safe.
     pub async fn held(&mut self) {
-        if self.valid_until.wait_for(|until| is_valid(*until)).await.is_err() {
+        if self.0.wait_for(|until| is_valid(*until)).await.is_err() {
             // No task renews the lease: the program is stopping.
             std::future::pending().await
         }
@@ -73,12 +41,12 @@ impl Lead {
     /// Waits until this member may no longer publish, at the latest until the lease expires. Cancel-safe.
     pub async fn lost(&mut self) {
         loop {
-            let until = *self.valid_until.borrow_and_update();
+            let until = *self.0.borrow_and_update();
             let Some(until) = until.filter(|until| Instant::now() < *until) else {
                 return;
             };
             // No task renews the lease if the channel is closed.
-            if let Ok(Err(_)) = timeout_at(until, self.valid_until.changed()).await {
+            if let Ok(Err(_)) = timeout_at(until, self.0.changed()).await {
                 tokio::time::sleep_until(until).await;
             }
         }

@@ -183,9 +183,6 @@ pub struct SinkStatus {
     /// Whether the sink publishes nothing because another member of the cluster leads: it is no fault that events wait.
     /// [`Sink::outcomes`] is then called also while nothing is in flight.
     pub is_follower: bool,
-    /// Whether a follower cannot know yet which of its events another member has published, because it has missed messages. Their age
-    /// is then no reason to let it lead.
-    pub is_catching_up: bool,
     /// The counts of a member of a cluster.
     pub copies: CopyCounts,
 }

@@ -148,7 +148,8 @@ pub enum InCluster {
     Shared {
         /// A hash of the settings that have to be equal on all members besides those that are visible in a message, such as the guarantee.
         settings: u128,
-        /// Whether a follower also needs the reports of the leader, because it may miss messages. A lease in Kafka transports none.
+        /// Whether the members need each other's reports, because a follower may miss messages whose events then wait until it leads. A
+        /// lease in Kafka transports no reports.
         needs_reports: bool,
     },
     /// The sink cannot be part of a cluster. Contains the reason with what to do, for the end of a sentence.

@@ -88,6 +88,9 @@ impl Membership {
 
     /// Sets the role over a new connection.
     pub(crate) fn connected(&mut self, role: Role) {
+        if matches!(role, Role::Follower(_)) {
+            self.copies.follow();
+        }
         self.role = role;
     }
 

@@ -406,7 +406,6 @@ impl Sink for KafkaSink {
             recreations: self.health.positions().recreations(),
             client: self.health.gauges(),
             is_follower: self.is_follower(),
-            is_catching_up: false,
             copies: self
                 .membership
                 .as_ref()

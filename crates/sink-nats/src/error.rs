@@ -203,7 +203,7 @@ pub(crate) fn of_event(event: &Event) -> Option<SinkFault> {
         // The buffer has room for the acknowledgements of all messages in flight. Those of a leader without JetStream may exceed it.
         Event::SlowConsumer(_) => Some(SinkFault::new(
             FaultKind::Other,
-            "the client's buffer for received messages is full, so some were dropped; connecting again",
+            "the client's buffer for received messages is full, so some were dropped; reconnecting",
         )),
         // After announcing lame-duck mode the server closes the connection; only then does the sink look for another server.
         // Reports about the client's reconnects are ignored: the client is configured not to reconnect.

@@ -102,18 +102,14 @@ impl Reading {
     async fn read(&mut self, found: &mut VecDeque<Found>) -> Result<(), SinkFault> {
         match self {
             Self::Stream { reader, .. } => reader.read(found).await,
-            Self::Subject(reader) => reader.read(found).await.map(drop),
+            Self::Subject(reader) => reader.read(found).await,
         }
     }
 
-    /// Waits until messages arrive, and appends them. Returns whether the messages that may have been missed count as published from
-    /// now on.
-    async fn read_as_follower(&mut self, found: &mut VecDeque<Found>) -> Result<bool, SinkFault> {
+    /// Waits until messages arrive, and appends them.
+    async fn read_as_follower(&mut self, found: &mut VecDeque<Found>) -> Result<(), SinkFault> {
         match self {
-            Self::Stream { reader, .. } => {
-                reader.read_every(FOLLOWER_READ_INTERVAL, found).await?;
-                Ok(false)
-            }
+            Self::Stream { reader, .. } => reader.read_every(FOLLOWER_READ_INTERVAL, found).await,
             Self::Subject(reader) => reader.read(found).await,
         }
     }
@@ -187,11 +183,10 @@ impl Following {
         self.is_leading.then(|| self.membership.copies.with_origin(event))
     }
 
-    /// Returns whether this member cannot know yet which of its events are published.
-    pub(crate) fn is_catching_up(&self) -> bool {
-        match &self.reading {
-            Reading::Stream { .. } => false,
-            Reading::Subject(reader) => !self.is_leading && reader.is_catching_up(),
+    /// Begins to receive the messages of other members before one of them leads. To be called when the lease has ended.
+    pub(crate) fn subscribe_now(&mut self) {
+        if let Reading::Subject(reader) = &mut self.reading {
+            reader.subscribe_now();
         }
     }
 
@@ -220,8 +215,7 @@ impl Following {
         self.membership.copies.expected()
     }
 
-    /// Returns whether an event has a message, or counts as published. Otherwise a leader publishes it now, and a follower expects
-    /// a message later.
+    /// Returns whether an event has a message. Otherwise a leader publishes it now, and a follower expects a message later.
     pub(crate) fn is_published(&mut self, event: &Event<'_>, id: &str) -> bool {
         let identity = Identity::of(id);
         let copies = &mut self.membership.copies;
@@ -231,13 +225,6 @@ impl Following {
                 copies.published(event.received_at);
             }
             return has_message;
-        }
-        if let Reading::Subject(reader) = &self.reading
-            && reader.counts_as_published(event.received_at)
-        {
-            // Removes a message that was received nevertheless.
-            copies.has(event.sequence, identity);
-            return true;
         }
         copies.expect(event.sequence, identity)
     }
@@ -261,8 +248,11 @@ impl Following {
         self.is_leading = false;
         self.reset_takeover();
         self.membership.copies.restart();
-        self.found.clear();
-        self.reading.restart(self.membership.copies.next(0).unwrap_or(1));
+        if let Reading::Stream { reader, .. } = &mut self.reading {
+            self.found.clear();
+            reader.restart(self.membership.copies.next(0).unwrap_or(1));
+        }
+        self.subscribe_now();
     }
 
     /// Resets a takeover, because others may publish after the known end of the stream before the lease is held again.
@@ -275,11 +265,11 @@ impl Following {
     }
 
     /// Settles events by the messages of other members, until the lease is held. Returns with outcomes, or without them when the takeover
-    /// may begin. Reads nothing while the copies are [full](Copies::is_full); a takeover reads all messages. Returns whether all events
-    /// without an outcome have to be checked again.
-    pub(crate) async fn follow(&mut self, acks: &mut Vec<Ack>) -> Result<bool, SinkFault> {
+    /// may begin. Reads nothing while the copies are [full](Copies::is_full); a takeover reads all messages.
+    pub(crate) async fn follow(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         if !self.may_publish() {
             self.reset_takeover();
+            self.membership.copies.follow();
         }
         if acks.is_empty() {
             // Only now: outcomes are lost if the connection ends before the delivery has taken them.
@@ -289,18 +279,14 @@ impl Following {
         loop {
             self.settle(acks, Room::Limited);
             if !acks.is_empty() {
-                return Ok(false);
+                return Ok(());
             }
             let is_full = self.membership.copies.is_full();
             tokio::select! {
                 biased;
                 fault = self.events.faulted() => return Err(fault),
-                () = self.membership.lead.held() => return Ok(false),
-                read = self.reading.read_as_follower(&mut self.found), if !is_full => if read? {
-                    self.settle(acks, Room::Limited);
-                    self.membership.copies.restart();
-                    return Ok(true);
-                },
+                () = self.membership.lead.held() => return Ok(()),
+                read = self.reading.read_as_follower(&mut self.found), if !is_full => read?,
             }
         }
     }
@@ -352,8 +338,7 @@ impl Following {
         self.is_leading = true;
         self.contested_to = end + MOST_CHAINED as u64;
         if let Reading::Subject(reader) = &mut self.reading {
-            // It would receive its own messages.
-            reader.restart(end + 1);
+            reader.unsubscribe();
         }
         self.membership.copies.restart();
         self.membership.copies.lead(self.in_flight);

@@ -131,8 +131,7 @@ impl NatsSink {
             }
             _ => {
                 let pattern = subject::pattern(&self.config.subject);
-                let lead = membership.lead.clone();
-                Reading::Subject(SubjectReader::new(connection.0, connection.1, lead, pattern))
+                Reading::Subject(SubjectReader::new(connection.0, connection.1, pattern))
             }
         };
         // A stream with strict order refuses the messages of a former leader.
@@ -329,7 +328,6 @@ impl Sink for NatsSink {
             recreations: self.destination.recreations(),
             client: connection.map(Connection::gauges).unwrap_or_default(),
             is_follower: connection.is_some_and(Connection::is_follower),
-            is_catching_up: connection.is_some_and(Connection::is_catching_up),
             copies: membership
                 .map(|membership| membership.copies.counts())
                 .unwrap_or_default(),

@@ -121,7 +121,7 @@ fn check_cluster(cluster: &ClusterConfig, config: &Config, errors: &mut Vec<Conf
             InCluster::Shared {
                 needs_reports: true, ..
             } if !cluster.lease.has_reports() => {
-                "its followers need the reports of the leader, which a lease in Kafka does not transport; set a lease in NATS"
+                "its members need each other's reports, which a lease in Kafka does not transport; set a lease in NATS"
             }
             InCluster::OwnDestination | InCluster::Shared { .. } => continue,
         };

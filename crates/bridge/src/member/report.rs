@@ -69,7 +69,7 @@ fn report_of(view: &View<'_>) -> MemberReport {
         report.lag_events = report.lag_events.max(sink.ledger.pending);
         let lag = Duration::from_secs_f64(sink.lag_seconds);
         report.lag_ms = report.lag_ms.max(whole_milliseconds(lag));
-        if sink.is_up() && !sink.snapshot.is_catching_up {
+        if sink.is_up() {
             report.sinks_up.insert(sink.name.to_string());
         }
     }

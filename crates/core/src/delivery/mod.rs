@@ -380,11 +380,10 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             recreations,
             client,
             is_follower,
-            is_catching_up,
             copies,
         } = self.sink.status();
         self.progress.set_destination(recreations, file_changes);
-        self.progress.set_copies(is_catching_up, copies);
+        self.progress.set_copies(copies);
         if let Some(fault) = broken {
             return Err(fault.into());
         }

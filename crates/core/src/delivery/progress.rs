@@ -125,8 +125,6 @@ pub struct ProgressSnapshot {
     pub recreations: Recreations,
     /// The last measurements of the client library.
     pub client: ClientGauges,
-    /// See [`SinkStatus::is_catching_up`](crate::sink::SinkStatus::is_catching_up).
-    pub is_catching_up: bool,
     /// The counts of a member of a cluster.
     pub copies: CopyCounts,
 }
@@ -152,7 +150,6 @@ impl Progress {
             file_changes: FileChanges::default(),
             recreations: Recreations::default(),
             client: ClientGauges::default(),
-            is_catching_up: false,
             copies: CopyCounts::default(),
         };
         Self {
@@ -213,9 +210,8 @@ impl Progress {
         inner.client = client;
     }
 
-    pub(super) fn set_copies(&self, is_catching_up: bool, counts: CopyCounts) {
+    pub(super) fn set_copies(&self, counts: CopyCounts) {
         let mut inner = self.lock();
-        inner.is_catching_up = is_catching_up;
         inner.copies = inner.copies.max(counts);
     }
 

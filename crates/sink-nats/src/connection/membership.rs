@@ -27,11 +27,6 @@ impl Connection {
             .is_some_and(|following| !following.is_leading() || !following.may_publish())
     }
 
-    /// Returns whether this member cannot know yet which of its events another member has published.
-    pub(crate) fn is_catching_up(&self) -> bool {
-        self.following.as_ref().is_some_and(Following::is_catching_up)
-    }
-
     /// Returns the largest number of messages in flight, and of events that a follower expects to be published.
     pub(super) fn most_in_flight(&self) -> usize {
         let is_chained = self.following.is_some() && self.backend.chain().is_some();
@@ -77,6 +72,7 @@ impl Connection {
         if following.may_publish() {
             return Ok(());
         }
+        following.subscribe_now();
         if self.in_flight.len() > 0 {
             return Err(PublishError::Full);
         }
@@ -120,8 +116,8 @@ impl Connection {
             // Events that a broken chain has refused have no outcome.
             return Ok(RESENT);
         }
-        let checks_again = following.follow(acks).await?;
-        Ok(if checks_again { RESENT } else { Next::Continue })
+        following.follow(acks).await?;
+        Ok(Next::Continue)
     }
 
     /// Reads the stream to its end and continues as the leader: all events without an outcome are sent. Cancel-safe.

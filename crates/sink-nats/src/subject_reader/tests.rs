@@ -1,8 +1,7 @@
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use async_nats::HeaderMap;
-use jiff::SignedDuration;
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use super::*;
 use crate::fake_server::FakeServer;
@@ -10,16 +9,12 @@ use crate::fake_server::FakeServer;
 /// The limit of every wait: much longer than any operation takes.
 const LIMIT: Duration = Duration::from_secs(60);
 
-type Published = watch::Sender<Option<Instant>>;
-
-/// A reader that is subscribed to `faces.*` at a server, and the reports of its leader.
-async fn reader() -> (SubjectReader, Client, Published) {
+/// A reader of `faces.*` at a server.
+async fn reader() -> (SubjectReader, Client) {
     let (_server, client) = FakeServer::start(&[]).await;
-    let (published, lease) = (Published::new(None), watch::Sender::new(None));
-    let lead = Lead::new(lease.subscribe()).with_published_until(published.subscribe());
     let events = Arc::new(Events::default());
-    let reader = SubjectReader::new(&client, &events, lead, "faces.*".to_owned());
-    (reader, client, published)
+    let reader = SubjectReader::new(&client, &events, "faces.*".to_owned());
+    (reader, client)
 }
 
 async fn publish(client: &Client, id: Option<&str>) {
@@ -47,7 +42,7 @@ fn ids(found: &VecDeque<Found>) -> Vec<(u64, Option<&str>)> {
 
 #[tokio::test]
 async fn messages_of_the_subjects_are_read_up_to_the_end() {
-    let (mut reader, client, _published) = reader().await;
+    let (mut reader, client) = reader().await;
     let mut found = VecDeque::new();
     assert_eq!(within(reader.read_to_end(&mut found)).await, 0);
     for id in [Some("main/1"), None, Some("main/2")] {
@@ -56,17 +51,24 @@ async fn messages_of_the_subjects_are_read_up_to_the_end() {
     reader.reset_end();
     assert_eq!(within(reader.read_to_end(&mut found)).await, 3);
     assert_eq!(ids(&found), [(1, Some("main/1")), (2, None), (3, Some("main/2"))]);
-    // A leader does not receive its own messages.
-    reader.restart(4);
-    publish(&client, Some("main/3")).await;
-    found.clear();
-    assert_eq!(within(reader.read_to_end(&mut found)).await, 3);
-    assert_eq!(ids(&found), []);
+}
+
+#[tokio::test]
+async fn leader_does_not_receive_its_own_messages() {
+    let (mut reader, client) = reader().await;
+    let mut found = VecDeque::new();
+    within(reader.read_to_end(&mut found)).await;
+    reader.unsubscribe();
+    publish(&client, Some("main/1")).await;
+    reader.subscribe_now();
+    publish(&client, Some("main/2")).await;
+    within(reader.read(&mut found)).await;
+    assert_eq!(ids(&found), [(1, Some("main/2"))]);
 }
 
 #[tokio::test]
 async fn interrupted_reading_to_the_end_continues() {
-    let (mut reader, client, _published) = reader().await;
+    let (mut reader, client) = reader().await;
     let mut found = VecDeque::new();
     within(reader.read_to_end(&mut found)).await;
     publish(&client, Some("main/1")).await;
@@ -83,42 +85,5 @@ async fn interrupted_reading_to_the_end_continues() {
     };
     assert_eq!(within(ended).await, 1);
     let requested = reader.subscription.as_ref().map(|all| all.requested);
-    assert_eq!(requested, Some(3), "the subscription, and two ends");
-}
-
-#[tokio::test]
-async fn missed_messages_count_as_published_after_a_report_of_the_leader() {
-    let (mut reader, client, published) = reader().await;
-    let mut found = VecDeque::new();
-    within(reader.read_to_end(&mut found)).await;
-    let now = clock::now();
-    let ago = |seconds| now - SignedDuration::from_secs(seconds);
-    publish(&client, Some("main/1")).await;
-    assert!(!within(reader.read(&mut found)).await, "a message is no report");
-    assert!(reader.is_catching_up() && !reader.counts_as_published(ago(60)));
-
-    published.send_replace(Some(Instant::now()));
-    found.clear();
-    publish(&client, Some("main/2")).await;
-    assert!(
-        !within(reader.read(&mut found)).await,
-        "a report from before the subscription"
-    );
-    published.send_replace(Some(Instant::now() + 3 * MAX_SKEW));
-    found.clear();
-    assert!(within(reader.read(&mut found)).await);
-    assert!(!reader.is_catching_up() && reader.counts_as_published(ago(60)));
-    assert!(
-        !reader.counts_as_published(ago(-60)),
-        "received after the subscription"
-    );
-    assert!(
-        !reader.counts_as_published(now),
-        "the leader may receive it later"
-    );
-    reader.restart(3);
-    assert!(
-        !reader.counts_as_published(ago(60)),
-        "the next subscription is not confirmed"
-    );
+    assert_eq!(requested, Some(2), "one for each end");
 }

@@ -28,7 +28,7 @@ fn parts_that_a_cluster_cannot_have_are_errors() {
     )));
     for expected in [
         "spool.type: found a spool in memory",
-        "sinks.core: this sink cannot be part of a cluster: its followers need the reports of the leader",
+        "sinks.core: this sink cannot be part of a cluster: its members need each other's reports",
         "sinks.many: this sink cannot be part of a cluster: a follower reads one topic",
         "cluster.standby: found \"cold\" with a lease in Kafka",
     ] {
