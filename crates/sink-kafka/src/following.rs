@@ -5,9 +5,9 @@
 
 mod note;
 mod reader;
-mod source;
 #[cfg(test)]
 mod tests;
+mod topic_to_read;
 
 use std::time::Instant;
 
@@ -18,10 +18,10 @@ use neurobridge_core::{
     sink::{Ack, Outcome, PublishError, SinkFault},
 };
 
-use self::source::Found;
+use self::topic_to_read::Found;
 pub(crate) use self::{
     reader::{Limits, RecordReader},
-    source::{BATCHES, Offsets, Source, Unread},
+    topic_to_read::{BATCHES, Offsets, TopicToRead, Unread},
 };
 use crate::positions::Position;
 
@@ -175,7 +175,7 @@ impl Membership {
     }
 
     /// Returns the offsets at which reading continues: in this process, otherwise those stored with the cursor.
-    pub(crate) fn wanted(&self, note: Option<&str>, partitions: usize) -> Offsets {
+    pub(crate) fn resume_offsets(&self, note: Option<&str>, partitions: usize) -> Offsets {
         let stored = note::offsets(note, partitions);
         lanes(partitions)
             .filter_map(|lane| {

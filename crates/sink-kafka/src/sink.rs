@@ -22,7 +22,7 @@ use crate::{
     config::{Delivery, KafkaConfig, SaslMechanism},
     connection::{Claim, Connection, Open},
     encode::Encoder,
-    following::{Membership, Source},
+    following::{Membership, TopicToRead},
     health::Health,
     positions::Position,
     reach,
@@ -75,7 +75,7 @@ pub struct KafkaSink {
     /// In a cluster.
     membership: Option<Membership>,
     /// In a cluster: the topic to read, since the last connect.
-    source: Option<Source>,
+    topic_to_read: Option<TopicToRead>,
 }
 
 impl KafkaSink {
@@ -97,7 +97,7 @@ impl KafkaSink {
             has_claimed: false,
             is_trial: false,
             membership: None,
-            source: None,
+            topic_to_read: None,
         }
     }
 
@@ -380,9 +380,9 @@ impl Sink for KafkaSink {
     }
 
     fn cursor_note(&self) -> Option<String> {
-        match (&self.membership, &self.source) {
-            (Some(membership), Some(source)) => {
-                membership.note(self.health.positions().largest_or(None), source.partitions)
+        match (&self.membership, &self.topic_to_read) {
+            (Some(membership), Some(topic_to_read)) => {
+                membership.note(self.health.positions().largest_or(None), topic_to_read.partitions)
             }
             _ => self.health.positions().note(),
         }

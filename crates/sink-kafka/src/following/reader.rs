@@ -27,7 +27,7 @@ use rdkafka::{
 };
 use tokio::sync::mpsc;
 
-use super::source::{BATCHES, Found, Offsets, Replicas, Source};
+use super::topic_to_read::{BATCHES, Found, Offsets, Replicas, TopicToRead};
 use crate::{background::Background, context::Context, properties::FETCH_WAIT, statistics};
 
 /// The number of bytes for which a broker does not wait longer. Less than what a broker sends for one partition.
@@ -81,15 +81,19 @@ struct State {
 
 impl RecordReader {
     /// Starts to read.
-    pub(crate) fn start(source: Source, offsets: &Offsets, limits: Limits) -> Result<Self, SinkFault> {
-        let properties = properties(&source, limits);
-        let consumer = source.consumer(&properties, &ConnectSteps::default())?;
-        source.assign(&consumer, offsets)?;
+    pub(crate) fn start(
+        topic_to_read: TopicToRead,
+        offsets: &Offsets,
+        limits: Limits,
+    ) -> Result<Self, SinkFault> {
+        let properties = properties(&topic_to_read, limits);
+        let consumer = topic_to_read.consumer(&properties, &ConnectSteps::default())?;
+        topic_to_read.assign(&consumer, offsets)?;
         let (sender, records) = mpsc::channel(BATCHES);
         let state = Arc::new(State::default());
         let reading = Reading {
             watch: Watch::new(offsets, limits),
-            source,
+            topic_to_read,
             consumer,
             state: Arc::clone(&state),
         };
@@ -146,8 +150,8 @@ impl RecordReader {
 }
 
 /// Returns the properties of the client of a follower. Those of the configuration are retained.
-pub(super) fn properties(source: &Source, limits: Limits) -> ClientConfig {
-    let mut properties = source.properties("read_committed", Replicas::Nearest);
+pub(super) fn properties(topic_to_read: &TopicToRead, limits: Limits) -> ClientConfig {
+    let mut properties = topic_to_read.properties("read_committed", Replicas::Nearest);
     properties.set("statistics.interval.ms", limits.check.as_millis().to_string());
     // A broker answers when this time has passed, or when it has as many bytes.
     let together = [
@@ -155,7 +159,7 @@ pub(super) fn properties(source: &Source, limits: Limits) -> ClientConfig {
         ("fetch.min.bytes", FETCH_BYTES.to_owned()),
     ];
     for (name, value) in together {
-        if source.client.get(name).is_none() {
+        if topic_to_read.client.get(name).is_none() {
             properties.set(name, value);
         }
     }
@@ -164,7 +168,7 @@ pub(super) fn properties(source: &Source, limits: Limits) -> ClientConfig {
 
 /// The thread of a reader.
 struct Reading {
-    source: Source,
+    topic_to_read: TopicToRead,
     consumer: Background<BaseConsumer<ReaderContext>>,
     watch: Watch,
     state: Arc<State>,
@@ -183,7 +187,7 @@ impl Reading {
     }
 
     fn step(&mut self, sender: &mpsc::Sender<Result<Vec<Found>, SinkFault>>) -> Result<(), SinkFault> {
-        let found = self.source.poll(&self.consumer, &mut |_| {})?;
+        let found = self.topic_to_read.poll(&self.consumer, &mut |_| {})?;
         if let Some(fault) = self.consumer.context().shared.take_fault() {
             return Err(fault);
         }
@@ -197,7 +201,7 @@ impl Reading {
             }
         }
         if self.watch.is_due() {
-            let unavailable = self.watch.check(&self.source, &self.consumer)?;
+            let unavailable = self.watch.check(&self.topic_to_read, &self.consumer)?;
             *lock(&self.state.unavailable) = unavailable;
             #[cfg(test)]
             self.state
@@ -279,14 +283,14 @@ impl Watch {
     /// The client has to be replaced: it has made no progress for too long, or does not read all partitions.
     fn check(
         &mut self,
-        source: &Source,
+        topic_to_read: &TopicToRead,
         consumer: &BaseConsumer<ReaderContext>,
     ) -> Result<Option<SinkFault>, SinkFault> {
         let known = lock(&consumer.context().seen).clone();
-        if known.partitions > source.partitions {
+        if known.partitions > topic_to_read.partitions {
             let reason = format!(
                 "the topic \"{}\" has {} partitions, previously {}; all of them are read from now on",
-                source.topic, known.partitions, source.partitions
+                topic_to_read.topic, known.partitions, topic_to_read.partitions
             );
             return Err(SinkFault::new(FaultKind::Other, reason));
         }
@@ -299,11 +303,11 @@ impl Watch {
                 lane.position = position;
                 continue;
             }
-            match source.watermarks(consumer, *number, self.limits.answer) {
+            match topic_to_read.watermarks(consumer, *number, self.limits.answer) {
                 Ok((_, end)) => {
                     lane.waits.unanswered = None;
                     reason = reason.or(lane.compare(
-                        source,
+                        topic_to_read,
                         *number,
                         end.unsigned_abs(),
                         seen.high,
@@ -331,7 +335,7 @@ impl Lane {
     /// `end`: of the committed records; `high`: of all records, as far as known.
     fn compare(
         &mut self,
-        source: &Source,
+        topic_to_read: &TopicToRead,
         number: u32,
         end: u64,
         high: u64,
@@ -350,7 +354,7 @@ impl Lane {
             let reason = format!(
                 "no record of the topic \"{}\" was received for {} seconds although partition {number} was read to offset {} \
                  and ends at {end}; check the brokers and the network",
-                source.topic,
+                topic_to_read.topic,
                 unreceived.as_secs(),
                 self.position
             );
@@ -362,7 +366,7 @@ impl Lane {
             };
         }
         let is_long = hidden >= limits.open;
-        Ok(is_long.then(|| source.hidden("end it, or wait until Kafka aborts it")))
+        Ok(is_long.then(|| topic_to_read.hidden("end it, or wait until Kafka aborts it")))
     }
 }
 

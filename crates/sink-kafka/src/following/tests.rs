@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, sync::watch, time::timeout};
 
 use super::{
     reader::{self, Limits},
-    source::{MOST_TOGETHER, Replicas},
+    topic_to_read::{MAX_TOGETHER, Replicas},
     *,
 };
 use crate::{KafkaConfig, encode::IDENTITY, health::Health, properties};
@@ -147,7 +147,7 @@ async fn full_follower_stops_reading_until_own_events_arrive() {
 
 struct Kafka {
     cluster: MockCluster<'static, DefaultProducerContext>,
-    source: Source,
+    topic_to_read: TopicToRead,
 }
 
 impl Kafka {
@@ -156,13 +156,16 @@ impl Kafka {
         cluster.create_topic(TOPIC, partitions, 1).unwrap();
         let mut config = KafkaConfig::new(cluster.bootstrap_servers());
         config.properties.insert("client.rack".into(), "a".into());
-        let source = Source {
+        let topic_to_read = TopicToRead {
             client: properties::client(&config, "kafka").unwrap(),
             topic: TOPIC.to_owned(),
             partitions: usize::try_from(partitions).unwrap(),
             health: Arc::new(Health::new("kafka")),
         };
-        Self { cluster, source }
+        Self {
+            cluster,
+            topic_to_read,
+        }
     }
 
     /// Stores records with the identities of these numbers in the first partition.
@@ -187,7 +190,7 @@ impl Kafka {
     }
 
     fn begin(&self) -> Offsets {
-        self.source
+        self.topic_to_read
             .unread(&Offsets::new(), &ConnectSteps::default())
             .unwrap()
             .offsets
@@ -201,7 +204,7 @@ impl Kafka {
             replaced: LIMIT,
             open: LIMIT,
         };
-        RecordReader::start(self.source.clone(), &self.begin(), limits).unwrap()
+        RecordReader::start(self.topic_to_read.clone(), &self.begin(), limits).unwrap()
     }
 }
 
@@ -217,15 +220,18 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 #[test]
 fn follower_requests_records_together_unless_configured() {
     let kafka = Kafka::start(1);
-    let mut source = kafka.source.clone();
-    let wait = |source: &Source| {
-        let properties = reader::properties(source, Limits::new(Duration::ZERO));
+    let mut topic_to_read = kafka.topic_to_read.clone();
+    let wait = |topic_to_read: &TopicToRead| {
+        let properties = reader::properties(topic_to_read, Limits::new(Duration::ZERO));
         let value = |name| properties.get(name).map(str::to_owned);
         (value("fetch.wait.max.ms"), value("fetch.min.bytes"))
     };
-    assert_eq!(wait(&source), (Some("100".to_owned()), Some("524288".to_owned())));
-    source.client.set("fetch.wait.max.ms", "7");
-    assert_eq!(wait(&source).0.as_deref(), Some("7"));
+    assert_eq!(
+        wait(&topic_to_read),
+        (Some("100".to_owned()), Some("524288".to_owned()))
+    );
+    topic_to_read.client.set("fetch.wait.max.ms", "7");
+    assert_eq!(wait(&topic_to_read).0.as_deref(), Some("7"));
 }
 
 #[tokio::test]
@@ -234,10 +240,10 @@ async fn records_of_a_takeover_are_read_in_bounded_batches() {
     let count = 20_000;
     kafka.store(0..count);
     let (sender, mut batches) = mpsc::channel(BATCHES);
-    let (source, observed) = (kafka.source.clone(), sender.clone());
+    let (topic_to_read, observed) = (kafka.topic_to_read.clone(), sender.clone());
     let reading = std::thread::spawn(move || {
         let offsets = Offsets::from([(0, 0)]);
-        source.read_to_end(&offsets, LIMIT, &ConnectSteps::default(), &sender)
+        topic_to_read.read_to_end(&offsets, LIMIT, &ConnectSteps::default(), &sender)
     });
     // Nothing is received: reading stops.
     wait_until("the full channel", || observed.capacity() == 0);
@@ -245,7 +251,7 @@ async fn records_of_a_takeover_are_read_in_bounded_batches() {
     assert!(!reading.is_finished());
     let mut read = 0;
     while let Some(batch) = batches.recv().await {
-        assert!(batch.len() <= MOST_TOGETHER);
+        assert!(batch.len() <= MAX_TOGETHER);
         read += batch.len() as u64;
     }
     assert_eq!(read, count);
@@ -276,7 +282,7 @@ fn partition_whose_leader_does_not_answer_is_reported() {
     kafka.cluster.broker_down(2).unwrap();
     wait_until("the reason", || reader.unavailable().is_some());
     // Another broker answers, so the state of the brokers does not contain the reason.
-    assert_eq!(kafka.source.health.unreachable(), None);
+    assert_eq!(kafka.topic_to_read.health.unreachable(), None);
     let fault = reader.unavailable().unwrap();
     assert!(fault.reason.contains(TOPIC), "{fault}");
     kafka.cluster.broker_up(2).unwrap();
@@ -301,9 +307,9 @@ fn records_that_are_not_received_are_reported() {
 
 #[test]
 fn only_leaders_of_partitions_are_read_to_the_end() {
-    let source = Kafka::start(1).source;
+    let topic_to_read = Kafka::start(1).topic_to_read;
     let rack = |replicas| {
-        let properties = source.properties("read_committed", replicas);
+        let properties = topic_to_read.properties("read_committed", replicas);
         properties.get("client.rack").map(str::to_owned)
     };
     assert_eq!(rack(Replicas::Leaders), None);
@@ -319,18 +325,21 @@ fn shorter_topic_is_read_from_its_beginning() {
     };
     member.begin(&from(500));
     member.begin(&from(500));
-    assert_eq!(member.wanted(None, 1), Offsets::from([(0, 500)]));
+    assert_eq!(member.resume_offsets(None, 1), Offsets::from([(0, 500)]));
     member.begin(&from(3));
-    assert_eq!(member.wanted(None, 1), Offsets::from([(0, 3)]));
+    assert_eq!(member.resume_offsets(None, 1), Offsets::from([(0, 3)]));
 }
 
 #[test]
 fn topic_with_one_shorter_partition_is_read_from_its_beginning() {
     let kafka = Kafka::start(2);
     kafka.store(0..3);
-    let begin = |wanted: &[(u32, u64)]| {
-        let wanted = wanted.iter().copied().collect();
-        kafka.source.unread(&wanted, &ConnectSteps::default()).unwrap()
+    let begin = |resume_offsets: &[(u32, u64)]| {
+        let resume_offsets = resume_offsets.iter().copied().collect();
+        kafka
+            .topic_to_read
+            .unread(&resume_offsets, &ConnectSteps::default())
+            .unwrap()
     };
     let unread = |first| Unread {
         offsets: Offsets::from([(0, first), (1, 0)]),

@@ -13,7 +13,7 @@ use tokio::{join, sync::mpsc};
 use super::{KafkaSink, on_thread};
 use crate::{
     connection::{Connection, creation},
-    following::{BATCHES, Limits, Offsets, RecordReader, Role, Source},
+    following::{BATCHES, Limits, Offsets, RecordReader, Role, TopicToRead},
     properties::{self, QueueBounds},
     topics,
 };
@@ -51,21 +51,21 @@ impl KafkaSink {
 
     /// Connects as a follower.
     pub(super) async fn follow(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
-        let source = self.source(context).await?;
-        let wanted = self.wanted(context, &source);
-        let (reading, steps) = (source.clone(), context.steps.clone());
+        let topic_to_read = self.topic_to_read(context).await?;
+        let resume_offsets = self.resume_offsets(context, &topic_to_read);
+        let (topic, steps) = (topic_to_read.clone(), context.steps.clone());
         let transactions = self.config.transactions();
         let limits = Limits::new(transactions.map_or(Duration::ZERO, |transactions| transactions.interval));
         let (reader, unread) = on_thread(move || {
-            let unread = reading.unread(&wanted, &steps)?;
-            Ok((RecordReader::start(reading, &unread.offsets, limits)?, unread))
+            let unread = topic.unread(&resume_offsets, &steps)?;
+            Ok((RecordReader::start(topic, &unread.offsets, limits)?, unread))
         })
         .await?;
         if let Some(membership) = &mut self.membership {
             membership.begin(&unread);
             membership.connected(Role::Follower(reader));
         }
-        self.source = Some(source);
+        self.topic_to_read = Some(topic_to_read);
         Ok(Connected {
             acks_are_cumulative: false,
             committed_cursor: None,
@@ -74,30 +74,33 @@ impl KafkaSink {
 
     /// Reads the topic to its end, after earlier leaders were fenced, and settles what others have published.
     pub(super) async fn take_over(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
-        let source = self.source(context).await?;
-        let wanted = self.wanted(context, &source);
+        let topic_to_read = self.topic_to_read(context).await?;
+        let resume_offsets = self.resume_offsets(context, &topic_to_read);
         let limit = self
             .config
             .transactions()
             .map_or(OPEN_LIMIT, |transactions| transactions.timeout);
-        let (reading, steps) = (source.clone(), context.steps.clone());
-        let (unread, reading) = on_thread(move || Ok((reading.unread(&wanted, &steps)?, reading))).await?;
+        let (topic, steps) = (topic_to_read.clone(), context.steps.clone());
+        let (unread, topic) = on_thread(move || Ok((topic.unread(&resume_offsets, &steps)?, topic))).await?;
         let steps = context.steps.clone();
         steps.begin(
             ConnectStep::Cursor,
-            format_args!("the records of other members in the topic \"{}\"", source.topic),
+            format_args!(
+                "the records of other members in the topic \"{}\"",
+                topic_to_read.topic
+            ),
         );
         if let Some(membership) = &mut self.membership {
             membership.begin(&unread);
             // Settled while more are read: there may be millions, of which only the identities stay in memory.
             let (sender, mut batches) = mpsc::channel(BATCHES);
-            let reading = on_thread(move || reading.read_to_end(&unread.offsets, limit, &steps, &sender));
-            let settling = async {
-                while let Some(found) = batches.recv().await {
-                    membership.read(found);
+            let read_to_end = on_thread(move || topic.read_to_end(&unread.offsets, limit, &steps, &sender));
+            let settle = async {
+                while let Some(batch) = batches.recv().await {
+                    membership.read(batch);
                 }
             };
-            let (ends, ()) = join!(reading, settling);
+            let (ends, ()) = join!(read_to_end, settle);
             // In exactly-once delivery the brokers refuse the records of a fenced leader.
             let in_flight = match self.config.transactions() {
                 Some(_) => 0,
@@ -105,7 +108,7 @@ impl KafkaSink {
             };
             membership.taken_over(&ends?, in_flight);
         }
-        self.source = Some(source);
+        self.topic_to_read = Some(topic_to_read);
         Ok(())
     }
 
@@ -116,7 +119,7 @@ impl KafkaSink {
         }
     }
 
-    async fn source(&self, context: &ConnectContext<'_>) -> Result<Source, SinkFault> {
+    async fn topic_to_read(&self, context: &ConnectContext<'_>) -> Result<TopicToRead, SinkFault> {
         let config = Arc::clone(&self.config);
         let (name, health, steps) = (self.name.clone(), Arc::clone(&self.health), context.steps.clone());
         on_thread(move || {
@@ -130,7 +133,7 @@ impl KafkaSink {
                 creation(&config, true),
             )?;
             let partitions = topics.first().map_or(0, |topic| topic.partitions);
-            Ok(Source {
+            Ok(TopicToRead {
                 client,
                 topic: name,
                 partitions,
@@ -140,11 +143,12 @@ impl KafkaSink {
         .await
     }
 
-    fn wanted(&self, context: &ConnectContext<'_>, source: &Source) -> Offsets {
+    /// Returns the offsets from which this member reads the topic: where this process has stopped, otherwise those stored with the cursor.
+    fn resume_offsets(&self, context: &ConnectContext<'_>, topic_to_read: &TopicToRead) -> Offsets {
         let note = context.cursor.note.as_deref();
         self.membership
             .as_ref()
-            .map(|membership| membership.wanted(note, source.partitions))
+            .map(|membership| membership.resume_offsets(note, topic_to_read.partitions))
             .unwrap_or_default()
     }
 
@@ -202,17 +206,18 @@ impl KafkaSink {
         }
     }
 
-    /// Records the outcomes of a leader without transactions.
+    /// Records that the own records up to the acknowledged offsets are settled, so that this member does not read them again. For a leader
+    /// without transactions.
     pub(super) fn acknowledged(&mut self) {
-        if let (Some(membership), Some(source)) = (&mut self.membership, &self.source) {
-            membership.acknowledged(&self.health.positions().ends(&source.topic));
+        if let (Some(membership), Some(topic_to_read)) = (&mut self.membership, &self.topic_to_read) {
+            membership.acknowledged(&self.health.positions().ends(&topic_to_read.topic));
         }
     }
 
     /// Records that everything that was published is committed.
     pub(super) fn committed(&mut self, next: Sequence) {
-        if let (Some(membership), Some(source)) = (&mut self.membership, &self.source) {
-            let ends = self.health.positions().ends(&source.topic);
+        if let (Some(membership), Some(topic_to_read)) = (&mut self.membership, &self.topic_to_read) {
+            let ends = self.health.positions().ends(&topic_to_read.topic);
             membership.committed(&ends, next);
         }
     }

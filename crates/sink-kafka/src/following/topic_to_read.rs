@@ -39,7 +39,7 @@ const OPEN_PAUSE: Duration = Duration::from_millis(50);
 /// The time limit for one answer of a broker, and for reading without any progress.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// The largest number of records in a batch.
-pub(super) const MOST_TOGETHER: usize = 2000;
+pub(super) const MAX_TOGETHER: usize = 2000;
 /// The number of batches of records that may wait.
 pub(crate) const BATCHES: usize = 4;
 
@@ -64,7 +64,7 @@ pub(crate) struct Found {
 
 /// A topic to read, with the properties of the client.
 #[derive(Clone)]
-pub(crate) struct Source {
+pub(crate) struct TopicToRead {
     pub(crate) client: ClientConfig,
     pub(crate) topic: String,
     pub(crate) partitions: usize,
@@ -80,17 +80,17 @@ pub(super) enum Replicas {
     Nearest,
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for TopicToRead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The client properties are left out: they contain secrets.
-        f.debug_struct("Source")
+        f.debug_struct("TopicToRead")
             .field("topic", &self.topic)
             .field("partitions", &self.partitions)
             .finish_non_exhaustive()
     }
 }
 
-impl Source {
+impl TopicToRead {
     pub(super) fn properties(&self, isolation: &str, replicas: Replicas) -> ClientConfig {
         let mut properties = properties::consumer(&self.client, isolation);
         properties
@@ -114,15 +114,15 @@ impl Source {
             .map_err(|error| self.unreadable(&error))
     }
 
-    /// Returns what is to be read: from the wanted offsets on, or from some way before the end in partitions without one. The offsets
+    /// Returns what is to be read: from the resume offsets on, or from some way before the end in partitions without one. The offsets
     /// of a topic that ends earlier are replaced by the first ones, in all partitions. Blocks.
-    pub(crate) fn unread(&self, wanted: &Offsets, steps: &ConnectSteps) -> Result<Unread, SinkFault> {
+    pub(crate) fn unread(&self, resume_offsets: &Offsets, steps: &ConnectSteps) -> Result<Unread, SinkFault> {
         steps.begin(
             ConnectStep::Cursor,
             format_args!("the ends of the topic \"{}\"", self.topic),
         );
         steps.advise("check the topic and the leaders of its partitions");
-        // Uncommitted, because an open transaction may begin before a wanted offset: the end of the committed records would precede
+        // Uncommitted, because an open transaction may begin before a resume offset: the end of the committed records would precede
         // that offset, as in a recreated topic.
         let properties = self.properties("read_uncommitted", Replicas::Leaders);
         let consumer = self.consumer(&properties, steps)?;
@@ -133,14 +133,16 @@ impl Source {
             steps.progress();
         }
         let ends_before = |(lane, (_, end)): &(u32, (i64, i64))| {
-            wanted.get(lane).is_some_and(|next| *next > end.unsigned_abs())
+            resume_offsets
+                .get(lane)
+                .is_some_and(|next| *next > end.unsigned_abs())
         };
         // What was read of a topic that was recreated or truncated is no longer known of any partition.
         let is_shorter = ends.iter().any(ends_before);
         let offsets = ends.iter().map(|&(lane, (first, end))| {
-            let next = match wanted.get(&lane) {
+            let next = match resume_offsets.get(&lane) {
                 Some(&next) if !is_shorter => next,
-                None if wanted.is_empty() => (end - look_back).max(first).unsigned_abs(),
+                None if resume_offsets.is_empty() => (end - look_back).max(first).unsigned_abs(),
                 // Of a shorter topic, or a partition that was added later.
                 _ => first.unsigned_abs(),
             };
@@ -194,7 +196,7 @@ impl Source {
     ) -> Result<Vec<Found>, SinkFault> {
         let mut found = Vec::new();
         let mut wait = POLL;
-        while found.len() < MOST_TOGETHER {
+        while found.len() < MAX_TOGETHER {
             match consumer.poll(wait) {
                 Some(Ok(message)) => found.push(Found::of(&message)),
                 Some(Err(KafkaError::PartitionEOF(lane))) => ended(lane.unsigned_abs()),
