@@ -50,7 +50,7 @@ mod membership;
 /// The time limit of an acknowledgement with strict order. Short, because a single missing one blocks all later events.
 const STRICT_PROGRESS_LIMIT: Duration = Duration::from_secs(3);
 /// The largest number of acknowledgements that are processed together.
-const MOST_ANSWERS: usize = 4096;
+const MAX_ANSWERS: usize = 4096;
 
 /// An open connection.
 pub(crate) struct Connection {
@@ -355,7 +355,7 @@ impl Connection {
             };
             self.last_answer = Instant::now();
             self.take(&reply, acks)?;
-            for _ in 0..MOST_ANSWERS {
+            for _ in 0..MAX_ANSWERS {
                 match now(pin!(self.replies.next())) {
                     Some(Some(reply)) => self.take(&reply, acks)?,
                     Some(None) | None => break,

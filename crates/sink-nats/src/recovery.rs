@@ -14,7 +14,7 @@ use crate::chain;
 
 /// The number of consecutive breaks of a chain without a stored event after which the fault is reported, so that the delivery
 /// waits before it reconnects.
-const MOST_IN_VAIN: u32 = 8;
+const MAX_IN_VAIN: u32 = 8;
 
 /// The pending request for the end of the stream.
 pub(crate) type Asked = Pin<Box<dyn Future<Output = Result<chain::End, SinkFault>> + Send>>;
@@ -80,7 +80,7 @@ impl Recovery {
             self.in_vain += 1;
         }
         self.first_refused = Some(self.first_refused.map_or(sequence, |first| first.min(sequence)));
-        self.in_vain <= MOST_IN_VAIN
+        self.in_vain <= MAX_IN_VAIN
     }
 
     /// Returns whether a message was refused since the chain began or was continued. Nothing may be sent then.

@@ -26,7 +26,7 @@ use crate::{
 /// flight. After more foreign messages than this, only the duplicate window detects duplicates.
 const LOOK_BACK: u64 = 256;
 /// The largest number of messages in one request. They are returned with their bodies, which may contain pictures.
-const MOST_ASKED: usize = 16;
+const MAX_ASKED: usize = 16;
 
 /// The properties of a stream that the sink needs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -183,7 +183,7 @@ impl Api<'_> {
                     return Ok(end);
                 }
             }
-            at_once = MOST_ASKED;
+            at_once = MAX_ASKED;
         }
     }
 

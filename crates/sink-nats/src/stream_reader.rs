@@ -42,7 +42,7 @@ const RETRY_TIME: Duration = Duration::from_millis(200);
 /// The header of an answer to a request that has expired: the number of messages that the request did not receive.
 const UNUSED: &str = "Nats-Pending-Messages";
 /// The largest number of messages in one request. Below the capacity of the client's channel, which drops what does not fit.
-const MOST_PULLED: usize = 1000;
+const MAX_PULLED: usize = 1000;
 
 /// A message of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub(crate) struct StreamReader {
     requested_at: Instant,
     /// The time of the last request.
     pulled_at: Instant,
-    most_pulled: usize,
+    max_pulled: usize,
     is_at_end: bool,
     /// Whether the last request has received no message.
     is_idle: bool,
@@ -131,7 +131,7 @@ impl StreamReader {
             wanted: 0,
             requested_at: Instant::now(),
             pulled_at: Instant::now(),
-            most_pulled: capacity.min(MOST_PULLED),
+            max_pulled: capacity.min(MAX_PULLED),
             is_at_end: false,
             is_idle: false,
             retry_at: Instant::now(),
@@ -232,7 +232,7 @@ impl StreamReader {
             return Ok(());
         };
         let batch = match pull {
-            Pull::Waiting | Pull::Stored => self.most_pulled,
+            Pull::Waiting | Pull::Stored => self.max_pulled,
             Pull::Next => 1,
         };
         let request = match pull {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// The bytes that may wait in the socket at the rate of the last read. Less than the smallest common receive window, 64 KiB, so that the
 /// server waits at most after a sudden burst, until the rest ends.
-const MOST_WAITING: u64 = 32 << 10;
+const MAX_WAITING: u64 = 32 << 10;
 /// The shortest rest. The timer of the runtime counts milliseconds.
 pub(crate) const LEAST_REST: Duration = Duration::from_millis(2);
 /// The messages that have to be expected during a rest. For fewer ones, the timer costs more than the rest saves.
@@ -51,7 +51,7 @@ impl Pace {
         let messages = u32::try_from(self.messages).unwrap_or(u32::MAX);
         let bytes = self.bytes.max(1);
         *self = Self::new(now);
-        let rest = interval.min(elapsed.mul_f64(MOST_WAITING as f64 / bytes as f64));
+        let rest = interval.min(elapsed.mul_f64(MAX_WAITING as f64 / bytes as f64));
         let is_shared = rest.saturating_mul(messages) >= elapsed.saturating_mul(LEAST_SHARED);
         (rest >= LEAST_REST && is_shared).then(|| now + rest)
     }

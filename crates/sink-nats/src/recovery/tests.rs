@@ -289,7 +289,7 @@ fn duplicates_cause_no_request_and_no_notice() {
 fn contention_ends_in_a_fault() {
     let mut recovery = Recovery::new(0);
     let one = Sequence::FIRST;
-    for attempt in 0..MOST_IN_VAIN {
+    for attempt in 0..MAX_IN_VAIN {
         assert!(recovery.refused(one) && recovery.is_broken());
         // Refusals of later events in flight do not count.
         assert!(recovery.refused(one.next()));
@@ -298,7 +298,7 @@ fn contention_ends_in_a_fault() {
         assert_eq!(recovery.is_contended(), attempt > 0);
     }
     assert!(!recovery.refused(one));
-    assert_eq!(recovery.foreign(), u64::from(MOST_IN_VAIN));
+    assert_eq!(recovery.foreign(), u64::from(MAX_IN_VAIN));
     recovery.continued(100, false);
     recovery.stored(101);
     assert!(recovery.refused(one), "a stored event resets the count");
