@@ -15,18 +15,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{error::FileError, folder, position::Position};
 
-/// Larger than any lineage, whatever the name of the file.
-const MOST_BYTES: u64 = 4096;
+/// The number of bytes that are read from the lock file; every lineage is shorter.
+const MAX_BYTES: u64 = 4096;
 
 /// The content of the lock file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lineage {
-    /// A name that is unique among all writers of the file; empty before the first writer.
+    /// The name of the lineage, unique among the lineages of the file; empty before the first writer.
     pub(crate) name: String,
     pub(crate) start: Option<Start>,
 }
 
-/// The start of a lineage. A process that was killed before a position was stored with the cursor resumes from it.
+/// The start of a lineage. If a process is killed before it stores a position with the cursor, the next process resumes from this start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Start {
     /// The sequence of the first event.
@@ -39,10 +39,10 @@ impl Lineage {
     pub(crate) fn read(lock: &mut File, path: &Path) -> Result<Self, FileError> {
         let mut text = String::new();
         lock.seek(SeekFrom::Start(0))
-            .and_then(|_| Read::by_ref(lock).take(MOST_BYTES).read_to_string(&mut text))
+            .and_then(|_| Read::by_ref(lock).take(MAX_BYTES).read_to_string(&mut text))
             .map_err(FileError::io("read", path))?;
         let mut lines = text.lines();
-        // A torn text matches no lineage, which is safe.
+        // Partly written content matches no stored position, so the writer begins a new lineage.
         Ok(Self {
             name: lines.next().unwrap_or_default().to_owned(),
             start: lines.next().and_then(|line| serde_json::from_str(line).ok()),

@@ -37,9 +37,9 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// events share a sync, and the number of syncs never limits the feed.
 ///
 /// Writes are in order, and all events of a write receive their outcome together; so the
-/// [`cursor_note`](Sink::cursor_note), file and offset, can be stored with the cursor after each write. With a note, the
-/// lines after it are compared with the resent events at the next start, and existing lines are not written again: each
-/// event is in the files once. No whole line is ever truncated. Without a note (the spool was in memory, or is new) lines
+/// [`cursor_note`](Sink::cursor_note), file and offset, can be stored with the cursor after each write. At the next start,
+/// the lines after that offset are compared with the resent events, and existing lines are not written again: each event
+/// is in the files once. No whole line is ever truncated. Without a note (the spool was in memory, or is new) lines
 /// are appended to the existing ones.
 ///
 /// Dropping the sink leaves whole lines, and of the current batch all lines or none.
@@ -50,7 +50,7 @@ pub struct FileSink {
     writer: Writer,
     clock: Arc<dyn Clock>,
     removes_by_age: bool,
-    session: Option<OpenFile>,
+    open_file: Option<OpenFile>,
     /// The end of the last batch with an outcome. A reconnect uses it instead of the cursor's note, which may be older.
     acknowledged: Option<Position>,
     /// Events before this sequence may have been written by an earlier attempt. Later events are new: an equal line in the
@@ -67,7 +67,7 @@ pub struct FileSink {
     scratch: String,
 }
 
-/// The state of a connected sink.
+/// The file that the connected sink has open.
 struct OpenFile {
     spool: SpoolId,
     lineage: Arc<str>,
@@ -111,7 +111,7 @@ impl FileSink {
             writer: Writer::new(data_dir.join(&config.path), limits, Arc::clone(&clock)),
             clock,
             removes_by_age: config.max_age.is_some(),
-            session: None,
+            open_file: None,
             acknowledged: None,
             repeated_before: Sequence::FIRST,
             unpublished: Sequence::FIRST,
@@ -123,14 +123,14 @@ impl FileSink {
         }
     }
 
-    /// Returns whether `line` more bytes would exceed the maximum size of a file that ends at `end` and receives `collected`
-    /// bytes first.
+    /// Returns whether a line of `line` bytes no longer fits into the file after the `collected` bytes of the batch; the file ends at
+    /// `end`. The first line of a batch is always accepted, because the log rotates before it if necessary.
     fn is_beyond_max_size(&self, end: u64, collected: u64, line: u64) -> bool {
         collected > 0 && end_after(end, collected, self.max_size) + line > self.max_size
     }
 
     fn start_writing(&mut self) {
-        let Some(session) = &mut self.session else {
+        let Some(open_file) = &mut self.open_file else {
             return;
         };
         if self.writing.is_some() || self.batch.lines.is_empty() {
@@ -138,8 +138,8 @@ impl FileSink {
         }
         let spare = std::mem::take(&mut self.spare);
         let batch = std::mem::replace(&mut self.batch, spare);
-        session.end = end_after(session.end, batch.lines.len() as u64, self.max_size);
-        let lineage = Arc::clone(&session.lineage);
+        open_file.end = end_after(open_file.end, batch.lines.len() as u64, self.max_size);
+        let lineage = Arc::clone(&open_file.lineage);
         self.writing = Some(self.writer.spawn(move |log| {
             log.append_missing(batch.lines.as_bytes(), batch.repeated)?;
             let (position, changes) = (log.position(&lineage)?, log.take_changes());
@@ -163,8 +163,8 @@ impl FileSink {
             sequence,
             outcome: Outcome::Delivered,
         }));
-        if let Some(session) = &mut self.session {
-            session.end = position.offset;
+        if let Some(open_file) = &mut self.open_file {
+            open_file.end = position.offset;
         }
         self.acknowledged = Some(position);
         batch.lines.clear();
@@ -189,17 +189,18 @@ impl Sink for FileSink {
     const REPLACES_CLIENT: bool = false;
 
     async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
-        self.session = None;
+        self.open_file = None;
         self.batch.lines.clear();
         self.batch.sequences.clear();
         self.batch.repeated = 0;
-        // The previous write has completed and is found in the file, or is never done: the writer guarantees this.
+        // The writer guarantees that the previous write has either completed, so that its lines are found in the file, or never runs.
         self.writing = None;
         let position = self
             .acknowledged
             .clone()
             .or_else(|| parse_note(context.cursor.note.as_deref()));
-        // Events of this epoch have lines in the file only if this process has written them.
+        // Lines may exist for events before the current epoch, which an earlier process may have written, and for events that this
+        // process has published.
         let begins = context.epochs.beginnings().last().map(|(_, begins)| *begins);
         self.repeated_before = self.unpublished.max(begins.unwrap_or(context.cursor.next));
         let new_lineage = format!("{}/{}", context.spool, self.clock.now().as_nanosecond());
@@ -214,9 +215,9 @@ impl Sink for FileSink {
             sink = self.name,
             file = position.file,
             offset = position.offset,
-            "the file is open"
+            "file opened"
         );
-        self.session = Some(OpenFile {
+        self.open_file = Some(OpenFile {
             spool: context.spool,
             lineage: position.lineage.as_str().into(),
             end: position.offset,
@@ -229,7 +230,7 @@ impl Sink for FileSink {
     }
 
     fn publish(&mut self, event: &Event<'_>, _buffer: &Bytes) -> Result<(), PublishError> {
-        let Some(session) = &self.session else {
+        let Some(open_file) = &self.open_file else {
             return Err(SinkFault::not_connected().into());
         };
         let collected = self.batch.lines.len();
@@ -239,12 +240,12 @@ impl Sink for FileSink {
         encode::push_line(
             self.format,
             event,
-            &session.spool,
+            &open_file.spool,
             &mut self.scratch,
             &mut self.batch.lines,
         );
         let line = self.batch.lines.len() - collected;
-        if self.is_beyond_max_size(session.end, collected as u64, line as u64) {
+        if self.is_beyond_max_size(open_file.end, collected as u64, line as u64) {
             self.batch.lines.truncate(collected);
             return Err(PublishError::Full);
         }
@@ -279,7 +280,7 @@ impl Sink for FileSink {
                 format!("the task that writes the file ended: {error}"),
             ),
         };
-        self.session = None;
+        self.open_file = None;
         Err(failed)
     }
 
@@ -312,13 +313,14 @@ impl Sink for FileSink {
         if let Some(writing) = self.writing.take() {
             let _ = writing.await;
         }
-        self.session = None;
+        self.open_file = None;
         self.writer.close().await;
-        debug!(sink = self.name, "the file is closed");
+        debug!(sink = self.name, "file closed");
     }
 }
 
-/// Resumes at the position of the delivery, if it is known; returns the position up to which lines are known.
+/// Resumes at `position`, or at the start of the lineage if no position was stored. If the position does not belong to the file's lineage,
+/// begins a new lineage. Returns the position up to which all lines belong to events with an outcome.
 fn resume(
     log: &mut Log,
     position: Option<Position>,
