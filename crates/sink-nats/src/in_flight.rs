@@ -14,14 +14,14 @@ pub(crate) struct Sent {
     pub(crate) role: Role,
     /// The length of the subject in bytes.
     pub(crate) subject_bytes: usize,
-    /// The place of the last acknowledged message at that time.
+    /// The stream sequence of the last message that was acknowledged before this one was sent.
     pub(crate) after: u64,
 }
 
 /// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// An event in a chain, with its expected place.
+    /// An event in a chain; `place` is the stream sequence with which it will be stored, see [`chain`](crate::chain).
     Chained { place: u64 },
     /// An event outside of a chain.
     Free,
@@ -36,12 +36,12 @@ impl Role {
     }
 }
 
-/// The messages in the order in which they were sent, by the number at the end of their reply subjects.
+/// The messages in the order in which they were sent. Each message has a number, with which its reply subject ends.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     /// `None` for an acknowledged message after an unacknowledged one.
     sent: VecDeque<Option<Sent>>,
-    /// The number of the first message.
+    /// The number of the first element of `sent`.
     first: u64,
     count: usize,
 }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn earlier_acknowledgements_are_combined() {
+    fn take_before_removes_matching_messages_in_order() {
         let mut in_flight = filled(5);
         let mut taken = Vec::new();
         in_flight.take_before(

@@ -147,7 +147,7 @@ impl NatsSink {
             .collect();
         if self.config.mode == Mode::Core {
             self.warnings.push(
-                "mode = \"core\": a client that does not listen at the moment of an event never receives it"
+                "mode = \"core\": a client that is not subscribed when an event is published never receives it"
                     .into(),
             );
         }

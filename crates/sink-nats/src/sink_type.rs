@@ -33,7 +33,7 @@ impl SinkConfig for NatsConfig {
     fn warnings(&self, _spool_is_durable: bool) -> Vec<(&'static str, String)> {
         let mut warnings = Vec::new();
         if self.mode == Mode::Core {
-            let message = "events are not stored: a client that does not listen at the moment of an event never receives it; \
+            let message = "events are not stored: a client that is not subscribed when an event is published never receives it; \
                            mode = \"jetstream\" stores them in a stream";
             warnings.push(("mode", message.to_owned()));
         }
@@ -47,7 +47,7 @@ impl SinkConfig for NatsConfig {
         let window = stream.duplicate_window.unwrap_or(DEFAULT_DUPLICATE_WINDOW);
         if self.order() == Order::Relaxed && window < LONG_OUTAGE {
             let message = format!(
-                "after an outage of more than {} events that are sent again are stored twice; a window longer than the longest \
+                "events that are sent again after an outage of more than {} are stored twice; a window longer than the longest \
                  expected outage, or order = \"strict\", prevents it",
                 units::format_duration(window)
             );
@@ -74,18 +74,21 @@ impl SinkConfig for NatsConfig {
     }
 
     fn dead_letter_place(&self) -> DeadLetterPlace<'_> {
-        let place = self.dead_letter.as_ref();
+        let dead_letter = self.dead_letter.as_ref();
         let subject = self
             .dead_letter_subject()
             .map(|subject| format!("subject {subject}"));
-        DeadLetterPlace::of(subject, place.and_then(|place| place.path.as_deref()))
+        DeadLetterPlace::of(
+            subject,
+            dead_letter.and_then(|dead_letter| dead_letter.path.as_deref()),
+        )
     }
 
     fn in_cluster(&self) -> InCluster {
         match self.mode {
             Mode::Jetstream => {
                 let stream = self.stream.as_ref().map(|stream| &stream.name);
-                // JSON stays the same in later versions.
+                // Hashed as JSON, because members of different versions must compute the same hash.
                 let settings = json!([stream, self.order, self.oversize]).to_string();
                 InCluster::Shared {
                     settings: identity::body_hash(&settings),
