@@ -216,7 +216,7 @@ impl Bench {
         for turn in 0..self.args.turns {
             for (program, costs) in &mut programs {
                 let name = format!("bench-{}-{case}-{turn}", program.word());
-                let cost = self.turn(*program, case, &name)?;
+                let cost = self.run_once(*program, case, &name)?;
                 print(&report::turn(*program, case, &cost))?;
                 costs.push(cost);
             }

@@ -32,8 +32,8 @@ pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
 /// A program to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Program {
-    /// The bare loop without the message id that a stream needs for deduplication; the difference is the cost of the
-    /// headers.
+    /// The bare loop without the message id that a stream needs for deduplication; the difference to `Bare` is the cost
+    /// of the header.
     Plain,
     /// The bare loop, with the same headers as the bridge.
     Bare,
@@ -41,7 +41,8 @@ pub(crate) enum Program {
     Bridge,
     /// The complete bridge with its spool on disk, where each event is synced.
     Disk,
-    /// The bridge with its spool in memory and NeuroIO as a declared feed; the difference is the cost of the declaration.
+    /// The bridge with its spool in memory and NeuroIO as a declared feed; the difference to `Bridge` is the cost of
+    /// the declaration.
     Declared,
     /// The build of --before, with its spool in memory.
     Before,
@@ -93,8 +94,8 @@ impl Bench {
         let measured = |program: Program| match program {
             Program::Bare | Program::Bridge => true,
             Program::Plain => case.sink == Sink::Relaxed && case.format == Format::Raw,
-            // The costs of the disk and of a declaration do not depend on the sink, so one sink is enough. At a constant
-            // rate, core NATS is used, because this sink itself has the lowest costs.
+            // The costs of the disk and of a declaration do not depend on the sink, so each is measured with one sink: the disk with
+            // Kafka, the declaration with core NATS. At a constant rate both use core NATS, because it has the lowest costs of its own.
             Program::Disk if self.args.rate.is_empty() => case.sink == Sink::Kafka,
             Program::Disk | Program::Declared => core,
             Program::Before => self.args.before.is_some(),
@@ -117,7 +118,7 @@ impl Bench {
     }
 
     /// Runs a program until it has moved all events of a fresh feed into the topic or stream `name`.
-    pub(super) fn turn(&self, program: Program, case: Case, name: &str) -> Result<Cost> {
+    pub(super) fn run_once(&self, program: Program, case: Case, name: &str) -> Result<Cost> {
         let destination = self.destination(case, name)?;
         let events = self.args.events;
         let feed = self.feed(Some(events), None)?;
@@ -145,7 +146,7 @@ impl Bench {
         )
     }
 
-    /// Starts a program; a loop ends after `events`.
+    /// Starts a program. The bare loop reports `delivered` after `events` events and keeps running, so that its resources can be measured.
     pub(super) fn start(
         &self,
         program: Program,
@@ -225,7 +226,11 @@ impl Bench {
         ) + tables;
         fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
         let binary = match program {
-            Program::Before => self.args.before.as_ref().context("--before names the program")?,
+            Program::Before => self
+                .args
+                .before
+                .as_ref()
+                .context("missing --before with the path of the earlier build")?,
             _ => &self.neurobridge,
         };
         let mut command = Command::new(binary);
@@ -293,7 +298,9 @@ impl Bridge {
             let Ok(status) = self.status() else {
                 return Ok(None);
             };
-            let sources = status["sources"].as_object().context("/status without sources")?;
+            let sources = status["sources"]
+                .as_object()
+                .context("/status has no key \"sources\"")?;
             let receives = sources
                 .values()
                 .all(|source| source["ledger"]["received"].as_u64() > Some(0));
@@ -335,7 +342,8 @@ fn delivered(status: &str) -> Result<u64> {
 /// The name of the file with the declaration of NeuroIO as a declared feed.
 const DECLARED: &str = "declared.toml";
 
-/// Returns the declaration of NeuroIO as a declared feed: that of the instruction counts, with the opening steps.
+/// Returns the declaration of NeuroIO as a declared feed: the file with which `neurobridge-hot-path` counts instructions, with this address,
+/// the key and the opening step.
 fn declaration(url: &str) -> String {
     let declared = include_str!("../../../crates/hot-path/src/neuroio.toml");
     format!(
