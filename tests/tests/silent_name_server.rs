@@ -61,7 +61,7 @@ fn names(text: &str, parts: &[&str]) -> bool {
 }
 
 #[test]
-fn running_bridge_names_the_look_up() {
+fn running_bridge_names_an_unanswered_name_look_up() {
     let dir = Scratch::new("silent-names").unwrap();
     let file = configured(&dir);
     let mut command = isolated(&dir, &neurobridge());
@@ -81,7 +81,7 @@ fn running_bridge_names_the_look_up() {
 }
 
 #[test]
-fn check_connect_names_the_look_up() {
+fn check_connect_names_an_unanswered_name_look_up() {
     let dir = Scratch::new("silent-names-check").unwrap();
     let file = configured(&dir);
     let mut command = isolated(&dir, &neurobridge());

@@ -261,7 +261,7 @@ async fn duplicates_are_identical_and_recorded() {
 }
 
 #[tokio::test]
-async fn same_id_sends_another_body() {
+async fn same_id_fault_repeats_the_last_id_with_another_body() {
     let simulator = start_with(&["same-id,after=3"], Some(4)).await;
     let mut client = simulator.authenticated().await;
     let mut texts = Vec::new();

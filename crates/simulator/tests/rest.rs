@@ -76,7 +76,7 @@ async fn wrong_or_missing_token_is_refused() {
 }
 
 #[tokio::test]
-async fn entries_without_a_client_are_listed() {
+async fn entries_created_while_no_client_is_connected_are_listed() {
     let simulator = start(Options {
         rate: Some(1_000.0),
         rest: RestOptions {

@@ -67,7 +67,7 @@ fn record_ends(bytes: &[u8]) -> Vec<usize> {
 }
 
 #[tokio::test]
-async fn every_flipped_bit_costs_one_event_at_most() {
+async fn flipped_bit_loses_at_most_one_event() {
     let log = small_log().await;
     for (index, path) in segments(log.path()).iter().enumerate() {
         let bytes = fs::read(path).unwrap();

@@ -305,7 +305,7 @@ async fn closed_log_sets_no_value() {
 }
 
 #[tokio::test]
-async fn log_is_searched_only_once_for_a_missing_value() {
+async fn log_is_searched_only_once_for_a_missing_resume_value() {
     let root = tempfile::tempdir().unwrap();
     let spool = Spool::open(&SpoolConfig::Disk(config()), root.path()).unwrap();
     soon(spool.append(batch(1, 1, 10))).await.unwrap();

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn existing_topic_is_an_error_on_the_first_request() {
+    fn existing_topic_is_an_error_unless_a_request_timed_out() {
         answered(&[Err(RequestTimedOut), Err(TopicAlreadyExists)])
             .0
             .unwrap();

@@ -60,7 +60,7 @@ async fn subject_outside_the_stream_becomes_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn event_waits_for_a_subject_outside_the_stream() {
+async fn event_with_a_subject_outside_the_stream_waits() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };

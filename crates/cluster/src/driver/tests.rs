@@ -445,7 +445,7 @@ async fn other_configuration_is_refused_until_a_hand_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn foreign_lease_is_refused_and_never_overwritten() {
+async fn foreign_value_under_the_lease_key_is_never_overwritten() {
     let world = Arc::new(World::default());
     let revision = world.put(LEASE, Some(b"not a lease".to_vec()));
     let member = Process::start(&world, "a", "same", 1);

@@ -298,7 +298,7 @@ fn resume_waits_for_events_without_a_message() {
 }
 
 #[test]
-fn settled_event_after_an_open_one_survives_a_restart() {
+fn restart_remembers_an_event_settled_after_an_open_one() {
     let mut copies = Copies::default();
     let [first, second] = [0, 1].map(sequence);
     let [a, b] = ["main/1", "main/2"].map(Identity::of);

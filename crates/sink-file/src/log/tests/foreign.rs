@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn replaced_or_shorter_file_is_counted_as_lost() {
+fn missing_lines_of_a_changed_file_are_counted_as_lost() {
     let files = Files::new();
     let mut log = files.open();
     log.append(b"one\ntwo\n").unwrap();
