@@ -391,7 +391,7 @@ impl PreparedSink {
             .sinks
             .get(name)
             .cloned()
-            .with_context(|| place.clone())
+            .with_context(|| format!("missing table [{place}]"))
             .or_exit(Exit::Config)?;
         let common = &entry.common;
         let redaction = read_redaction(&common.redact, common.pseudonymise.as_ref(), &place).await?;

@@ -113,7 +113,7 @@ impl NatsEngine {
                     .request::<Info>(&format!("STREAM.CREATE.{stream}"), &self.creation())
                     .await?;
                 let created = created.map_err(|error| refused(&error, bucket))?;
-                info!(bucket, "bucket created");
+                info!(bucket, "lease bucket created");
                 Ok(Some(created.config))
             }
             Err(error) => Err(refused(&error, bucket)),

@@ -16,8 +16,8 @@ impl Recreations {
     /// Counts and logs one. `what` names the destination, such as `the topic "t"`; `found` states how that was detected.
     pub fn note(&mut self, sink: &str, what: &str, found: &str) {
         let text = format!(
-            "{what} was recreated or has lost its end ({found}): delivered events were lost; publish them \
-             again with `neurobridge spool replay --sink {sink}`"
+            "{what} was recreated or has lost its newest messages ({found}): delivered events were lost; publish \
+             them again with `neurobridge spool replay --sink {sink}`"
         );
         warn!(sink, "{text}");
         self.count += 1;

@@ -125,7 +125,7 @@ impl Case {
                 type_prefix = declaration.event.type_prefix.clone().unwrap_or_default();
                 match Interpreter::new(declaration, &fields) {
                     Ok(interpreter) => Protocol::Declared(Box::new(interpreter)),
-                    Err(problems) => bail!("{problems:?}"),
+                    Err(problems) => bail!("invalid declaration: {problems:?}"),
                 }
             }
         };

@@ -167,7 +167,7 @@ async fn keep_open<D: Dial, O: Outlet>(setup: &Setup<D>, link: &Link<O>) -> Resu
                 }
             }
             () = changes.changed(), if failure.is_none() => {
-                info!(source = %link.name, "a secret has changed; opening a connection with it before the old one is closed");
+                info!(source = %link.name, "secret changed; replacing all connections");
                 for number in owner.numbers() {
                     if let Some(connection) = owner.replace(number, &link.stop) {
                         running.push(open(connection, Duration::ZERO));
@@ -179,7 +179,7 @@ async fn keep_open<D: Dial, O: Outlet>(setup: &Setup<D>, link: &Link<O>) -> Resu
                 if std::mem::take(&mut waits_for_token) && setup.reader.live.version() == 1 {
                     continue;
                 }
-                info!(source = %link.name, "token or address set; opening a connection with it before the old one is closed");
+                info!(source = %link.name, "token or address changed; replacing all connections");
                 for number in owner.numbers() {
                     if let Some(connection) = owner.replace(number, &link.stop) {
                         running.push(open(connection, Duration::ZERO));

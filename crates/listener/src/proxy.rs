@@ -80,7 +80,7 @@ pub(crate) enum ProxyError {
         status: u16,
         retry_after: Option<Duration>,
     },
-    #[error("the proxy for this address is invalid: {0}")]
+    #[error("cannot choose a proxy: {0}")]
     Invalid(String),
     #[error("the connection to the proxy {proxy} failed")]
     Io { proxy: String, source: std::io::Error },

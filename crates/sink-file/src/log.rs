@@ -119,8 +119,9 @@ impl Log {
             && let Err(error) = folder::sync_file(resumed.file(), resumed.path())
         {
             warn!(
-                "the lines of events that are sent again are written to a new file: {}",
-                error.sentence()
+                path = %resumed.path().display(),
+                error = error.sentence(),
+                "existing lines cannot be synced; the lines of resent events are written to a new file"
             );
             self.resumed = None;
             self.needs_new_file = true;

@@ -74,7 +74,7 @@ impl InTransactions {
             next = cursor.next.get(),
             bytes = self.bytes,
             took = ?begin.elapsed(),
-            "committed"
+            "transaction committed"
         );
         self.close();
         Ok(())
