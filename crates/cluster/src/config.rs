@@ -64,12 +64,11 @@ pub type ReadLease =
 impl LeaseConfig {
     /// Returns whether the lease transports the reports of the members.
     pub const fn has_reports(&self) -> bool {
-        match self {
-            #[cfg(feature = "nats")]
-            Self::Nats(_) => true,
-            #[cfg(feature = "kafka")]
-            Self::Kafka(_) => false,
+        #[cfg(feature = "kafka")]
+        if matches!(self, Self::Kafka(_)) {
+            return false;
         }
+        true
     }
 
     /// Returns the function that reads the table of a lease of this type. `None` if this build does not have the type.
