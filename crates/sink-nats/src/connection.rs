@@ -205,7 +205,7 @@ impl Connection {
                 error => error,
             });
         }
-        if self.is_left_out(event, message.id) {
+        if self.is_left_out(event, &message.subject, message.id) {
             return Ok(());
         }
         // Checked only for events that can be sent: one rejected above is not stored, although later ones are.

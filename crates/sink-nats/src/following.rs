@@ -25,7 +25,7 @@ use crate::{
     events::Events,
     stream::{Api, Stream},
     stream_reader::{Found, StreamReader},
-    subject_reader::SubjectReader,
+    subject_reader::{self, SubjectReader},
 };
 
 /// The number of messages at the end of the stream that a member without a stored position reads.
@@ -216,8 +216,11 @@ impl Following {
     }
 
     /// Returns whether an event has a message. Otherwise a leader publishes it now, and a follower expects a message later.
-    pub(crate) fn is_published(&mut self, event: &Event<'_>, id: &str) -> bool {
-        let identity = Identity::of(id);
+    pub(crate) fn is_published(&mut self, event: &Event<'_>, subject: &str, id: &str) -> bool {
+        let identity = match &self.reading {
+            Reading::Stream { .. } => Identity::of(id),
+            Reading::Subject(_) => Identity::of(&subject_reader::identity(subject, id)),
+        };
         let copies = &mut self.membership.copies;
         if self.is_leading {
             let has_message = copies.has(event.sequence, identity);

@@ -18,7 +18,7 @@ const MAX_WAITING: usize = 1 << 17;
 
 /// An item received by the subscriptions.
 enum Received {
-    /// The id of a message; `None` for one of another program.
+    /// The [`identity`] of a message; `None` for one of another program.
     Message(Option<String>),
     /// The own message to the inbox: the server had processed everything before it.
     Echo,
@@ -203,7 +203,13 @@ async fn pass_on(mut messages: Subscriber, mut echoes: Subscriber, received: mps
 
 fn id_of(message: &Message) -> Option<String> {
     let id = message.headers.as_ref()?.get(MESSAGE_ID)?;
-    Some(id.as_str().to_owned())
+    Some(identity(&message.subject, id.as_str()))
+}
+
+/// Returns what identifies a message of this sink: with the subject, because another sink may publish the same event to another subject
+/// of the pattern.
+pub(crate) fn identity(subject: &str, id: &str) -> String {
+    format!("{subject} {id}")
 }
 
 #[cfg(test)]

@@ -88,11 +88,11 @@ impl Connection {
     }
 
     /// Returns whether this member does not send an event: because it is published, or because another member publishes.
-    pub(super) fn is_left_out(&mut self, event: &Event<'_>, id: Option<&str>) -> bool {
+    pub(super) fn is_left_out(&mut self, event: &Event<'_>, subject: &str, id: Option<&str>) -> bool {
         let (Some(following), Some(id)) = (&mut self.following, id) else {
             return false;
         };
-        let is_published = following.is_published(event, id);
+        let is_published = following.is_published(event, subject, id);
         if is_published {
             self.known.push(Ack {
                 sequence: event.sequence,

@@ -88,7 +88,7 @@ async fn follow_for_a_turn(following: &mut Following) {
 #[tokio::test]
 async fn takeover_after_an_interrupted_one_reads_the_new_end() {
     let (mut following, server, lease) = member(&["a", "b"], 10).await;
-    assert!(!following.is_published(&event(1), "c"));
+    assert!(!following.is_published(&event(1), "s", "c"));
     server.state().is_paused = true;
     lease.send_replace(held());
     let mut acks = Vec::new();
@@ -113,18 +113,18 @@ async fn takeover_after_an_interrupted_one_reads_the_new_end() {
     lease.send_replace(held());
     let end = within("the takeover", following.take_over(&mut acks)).await;
     assert_eq!(end, Some(4), "led after an earlier end of the stream");
-    assert!(following.is_published(&event(2), "d"));
+    assert!(following.is_published(&event(2), "s", "d"));
 }
 
 #[tokio::test]
 async fn full_follower_reads_again_when_its_events_arrive() {
     let (mut following, _server, lease) = member(&["a", "b", "c", "d", "e"], 2).await;
     // The leader has not received this event.
-    assert!(!following.is_published(&event(1), "x"));
+    assert!(!following.is_published(&event(1), "s", "x"));
     follow_until(&mut following, 3).await;
     follow_for_a_turn(&mut following).await;
     assert_eq!(following.membership.copies.next(0), Some(3), "read without room");
-    assert!(following.is_published(&event(2), "a"));
+    assert!(following.is_published(&event(2), "s", "a"));
     follow_until(&mut following, 4).await;
     assert_eq!(following.membership.copies.counts().discarded_messages, 0);
 
@@ -138,7 +138,7 @@ async fn full_follower_reads_again_when_its_events_arrive() {
         2,
         "b and c"
     );
-    assert!(following.is_published(&event(3), "e"));
+    assert!(following.is_published(&event(3), "s", "e"));
 }
 
 #[tokio::test]

@@ -50,7 +50,14 @@ async fn messages_of_the_subjects_are_read_up_to_the_end() {
     }
     reader.reset_end();
     assert_eq!(within(reader.read_to_end(&mut found)).await, 3);
-    assert_eq!(ids(&found), [(1, Some("main/1")), (2, None), (3, Some("main/2"))]);
+    assert_eq!(
+        ids(&found),
+        [
+            (1, Some("faces.seen main/1")),
+            (2, None),
+            (3, Some("faces.seen main/2"))
+        ]
+    );
 }
 
 #[tokio::test]
@@ -63,7 +70,7 @@ async fn leader_does_not_receive_its_own_messages() {
     reader.subscribe_now();
     publish(&client, Some("main/2")).await;
     within(reader.read(&mut found)).await;
-    assert_eq!(ids(&found), [(1, Some("main/2"))]);
+    assert_eq!(ids(&found), [(1, Some("faces.seen main/2"))]);
 }
 
 #[tokio::test]
