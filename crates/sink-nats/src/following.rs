@@ -142,6 +142,8 @@ pub(crate) struct Following {
     /// The largest number of messages of a former leader that may be stored after a takeover.
     in_flight: u64,
     is_leading: bool,
+    /// Whether the lease has ended since this member leads: another member may have published since, even if the lease is held again.
+    must_step_down: bool,
     /// The last place at which the stream may accept a message of an earlier leader.
     contested_to: u64,
     takeover: Takeover,
@@ -167,6 +169,7 @@ impl Following {
             reading,
             in_flight,
             is_leading: false,
+            must_step_down: false,
             contested_to: 0,
             takeover: Takeover::EndUnknown,
             answer: None,
@@ -183,8 +186,14 @@ impl Following {
         self.is_leading.then(|| self.membership.copies.with_origin(event))
     }
 
-    /// Begins to receive the messages of other members before one of them leads. To be called when the lease has ended.
-    pub(crate) fn subscribe_now(&mut self) {
+    /// Makes this leader step down, and begins to receive the messages of other members before one of them leads. To be called when
+    /// the lease has ended.
+    pub(crate) fn lease_ended(&mut self) {
+        self.must_step_down = true;
+        self.subscribe_now();
+    }
+
+    fn subscribe_now(&mut self) {
         if let Reading::Subject(reader) = &mut self.reading {
             reader.subscribe_now();
         }
@@ -205,9 +214,9 @@ impl Following {
         self.membership.copies.next(0).unwrap_or(1) <= self.contested_to
     }
 
-    /// Returns whether the lease is held.
+    /// Returns whether the lease is held, and has not ended since this member leads.
     pub(crate) fn may_publish(&self) -> bool {
-        self.membership.lead.is_held()
+        self.membership.lead.is_held() && !self.must_step_down
     }
 
     /// Returns the number of events that wait for their messages.
@@ -249,6 +258,7 @@ impl Following {
     /// Stops publishing over this connection. To be called only when nothing is in flight.
     pub(crate) fn step_down(&mut self) {
         self.is_leading = false;
+        self.must_step_down = false;
         self.reset_takeover();
         self.membership.copies.restart();
         if let Reading::Stream { reader, .. } = &mut self.reading {

@@ -72,7 +72,7 @@ impl Connection {
         if following.may_publish() {
             return Ok(());
         }
-        following.subscribe_now();
+        following.lease_ended();
         if self.in_flight.len() > 0 {
             return Err(PublishError::Full);
         }

@@ -153,3 +153,22 @@ async fn stream_is_contested_until_it_has_passed_the_places_in_flight() {
     }
     assert!(!following.is_contested());
 }
+
+#[tokio::test]
+async fn leader_whose_lease_has_ended_takes_over_again() {
+    let (mut following, server, lease) = member(&["a"], 10).await;
+    lease.send_replace(held());
+    within("the takeover", following.take_over(&mut Vec::new())).await;
+    lease.send_replace(None);
+    following.lease_ended();
+    // Another member has led in between.
+    server.state().messages.push("b");
+    lease.send_replace(held());
+    assert!(!following.may_publish(), "published without the message of another member");
+    let mut acks = Vec::new();
+    let end = within("stepping down", following.take_over(&mut acks)).await;
+    assert_eq!((end, following.is_leading()), (None, false));
+    let end = within("the takeover", following.take_over(&mut acks)).await;
+    assert_eq!((end, following.may_publish()), (Some(2), true));
+    assert!(following.is_published(&event(1), "s", "b"));
+}
