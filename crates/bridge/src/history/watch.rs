@@ -233,7 +233,7 @@ impl Watch {
         watch.changes = sink.changes.total();
         if sink.is_stopped && !std::mem::replace(&mut watch.is_stopped, true) {
             let reason = sink.reason.as_deref().unwrap_or("no reason is known");
-            let text = format!("the sink stops until restart: {reason}");
+            let text = format!("the sink is stopped until the bridge is restarted: {reason}");
             book.add(Entry::new(Kind::SinkStopped, now, &text).of_sink(name));
         }
         let recreations = sink.recreations.count;

@@ -1,8 +1,9 @@
 //! The two modes of a delivery: outcomes are final immediately, or when their transaction is committed.
 //!
-//! With transactions, events are settled ahead of the cursor between two commits. Every failure rolls back to the cursor: a
-//! fault of the sink at the next connection, a refused message by an abort. The order of events is kept: an event that was
-//! refused together with others is published alone at its position, and a rejected event becomes a dead letter.
+//! With transactions, events are settled ahead of the cursor between two commits. Every failure rolls back to the cursor: after
+//! a fault of the sink, the next connection does so; after a refused message, the transaction is aborted. The order of events is
+//! kept: an event that was refused together with others is published alone at its position, and a rejected event becomes a dead
+//! letter.
 
 use jiff::Timestamp;
 
@@ -49,7 +50,7 @@ pub(super) trait CommitMode: Default + Send {
     /// Records that the open transaction is committed.
     fn committed(&mut self, _progress: &Progress) {}
 
-    /// Discards the state that depended on the next commit.
+    /// Discards the results that would have become final with the next commit.
     fn roll_back(&mut self) {}
 }
 
@@ -74,7 +75,7 @@ impl CommitMode for PerEvent {
 pub(super) struct PerTransaction {
     /// Whether a message of the transaction was refused, so that it cannot be committed.
     is_broken: bool,
-    /// The times of receipt of acknowledged events, for the latencies, which end at the commit.
+    /// The times of receipt of acknowledged events, each with the number of events. Latencies are measured up to the commit.
     acknowledged: Vec<(Timestamp, u64)>,
     /// The dead letters to count when the cursor passes their events.
     dead_letters: Vec<(Sequence, RejectionReason)>,
@@ -83,7 +84,7 @@ pub(super) struct PerTransaction {
 impl CommitMode for PerTransaction {
     const ROLLS_BACK: bool = true;
 
-    /// Returns true only while no event of the settled prefix was published, so that no commit is needed.
+    /// Returns true while no transaction is open: then no event of the settled prefix depends on a commit.
     fn may_move_cursor<S: Sink>(&self, sink: &mut S) -> bool {
         transaction_state(sink) == TransactionState::Closed
     }
@@ -111,7 +112,7 @@ impl CommitMode for PerTransaction {
     }
 
     fn cursor_moved(&mut self, progress: &Progress, next: Sequence) {
-        // A later dead letter may be stored by an earlier attempt while an event before it has no result yet.
+        // The dead letter of an event may be stored before an earlier event is settled.
         for (sequence, reason) in self.dead_letters.extract_if(.., |(sequence, _)| *sequence < next) {
             progress.dead_letter(sequence, reason);
         }

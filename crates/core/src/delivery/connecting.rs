@@ -11,14 +11,14 @@ use crate::{
     sink::{ConnectContext, Connected, FaultKind, Sink, SinkFault},
 };
 
-/// The time limit of an attempt without progress, see [`ConnectSteps`](crate::connect::ConnectSteps). Longer than the limits
-/// that the sinks have for their own steps, of which the longest is 30 seconds.
+/// The time limit of an attempt without progress, as [`ConnectSteps`](crate::connect::ConnectSteps) defines it. Longer than the
+/// limits that the sinks have for their own steps, of which the longest is 30 seconds.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(45);
 
 /// Connects a sink. After some seconds the sink counts as down, with the current step of the attempt as the reason. If the
 /// client can be replaced, the attempt ends after [`PROGRESS_LIMIT`].
 ///
-/// The reader has the number of pending events. It is borrowed exclusively, because it need not be `Sync`.
+/// `reader` provides the number of pending events. The borrow is exclusive, because a reader need not be `Sync`.
 pub(super) async fn connect<S: Sink, R: Reader>(
     sink: &mut S,
     context: &ConnectContext<'_>,

@@ -1,5 +1,6 @@
-//! The limit of consecutive dead letters (if it is exceeded, the cause is most likely not in the events), and the log lines
-//! about dead letters.
+//! The limit on consecutive dead letters, and the log lines about dead letters.
+//!
+//! The sink stops if the limit is exceeded, because the cause is then most likely not in the events.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -44,8 +45,8 @@ impl ConsecutiveDeadLetters {
         self.count += u64::from(self.counts(sequence, reason));
     }
 
-    /// Checks the limit for one more dead letter after the stored ones and the `open` ones, which are not stored yet. A dead
-    /// letter that is retried, because the queue was full, counts once.
+    /// Checks that one more dead letter does not exceed the limit. The stored ones count, and the `open` ones, which are not
+    /// stored yet. A dead letter that is retried, because the queue was full, counts once.
     pub(super) fn check(
         &self,
         sequence: Sequence,
@@ -63,9 +64,9 @@ impl ConsecutiveDeadLetters {
         Err(SinkFault::fatal(
             FaultKind::TooManyDeadLetters,
             format!(
-                "{in_a_row} events in a row were rejected, the last one with \"{}\"; fix the cause and restart the bridge, no \
+                "more than {} events in a row were rejected, the last one with \"{}\"; fix the cause and restart the bridge, no \
                  further event becomes a dead letter",
-                rejection.detail
+                self.limit, rejection.detail
             ),
         ))
     }
@@ -88,20 +89,20 @@ impl ConsecutiveDeadLetters {
     }
 }
 
-/// The interval of the lines with the same reason.
+/// The minimum interval between two lines with the same reason.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Logs dead letters: the first one of each reason at once, further ones at most once a minute with their number.
 #[derive(Default)]
 pub(super) struct DeadLetterLog {
-    /// The dead letters that are logged.
+    /// The number of dead letters that were logged, by reason.
     logged: RejectionCounts,
     /// The time of the last line of each reason.
     last: HashMap<RejectionReason, Instant>,
 }
 
 impl DeadLetterLog {
-    /// Logs the lines that are due. `is_last`: all that is not logged yet.
+    /// Logs the lines that are due. With `is_last`, a line is due for every dead letter that is not logged yet.
     pub(super) fn write(&mut self, options: &Options, counts: &RejectionCounts, is_last: bool) {
         let (sink, place) = (&options.name, &options.dead_letter_place);
         for (reason, events) in self.take_due(counts, is_last) {

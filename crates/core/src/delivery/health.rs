@@ -34,13 +34,13 @@ pub(super) struct SinkHealth {
     state: State,
     /// Whether the sink counts as up only once an event is acknowledged.
     needs_proof: bool,
-    /// The time of the connection.
+    /// The time at which the sink was connected; `None` while it is not.
     connected_at: Option<Instant>,
     /// Whether the current connection attempt has been counted as a fault.
     is_attempt_counted: bool,
-    /// The step at which the connection attempt at hand was counted last.
+    /// The step for which the current connection attempt was last counted as failed.
     counted_step: Option<ConnectStep>,
-    /// What the connected sink reports as the reason for which it cannot publish.
+    /// The kind of the fault for which the connected sink cannot publish.
     unavailable: Option<FaultKind>,
 }
 
@@ -56,7 +56,7 @@ struct Outage {
     faults: u64,
     /// The largest observed number of waiting events.
     waited: u64,
-    /// When each reason was logged last. Several, since the reasons of a slow attempt and of its failure alternate.
+    /// The time at which each reason was last logged. A map, because the reasons of a slow attempt and of its failure alternate.
     logged: HashMap<String, Instant>,
 }
 
@@ -96,14 +96,14 @@ impl SinkHealth {
         self.counted_step = None;
     }
 
-    /// The attempt has failed at this step, or has waited there for too long. Counted once for each step of an attempt.
+    /// Records that the attempt has failed at this step, or waits too long for it. Counted once for each step of an attempt.
     pub(super) fn connect_failed(&mut self, step: ConnectStep) {
         if self.counted_step.replace(step) != Some(step) {
             self.progress.count_connect_failure(step);
         }
     }
 
-    /// Records that the attempt takes long. Counted once per attempt, and logged once per step.
+    /// Records that the attempt takes long. Counted once per attempt, and logged at most once a minute for each step and target.
     pub(super) fn slow_connect(&mut self, slow: &SlowConnect, pending: Option<u64>) {
         let SlowConnect { at, fault } = slow;
         let is_counted = std::mem::replace(&mut self.is_attempt_counted, true);
@@ -115,11 +115,11 @@ impl SinkHealth {
     pub(super) fn connected(&mut self, next: Sequence, waiting: Option<u64>, is_follower: bool) {
         self.connected_at = Some(Instant::now());
         if is_follower {
-            // It publishes nothing, and its events may wait until it leads.
+            // A follower publishes nothing, and its events may wait until this member leads.
             self.needs_proof = false;
         } else if let Some(waiting) = waiting {
-            // Without waiting events nothing remains to prove: events without an outcome are settled by the committed
-            // cursor of the broker.
+            // Without waiting events the connection is enough: published events that had no outcome were settled by the
+            // committed cursor of the broker.
             self.needs_proof = waiting > 0;
         }
         if !self.needs_proof {
@@ -146,12 +146,12 @@ impl SinkHealth {
         };
         let before = self.unavailable.replace(fault.kind);
         let is_first = self.down(fault, before.is_none());
-        // By its kind: the text may differ each time, since it can contain a duration.
+        // The kind stands for the reason: the text may contain a duration, and would then count as a new reason each time.
         self.log(is_first, fault.kind.as_str(), fault, waiting, None);
     }
 
-    /// Records that the connection has failed and the next attempt follows after `delay`. `is_unsettled`: published events
-    /// have no outcome.
+    /// Records that the connection has failed and the next attempt follows after `delay`. `is_unsettled`: events that were read
+    /// are not settled.
     pub(super) fn failed(
         &mut self,
         fault: &SinkFault,
@@ -205,7 +205,10 @@ impl SinkHealth {
         self.down(fault, true);
         self.progress.set_stopped();
         let (sink, kind) = (&self.sink, fault.kind.as_str());
-        warn!(sink, kind, "the sink stops until restart: {fault}");
+        warn!(
+            sink,
+            kind, "the sink is stopped until the bridge is restarted: {fault}"
+        );
     }
 
     /// Records that the program drains.
@@ -260,7 +263,7 @@ impl SinkHealth {
         let (sink, next) = (&self.sink, next.get());
         match std::mem::replace(&mut self.state, State::Up) {
             State::Connecting => info!(sink, next, waiting, "the sink is up"),
-            // An idle connection was replaced without a fault.
+            // The sink has reconnected without a fault, because its role in the cluster has changed.
             State::Up => {}
             State::Down(outage) => {
                 let (lasted, waited) = (rounded(outage.since.elapsed()), outage.waited);
@@ -270,7 +273,7 @@ impl SinkHealth {
     }
 }
 
-/// Rounds a duration for the log: without milliseconds if it is longer than a minute.
+/// Formats a duration for the log: without a fraction of a second from ten seconds on.
 fn rounded(duration: Duration) -> String {
     format_duration(if duration < Duration::from_secs(10) {
         duration
@@ -375,7 +378,7 @@ mod tests {
             false,
         );
         let down_since = health.progress.snapshot().since;
-        // The time of the test is virtual, that of the state is not.
+        // The clock of the test is paused. `since` is read from the system clock, which is not.
         while crate::clock::now() <= down_since {}
         health.failed(&fault(FaultKind::Timeout, "late"), Duration::ZERO, None, false);
         assert_eq!(health.progress.snapshot().since, down_since);

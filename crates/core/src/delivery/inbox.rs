@@ -7,13 +7,14 @@ use crate::{
     record::SealedBatch,
 };
 
-/// The size of unsettled batches at which reading stops. Larger than the events in flight of any client. Without a limit,
-/// one event without an outcome would accumulate all later batches if a filter rejects most events.
+/// The size of unsettled batches, in bytes, at which reading stops. Larger than the events in flight of any client. Without a
+/// limit, a single event without an outcome would keep all later batches in memory if a filter excludes most events.
 const MAX_BYTES: usize = 16 << 20;
 
 /// The events that were read and are not yet part of the settled prefix.
 ///
-/// The batches are kept, and share the log's bytes, because an event may be rejected late and its dead letter contains it.
+/// The batches are kept because an event may be rejected late, and its dead letter contains the event. They share the bytes of
+/// the log.
 pub(super) struct Inbox {
     batches: VecDeque<SealedBatch>,
     /// The size of `batches`.

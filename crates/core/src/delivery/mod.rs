@@ -7,12 +7,13 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | the loop: connect, publish, settle, commit, restart after a fault |
-//! | `window` | the events between the reader and the cursor; it combines the next four |
+//! | `window` | the events between the reader and the cursor; combines the parts in the next five rows |
 //! | `inbox` | the batches that were read, and the publishing position |
 //! | `outstanding` | which events are in flight, which are settled |
 //! | `refusals` | the state of each refused event |
 //! | `dead_letters` | the limit of consecutive dead letters, and their log lines |
 //! | `commit_mode` | whether outcomes are final immediately or with the commit of a transaction |
+//! | `redacted` | the redaction of events and dead letters for the sink |
 //! | `health` | the states of a sink with their log lines |
 //! | `connecting`, `replacement` | slow connection attempts, clients without progress |
 //! | `progress` | the state for `/status` and the metrics |
@@ -80,9 +81,10 @@ pub struct Options {
     pub redaction: Redaction,
     /// The store of dead letters for a sink that does not store them itself.
     pub dead_letters: Arc<dyn DeadLetters>,
-    /// The place of this sink's dead letters, for people: a file, or a topic.
+    /// The place where this sink's dead letters are stored, as the log shows it: a file, a topic or a subject.
     pub dead_letter_place: String,
-    /// The limit of consecutive dead letters. Beyond it the sink stops, since the cause is most likely not in the events.
+    /// The maximum number of consecutive dead letters. If it is exceeded, the sink stops, because the cause is most likely not
+    /// in the events.
     pub max_dead_letters_in_a_row: u64,
     /// The right to publish, for a member of a cluster. When it is acquired while the sink is not connected, the sink connects at once.
     pub lead: Option<Lead>,
@@ -168,7 +170,7 @@ async fn deliver_with<S: Sink, R: Reader, M: CommitMode>(
     Ok(ended)
 }
 
-/// Waits until this member may publish, if it may not now.
+/// Waits until this member becomes the leader. Never returns if this member leads already, or belongs to no cluster.
 async fn becomes_leader(lead: Option<Lead>) {
     match lead {
         Some(mut lead) if !lead.is_held() => lead.held().await,
@@ -186,7 +188,7 @@ struct Delivery<S, R, M> {
     watch: Watch,
     progress: Arc<Progress>,
     shutdown: Shutdown,
-    /// See [`SinkStatus::is_follower`]; as of the last observation.
+    /// [`SinkStatus::is_follower`] when the status was last read.
     is_follower: bool,
 }
 
@@ -197,7 +199,7 @@ enum SessionEnd {
     Fault(SinkFault),
     /// The client makes no progress and is replaced.
     Replace(SinkFault),
-    /// The sink needs another connection without a fault.
+    /// The sink has to reconnect without a fault, because its role in the cluster has changed.
     Reconnect,
 }
 
@@ -329,7 +331,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             tokio::select! {
                 biased;
                 () = self.shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
-                // A follower reads the destination also while it expects nothing, so that it is near the end when it takes over.
+                // A follower reads the destination even while it expects no message, so that a takeover has little left to read.
                 reported = self.sink.outcomes(&mut acks), if self.window.in_flight() > 0 || is_open || self.is_follower => {
                     if acks.iter().any(|ack| ack.outcome != Outcome::Deferred) {
                         self.watch.outcome();
@@ -392,7 +394,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         let waiting = self.waiting();
         self.is_follower = is_follower;
         if is_follower {
-            // Its events are settled by what another member publishes, whenever that is.
+            // The events of a follower are settled by the messages of another member, which may arrive at any time.
             self.watch.connected(&self.window);
         }
         self.watch.observe(&self.window);
@@ -451,7 +453,7 @@ fn transaction_state<S: Sink>(sink: &mut S) -> TransactionState {
         .map_or(TransactionState::Closed, |transactions| transactions.state())
 }
 
-/// Waits for a call of the sink until the abort. If the client can be replaced, the call ends after its time limit.
+/// Waits for a call of the sink. An abort ends the wait; so does the time limit of the call if the client can be replaced.
 async fn call<S: Sink>(
     call: Call,
     shutdown: &Shutdown,

@@ -16,7 +16,7 @@ pub(super) struct Outstanding {
     in_flight: u64,
     /// Whether a message was published since the last flush.
     is_unflushed: bool,
-    /// The highest sequence that was published. Publishing a lower one counts as sending again.
+    /// The highest sequence that was published. Publishing this or a lower sequence counts as sending again.
     highest: u64,
     resent: u64,
 }

@@ -64,7 +64,7 @@ pub struct HealthChanges {
 }
 
 impl HealthChanges {
-    /// The number of changes that are kept. A sink needs longer to reconnect this often than two snapshots are apart.
+    /// The number of changes that are kept: more than can occur between two snapshots, because each reconnection takes time.
     const KEPT: usize = 8;
 
     /// Returns the number of changes so far.
@@ -94,12 +94,12 @@ pub struct ProgressSnapshot {
     pub state: SinkState,
     /// The reason for which the sink is down.
     pub reason: Option<String>,
-    /// The time of the last change of the state. Attempts and reasons in between change nothing, so that the length of an
-    /// outage can be read here.
+    /// The time of the last change of the state. Further failed attempts, or new reasons for the same state, do not change this
+    /// time, so that the length of an outage can be calculated from it.
     pub since: Timestamp,
     /// The last changes of the state.
     pub changes: HealthChanges,
-    /// Whether the sink has stopped until a restart, after a final fault.
+    /// Whether the sink has stopped until a restart of the bridge, after a final fault.
     pub is_stopped: bool,
     /// The cursor, with the counts of the events before it.
     pub cursor: Cursor,
@@ -109,15 +109,15 @@ pub struct ProgressSnapshot {
     pub resent: u64,
     /// The number of clients replaced because they made no progress while events waited.
     pub client_replacements: u64,
-    /// Faults.
+    /// The number of faults, by kind.
     pub faults: FaultCounts,
-    /// Connection attempts that failed, or were not connected after some seconds.
+    /// The number of connection attempts that failed, or were not connected after some seconds, by step.
     pub connect_failures: StepCounts,
-    /// Dead letters.
+    /// The number of dead letters, by reason.
     pub dead_letters: RejectionCounts,
     /// The most recent dead letters.
     pub newest_dead_letters: RecentDeadLetters,
-    /// Advice to the operator of a sink that works.
+    /// Advice to the operator, while the sink works.
     pub notice: Option<String>,
     /// The changes that other programs made to the files of the sink, as far as the sink has detected them.
     pub file_changes: FileChanges,
@@ -125,7 +125,7 @@ pub struct ProgressSnapshot {
     pub recreations: Recreations,
     /// The last measurements of the client library.
     pub client: ClientGauges,
-    /// The counts of a member of a cluster.
+    /// For a member of a cluster, the counts of possible duplicates and of discarded messages.
     pub copies: CopyCounts,
 }
 
@@ -186,7 +186,7 @@ impl Progress {
         inner.reason = reason;
     }
 
-    /// Notes that the sink has stopped until a restart.
+    /// Records that the sink has stopped until a restart of the bridge.
     pub(super) fn set_stopped(&self) {
         self.lock().is_stopped = true;
     }
@@ -225,7 +225,7 @@ impl Progress {
         self.lock().client_replacements += 1;
     }
 
-    /// Returns the dead letters.
+    /// Returns the number of dead letters, by reason.
     pub(super) fn dead_letters(&self) -> RejectionCounts {
         self.lock().dead_letters
     }
@@ -250,7 +250,7 @@ impl Progress {
         self.lock().cursor.clone_from(cursor);
     }
 
-    /// Records the latency of `events` with the same time of receipt that were acknowledged at `now`.
+    /// Records the latency of a number of `events` that were received at the same time and acknowledged at `now`.
     pub(super) fn observe(&self, received_at: Timestamp, now: Timestamp, events: u64) {
         let microseconds = now.as_microsecond() - received_at.as_microsecond();
         self.latency.observe_many(microseconds as f64 / 1e6, events);

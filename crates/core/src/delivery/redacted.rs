@@ -11,7 +11,7 @@ use crate::{
     sink::{PublishError, Rejection, RejectionReason, Sink},
 };
 
-/// Publishes an event after the sink's redaction. `buffer` holds the event.
+/// Publishes an event after the sink's redaction. `buffer` is the backing buffer of the event before the redaction.
 pub(super) fn publish_redacted<S: Sink>(
     options: &Options,
     sink: &mut S,

@@ -3,9 +3,10 @@
 //! An event is *refused* if its outcome is neither `Delivered` nor `Duplicate`. Its next states depend on the outcome:
 //!
 //! ```text
-//! RetryAlone, Deferred ─► Retrying ─(published alone)─► delivered, or rejected
-//! Rejected ─► Rejected ─► DeadLettering ─► DeadLettered      the sink stores dead letters itself
-//!             Rejected ─► Stored                             the dead letter is stored outside of the sink
+//! outcome                states
+//! RetryAlone, Deferred   Retrying ─(published alone)─► delivered, or rejected
+//! Rejected               Rejected ─► DeadLettering ─► DeadLettered   the sink stores dead letters itself
+//!                        Rejected ─► Stored                          the dead letter is stored outside of the sink
 //! ```
 
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ pub(super) enum Refused {
     DeadLettering(Rejection, Body),
     /// The dead letter is acknowledged, as a part of the open transaction.
     DeadLettered(Rejection, Body),
-    /// The dead letter is stored outside of the sink, and not rolled back with a transaction.
+    /// The dead letter is stored outside of the sink, so it remains when a transaction is rolled back.
     Stored(RejectionReason),
 }
 
@@ -68,7 +69,7 @@ impl Refusals {
             .map(|(sequence, _)| *sequence)
     }
 
-    /// Records that an event is in flight.
+    /// Records that an event was published. Until the outcome of an event that has to be alone, no other may be published.
     pub(super) fn published(&mut self, sequence: Sequence) {
         if matches!(self.get(sequence), Some(Refused::Retrying)) {
             self.alone = Some(sequence);
@@ -135,8 +136,8 @@ impl Refusals {
         Ok(())
     }
 
-    /// Records the acknowledgement of a message. Returns the reason if it was a dead letter. With `keep` the state is kept
-    /// until the commit.
+    /// Records the acknowledgement of a message. If the message was a dead letter, returns the reason of the rejection. With
+    /// `keep` the state is kept until the commit.
     pub(super) fn accept(&mut self, sequence: Sequence, keep: bool) -> Option<RejectionReason> {
         if self.take_alone(sequence) {
             if !keep {
@@ -190,14 +191,14 @@ impl Refusals {
         }
     }
 
-    /// Removes the events before the cursor.
+    /// Removes the states of the events before the cursor.
     pub(super) fn committed(&mut self, next: Sequence) {
         if !self.states.is_empty() {
             self.states = self.states.split_off(&next);
         }
     }
 
-    /// Removes all events, which are then published again with the others.
+    /// Removes all states: the refused events are published again like all others.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

@@ -14,13 +14,13 @@ use crate::{
     sink::{FaultKind, SinkFault},
 };
 
-/// The time without an outcome of the first event after which a sink counts as down. Longer than an election of a broker.
+/// The time after which a sink counts as down if the first unsettled event has no outcome. Longer than an election of a broker.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// The time without any outcome after which the client is replaced. Longer than most elections and freezes of a broker, which
 /// the client handles without sending an event twice.
 const REPLACED_AFTER: Duration = Duration::from_secs(30);
-/// The time without an outcome of the first event after which the client is replaced although later events have outcomes.
-/// Longer than above, because the later events are sent again.
+/// The time after which the client is replaced if the first unsettled event has no outcome, although later events have one.
+/// Longer than [`REPLACED_AFTER`], because the client works for other events, and those in flight are sent again.
 const REPLACED_AFTER_GAP: Duration = Duration::from_secs(300);
 /// Each replacement without progress doubles the time before the next one, up to this limit, or up to the initial time if that
 /// is longer. Short enough for an operator to see the sink recover after fixing the broker.
@@ -32,7 +32,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(60);
 pub(super) struct Watch {
     /// The first event without an outcome.
     first: Sequence,
-    /// The time at which that event became the first one, or at which the sink was connected.
+    /// The time at which `first` became the first event without an outcome, or at which the sink was connected.
     first_since: Instant,
     /// The time of the last outcome of any event, or of the connection.
     outcome_at: Instant,
@@ -129,10 +129,11 @@ impl Watch {
     }
 }
 
+/// The last part of the reason of every fault that replaces the client.
 pub(super) const REPLACED: &str =
     "client replaced, sending again from the cursor; if this repeats, check the broker";
 
-/// Returns the time without progress before a replacement, after a number of useless replacements.
+/// Returns the time without progress before the next replacement, after a number of replacements that did not help.
 fn patience(first: Duration, useless: u32) -> Duration {
     first
         .saturating_mul(1 << useless.min(8))

@@ -25,7 +25,7 @@ macro_rules! plain_sink {
     };
 }
 
-/// The rest of a sink that accepts events, reports no outcome, and can do nothing else.
+/// Implements all methods except `connect` for a fake sink that accepts events and never reports an outcome.
 macro_rules! silent_sink {
     () => {
         fn publish(&mut self, _: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
@@ -111,7 +111,7 @@ fn all_events_are_delivered_in_order_and_counted() {
 
 #[test]
 fn connected_sink_without_acknowledgement_is_not_up() {
-    // The last turn of the list is the first one.
+    // The broker takes its turns from the end of the list.
     let turns = vec![
         Turn::Acknowledge(1),
         Turn::Fail(0),
@@ -207,7 +207,7 @@ fn too_many_consecutive_dead_letters_stop_the_sink() {
         assert_eq!(outcome.progress.state, SinkState::Down);
         let reason = outcome.progress.reason.unwrap();
         assert!(
-            reason.starts_with("4 events in a row were rejected, the last one with \"found 2 MiB"),
+            reason.starts_with("more than 4 events in a row were rejected, the last one with \"found"),
             "{reason}"
         );
         assert!(

@@ -60,7 +60,7 @@ pub(super) struct Window<M> {
     refusals: Refusals,
     consecutive: ConsecutiveDeadLetters,
     mode: M,
-    /// See [`Connected::acks_are_cumulative`]; of the last connection.
+    /// [`Connected::acks_are_cumulative`] of the last connection.
     acks_are_cumulative: bool,
 }
 
@@ -91,7 +91,7 @@ impl<M: CommitMode> Window<M> {
         &self.cursor
     }
 
-    /// Returns the first event without a result.
+    /// Returns the sequence of the first event that is not settled.
     pub(super) const fn settled_up_to(&self) -> Sequence {
         self.outstanding.next()
     }
@@ -160,7 +160,7 @@ impl<M: CommitMode> Window<M> {
         {
             return Ok(Step::Wait);
         }
-        // The retries may wait only for events that were just settled.
+        // Events that this call settled may have been the last ones before skipped events: then no wait is necessary.
         self.outstanding.advance();
         let is_full = self.inbox.is_full() && self.in_flight() > 0;
         if self.outstanding.must_wait() || is_full {
@@ -212,7 +212,7 @@ impl<M: CommitMode> Window<M> {
 
     fn publish_unpublished<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
         let mut scratch = EventBuf::default();
-        // Cloned (it shares the bytes), so that the events can borrow from it while the window changes.
+        // A clone, which shares the bytes: events borrow from the batch while the window changes.
         let Some(batch) = self.inbox.unpublished().cloned() else {
             return Ok(Step::Read);
         };
@@ -264,7 +264,7 @@ impl<M: CommitMode> Window<M> {
         Ok(Step::Read)
     }
 
-    /// Decides about the next event, with its refusals from before a rollback.
+    /// Decides what to do with the next event. After a rollback, the event may still have a refusal from before the rollback.
     fn turn<S: Sink>(&mut self, sink: &mut S, sequence: Sequence) -> Turn {
         if self.mode.must_wait(sink) || self.refusals.has_lone_event() {
             return Turn::Wait;
@@ -401,8 +401,8 @@ impl<M: CommitMode> Window<M> {
         self.acks_are_cumulative = acks_are_cumulative;
     }
 
-    /// Continues at the broker's committed cursor if it is ahead of the local one, which lacks the last commit or its response.
-    /// The counts of the events in between are adopted too: they are those of the process that committed the events.
+    /// Continues at the broker's committed cursor if that is ahead of the local cursor: then the last commit, or the response to
+    /// it, was not recorded locally. The counts are adopted too: the process that committed the events has counted them.
     fn adopt<R: Reader>(&mut self, committed: Option<Cursor>, reader: &mut R) {
         let is_usable = |committed: &Cursor| {
             let is_balanced = committed.counts.settled() == committed.next.since(committed.first);

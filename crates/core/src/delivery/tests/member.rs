@@ -1,4 +1,4 @@
-//! A member of a cluster: follows, then leads.
+//! Deliveries of a member of a cluster that follows and leads.
 
 use tokio::{sync::watch, time::sleep_until};
 
@@ -72,7 +72,7 @@ fn snapshots<S: Sink, const N: usize>(sink: S, cursor: Cursor, seconds: [u64; N]
     };
     let (abort, watched) = (shutdown.abort.clone(), Arc::clone(&progress));
     runtime().block_on(async {
-        let looking = tokio::spawn(async move {
+        let observer = tokio::spawn(async move {
             let begin = Instant::now();
             let mut snapshots = Vec::new();
             for seconds in seconds {
@@ -84,7 +84,7 @@ fn snapshots<S: Sink, const N: usize>(sink: S, cursor: Cursor, seconds: [u64; N]
             snapshots
         });
         deliver(sink, reader, options, progress, shutdown).await.unwrap();
-        looking.await.unwrap().try_into().unwrap()
+        observer.await.unwrap().try_into().unwrap()
     })
 }
 
@@ -114,8 +114,8 @@ fn follower_waits_without_a_fault_and_then_delivers() {
     assert_eq!(*connects.lock().unwrap(), 2);
 }
 
-/// A sink with transactions that leads over its first connection, rejects the third event and cannot store the dead letter; then
-/// it follows, and another member publishes all events.
+/// A sink with transactions. Over its first connection the member leads, and the dead letter of the third event, which is
+/// rejected, cannot be stored. Over the later connections the member follows, and another member publishes all events.
 struct FencedSink {
     waiting: Vec<Sequence>,
     connects: u64,
@@ -254,7 +254,7 @@ fn new_leader_connects_at_once() {
     let progress = Arc::new(Progress::new(cursor));
     let acquired = runtime().block_on(async {
         let leading = tokio::spawn(async move {
-            // Long enough for the longest delays; a fraction at which no delay ends.
+            // Long enough for the longest delays. The nanoseconds prevent that a delay ends at the same instant.
             let acquired = Instant::now() + Duration::from_secs(600) + Duration::from_nanos(500);
             sleep_until(acquired).await;
             lease.send_replace(Some(acquired + Duration::from_secs(3600)));

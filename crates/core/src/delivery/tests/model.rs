@@ -14,7 +14,7 @@ use self::{
 };
 use super::*;
 
-/// How one process ended.
+/// The end of one process.
 #[derive(Debug, PartialEq, Eq)]
 enum Exit {
     Ended(Ended),

@@ -13,13 +13,18 @@ pub(super) fn runtime() -> tokio::runtime::Runtime {
 
 pub(super) struct Setup {
     pub(super) events: u64,
+    /// The behaviour of the broker, last element first.
     pub(super) turns: Vec<Turn>,
+    /// Whether the broker rejects the event with this sequence.
     pub(super) bad: fn(u64) -> bool,
     pub(super) reason: RejectionReason,
     pub(super) filter: Filter,
     pub(super) acks_are_cumulative: bool,
+    /// Whether the sink stores dead letters in the broker. Otherwise they are stored in a file.
     pub(super) keeps_dead_letters: bool,
+    /// The first event that the log has dropped, and the number of dropped events.
     pub(super) skips: Option<(u64, u64)>,
+    /// The number of times that storing dead letters in the file fails.
     pub(super) failing_dead_letters: u64,
     pub(super) max_in_a_row: u64,
 }

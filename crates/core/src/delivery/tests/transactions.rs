@@ -204,7 +204,7 @@ impl Sink for FakeSink {
                 self.is_open && !self.is_due,
                 "outcomes() was called without messages or a due commit"
             );
-            // The commit is due.
+            // All messages have outcomes, so the commit is due.
             self.is_due = true;
             return Ok(Next::Continue);
         }
@@ -348,7 +348,7 @@ proptest! {
 }
 
 #[test]
-fn later_committed_cursor_replaces_the_own_one_with_counts() {
+fn later_committed_cursor_replaces_local_cursor_and_counts() {
     let mut committed = Cursor::starting_at(Sequence::FIRST);
     committed.next = Sequence::new(5).unwrap();
     committed.counts.delivered = 3;

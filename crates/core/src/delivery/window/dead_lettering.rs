@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl<M: CommitMode> Window<M> {
-    /// Publishes the dead letters to their destination. Returns false at the limit on messages in flight.
+    /// Publishes the dead letters to their destination. Returns false if the limit on messages in flight is reached.
     pub(super) fn publish_dead_letters(&mut self, sink: &mut dyn DeadLetterSink) -> Result<bool, SinkFault> {
         while let Some((sequence, rejection, body)) = self.next_dead_letter() {
             self.consecutive

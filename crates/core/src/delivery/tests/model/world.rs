@@ -32,6 +32,8 @@ pub(super) struct World {
 }
 
 impl World {
+    /// Creates the state before the first process. `kinds` determines the [`Kind`] of each event. `mode`: 0 for transactions,
+    /// 1 for cumulative acknowledgements, 2 for a broker that removes duplicates, 3 for none of these.
     pub(super) fn new(
         kinds: &[u8],
         script: Vec<u8>,
@@ -129,6 +131,7 @@ impl World {
         self.reference.check(cursor);
     }
 
+    /// Discards the settlements of the events after the local and the committed cursor.
     pub(super) fn forget_uncommitted(&mut self) {
         let committed = self
             .broker_cursor
@@ -137,6 +140,7 @@ impl World {
         self.reference.discard_from(self.cursor.next.max(committed));
     }
 
+    /// Returns the next byte of the script, or 255 at its end.
     pub(super) fn draw(&mut self) -> u8 {
         self.draws += 1;
         assert!(self.draws < 100_000, "the delivery makes no progress");
