@@ -11,8 +11,8 @@
 //! | `{ any = "vip" }` | an array with an element for which the condition holds |
 //! | `{ not = ["junk", "nm"] }` | a value for which the condition does not hold, also a missing field |
 //!
-//! All conditions of one table must hold. A table all of whose keys are operators is a condition; a table without any
-//! operator has paths as its keys, with a condition for each. A mixture of both is an error.
+//! All conditions of one table must hold. The keys of a table are either operators, or paths of fields with a condition for
+//! each. A mixture of both is an error.
 //!
 //! Scalars are compared as text, as written in the feed: `1` and `"1"` are equal, `1` and `1.0` are not. Numbers are
 //! compared exactly, whether the feed sends them as numbers or as texts.
@@ -99,7 +99,7 @@ impl Condition {
         }
     }
 
-    /// Returns the values that `equals`, `one_of` and lists name, outside of arrays and nested fields.
+    /// Returns the values named by `equals`, `one_of` and lists, except for those within `any` and nested fields.
     pub fn values(&self) -> Vec<&str> {
         match self {
             Self::OneOf(texts) => texts.iter().map(|text| &**text).collect(),
@@ -166,7 +166,7 @@ impl Condition {
             Self::Prefix(prefix) => map.serialize_entry("prefix", prefix),
             Self::Any(condition) => map.serialize_entry("any", condition),
             Self::Not(condition) => map.serialize_entry("not", condition),
-            // Neither is a part of `All`.
+            // The deserialised `All` contains neither of these.
             Self::All(conditions) => conditions.iter().try_for_each(|condition| condition.write(map)),
             Self::Fields(fields) => fields
                 .iter()

@@ -11,7 +11,7 @@ use crate::{cloudevents, json, positions::TimeFormat};
 /// The description of a bound, in errors and as a title in the schema.
 pub(super) const BOUND: &str = "a number, or a time in quotes such as \"2026-01-31T12:00:00Z\"";
 
-/// A number or a time to compare values with.
+/// A number or a time with which values are compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bound {
     text: Box<str>,

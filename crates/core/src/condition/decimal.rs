@@ -83,7 +83,7 @@ impl<'a> Decimal<'a> {
         })
     }
 
-    /// Returns the power of ten before the first significant digit.
+    /// Returns the exponent `e` of the notation 0.d₁d₂d₃… × 10ᵉ, in which d₁ is the first significant digit.
     fn magnitude(self) -> i64 {
         let leading = (self.whole.len() + self.fraction.len()) - self.significant().count();
         self.exponent + self.whole.len() as i64 - leading as i64

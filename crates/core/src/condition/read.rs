@@ -100,7 +100,7 @@ impl<'de> de::Visitor<'de> for ConditionVisitor {
     }
 }
 
-/// Returns the fields of a table. The fields of nested tables have longer paths.
+/// Returns the fields of a table with their conditions. The path of a field in a nested table begins with the path of that table.
 ///
 /// # Errors
 /// A key is not a path. The error contains the found and the expected text.
@@ -220,24 +220,24 @@ impl JsonSchema for Condition {
                     "type": "object",
                     "minProperties": 1,
                     "properties": {
-                        "equals": { "type": scalars, "title": SCALAR, "description": "The value is this one." },
+                        "equals": { "type": scalars, "title": SCALAR, "description": "The value equals this value." },
                         "one_of": {
                             "type": "array", "title": VALUES, "minItems": 1, "items": { "type": scalars, "title": SCALAR },
-                            "description": "The value is one of these."
+                            "description": "The value equals one of these values."
                         },
                         "present": {
                             "type": "boolean",
-                            "description": "The value is there and not null; with `false`, it is missing or null."
+                            "description": "With `true`, the value is present and not null; with `false`, it is missing or null."
                         },
                         "at_least": {
                             "type": ["number", "string"], "title": BOUND,
-                            "description": "The value is this number or time, or a greater one."
+                            "description": "The value is a number or a time that is at least this bound."
                         },
                         "below": {
                             "type": ["number", "string"], "title": BOUND,
-                            "description": "The value is a smaller number or an earlier time."
+                            "description": "The value is a number or a time that is less than this bound."
                         },
-                        "prefix": { "type": "string", "description": "The value is a text with this beginning." },
+                        "prefix": { "type": "string", "description": "The value is a text that begins with this text." },
                         "any": { "allOf": [condition], "description": "The condition holds for an element of the array." },
                         "not": { "allOf": [condition], "description": "The condition does not hold." },
                     },

@@ -1,4 +1,4 @@
-//! Compares conditions with a slow reference over trees.
+//! Examples of all operators, and a comparison with a slow reference that evaluates conditions on parsed JSON.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -125,7 +125,7 @@ fn invalid_condition_is_explained() {
     }
 }
 
-/// Evaluates a condition, as written in the configuration, over trees.
+/// Evaluates a condition, as written in the configuration, on a parsed value.
 fn reference(condition: &Value, value: Option<&Value>, is_element: bool) -> bool {
     let scalar = match value {
         Some(Value::Object(object)) if is_element => object.get("name"),
