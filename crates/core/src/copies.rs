@@ -1,9 +1,9 @@
 //! Settles the own copies of events that another member of the cluster has published.
 //!
 //! Every member of a cluster stores every event, and one of them publishes. The others read the destination and match its
-//! messages with their own events by identity. The two arrive in any order: a message may be read before its event is received
-//! over the own connection, or after. A member that becomes the leader reads the destination to its end and publishes the
-//! events that have no message there.
+//! messages with their own events by identity. A message may be read before or after its event is received over the own
+//! connection. A member that becomes the leader reads the destination to its end and publishes the events that have no message
+//! there.
 //!
 //! The state is bounded: an own event is expected only while the delivery counts it as in flight, and messages without an own
 //! event are discarded beyond a limit, the oldest first. After a restart the destination is read again from
@@ -22,8 +22,8 @@ use crate::{
     event::{Event, Sequence},
 };
 
-/// The largest number of messages without an own event. Reached by a member that did not receive what the others received;
-/// a million of them take some 80 MB.
+/// The largest number of messages without an own event. Reached by a member that did not receive the events that the others
+/// received. A million messages take some 80 MB.
 const MAX_UNMATCHED: usize = 1 << 20;
 /// The largest number of messages of a lane that are read again after a restart because some of them have no own event.
 /// Reading them takes some seconds.
@@ -56,11 +56,11 @@ pub struct Place {
 /// The numbers of events that may be published twice by the members of a cluster. They never decrease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CopyCounts {
-    /// The messages that were discarded before their events were received, because there were too many. Such an event may be published
-    /// twice if it is received later.
+    /// The messages that were discarded before their events were received, because there were too many. Such an event may
+    /// be published twice if it is received later.
     pub discarded_messages: u64,
-    /// The events published after a takeover that the former leader may have had in flight. Each of them may be in the destination
-    /// twice.
+    /// The events published after a takeover that the former leader may have had in flight. Each of them may be in the
+    /// destination twice.
     pub possible_duplicates: u64,
 }
 
@@ -87,9 +87,9 @@ pub struct Copies {
     /// The messages without an own event, each with a time before which it was published.
     unmatched: BTreeMap<Place, (Identity, Instant)>,
     unmatched_by: HashMap<Identity, Place>,
-    /// The first place of each lane that was not read.
+    /// The first offset of each lane that was not read.
     next: BTreeMap<u32, u64>,
-    /// The end of each lane at the last connection, and the time of that.
+    /// The end of each lane that the last connection found, and a time before which the messages up to this end were published.
     ends: BTreeMap<u32, (u64, Instant)>,
     /// The last own event that has a message.
     newest_matched: Option<Sequence>,
@@ -98,13 +98,14 @@ pub struct Copies {
     /// The first own event that was not read from the spool since the last restart.
     next_own: Sequence,
     max_unmatched: usize,
-    /// The first event that was expected before the last restart, with `read` at that time.
+    /// The first event that was expected before the last restart, with the value of `read` when it was added.
     waits_since: Option<(Sequence, u64)>,
     /// The number of messages that were read before their event.
     read: u64,
-    /// The time until which the former leader may have received what it still has in flight, and the largest number of these events.
+    /// The events that the former leader may still have in flight: the latest time of their receipt, and their largest number.
+    /// `None` before this member has led.
     in_flight: Option<(Timestamp, u64)>,
-    /// Whether this member has followed since it led.
+    /// Whether this member has followed since it last led.
     has_followed: bool,
     counts: CopyCounts,
 }
@@ -139,8 +140,8 @@ impl Copies {
         }
     }
 
-    /// Returns whether an own event has a message in the destination, as far as that was read. The event must not be published
-    /// then.
+    /// Returns whether an own event has a message in the part of the destination that was read. Such an event must not be
+    /// published.
     pub fn has(&mut self, sequence: Sequence, identity: Identity) -> bool {
         self.next_own = self.next_own.max(sequence.next());
         if self.matched.contains_key(&sequence) {
@@ -163,12 +164,13 @@ impl Copies {
         self.newest_matched = self.newest_matched.max(Some(sequence));
     }
 
-    /// Records that this member leads: the destination is read to its end. `in_flight`: the largest number of messages of the former
-    /// leader that may be stored later; 0 if the destination refuses them.
+    /// Records that this member leads: the destination is read to its end. `in_flight`: the largest number of messages of
+    /// the former leader that may be stored later; 0 if the destination refuses them.
     ///
-    /// A message without an own event may be of one that is not read from the spool, or not received, yet. Its publisher received
-    /// the event before it published the message, so an event that this member receives much later than that is later in the feed.
-    /// Events received before are marked as late, until the message is matched.
+    /// If a message has no own event, this member has not yet read the event from its spool, or has not yet received it.
+    /// The publisher received the event before it published the message, so an own event that was received much later than
+    /// the message is later in the feed. Own events that were received earlier are marked as late, until the message is
+    /// matched.
     pub fn lead(&mut self, in_flight: u64) {
         self.late_until = self.latest_unmatched();
         if std::mem::take(&mut self.has_followed) {
@@ -192,9 +194,10 @@ impl Copies {
         }
     }
 
-    /// Returns the time until which an event may be received that precedes a message without an own event.
+    /// Returns the latest time of receipt of an own event that may precede, in the feed, the event of a message without an own
+    /// event. `None` if there is no such message.
     fn latest_unmatched(&self) -> Option<Timestamp> {
-        // The messages of a lane are read in their order.
+        // The messages of a lane are read in order, so the last one has the latest time.
         let last_of_lane = |lane: &u32| {
             let places = Place {
                 lane: *lane,
@@ -213,8 +216,8 @@ impl Copies {
         Some(clock::now().saturating_sub(age).unwrap_or(Timestamp::MIN) + MAX_SKEW)
     }
 
-    /// Returns the event with the origin that the leader publishes: marked as late if the destination may contain a later event, which
-    /// another member published without having received this one.
+    /// Returns the event with the origin that the leader publishes: marked as late if the destination may contain a later
+    /// event, which another member published without having received this one.
     #[must_use]
     pub fn with_origin<'a>(&self, event: &Event<'a>) -> Event<'a> {
         let is_late =
@@ -236,7 +239,7 @@ impl Copies {
             Some(&first) => first != sequence,
             None => {
                 self.expected_by.insert(identity, sequence);
-                // After a restart it waits since it was expected for the first time.
+                // A restart does not shorten the wait of an event that was expected before the restart.
                 let before = self.waits_since.filter(|(first, _)| sequence <= *first);
                 let read = before.map_or(self.read, |(_, read)| read);
                 self.expected.insert(sequence, (identity, read));
@@ -253,7 +256,7 @@ impl Copies {
             self.matched(sequence, place);
             return Some(sequence);
         }
-        // The first message of an identity stays: a later one would be read again anyway.
+        // The first message of an identity is kept: after a restart, reading from its place on includes the later ones.
         if let std::collections::hash_map::Entry::Vacant(entry) = self.unmatched_by.entry(identity) {
             entry.insert(place);
             self.read += 1;
@@ -277,24 +280,25 @@ impl Copies {
         }
     }
 
-    /// Records that a lane was read up to this offset, also where it has no message of an event.
+    /// Records that a lane was read up to the offset `next` (exclusive), including offsets without the message of an event.
     pub fn read_to(&mut self, lane: u32, next: u64) {
         let known = self.next.entry(lane).or_default();
         *known = (*known).max(next);
     }
 
-    /// Records the end of a lane that was found at a new connection: the messages before it were published before `at`, also those
-    /// that are read again after a restart.
+    /// Records the end of a lane that was found at a new connection: the messages before it were published before `at`,
+    /// also those that are read again after a restart.
     pub fn ends_at(&mut self, lane: u32, end: u64, at: Instant) {
         self.ends.insert(lane, (end, at));
     }
 
-    /// Returns the first offset of a lane that was not read; `None` before the first one was.
+    /// Returns the first offset of a lane that was not read; `None` if nothing was read.
     pub fn next(&self, lane: u32) -> Option<u64> {
         self.next.get(&lane).copied()
     }
 
-    /// Clears the expected events, because they are read from the spool again. All of them may be open until the first one is read.
+    /// Clears the expected events, because they are read from the spool again. Until the first one is read, all own events count
+    /// as open.
     pub fn restart(&mut self) {
         let first = self.expected.first_key_value();
         self.waits_since = first
@@ -340,10 +344,10 @@ impl Copies {
         Some(next.min(matched).min(unmatched))
     }
 
-    /// Returns whether a follower has to stop reading the destination: since the oldest expected event was added, as many messages
-    /// without an own event were read as the limit allows. These messages may be of later own events, which the delivery cannot read
-    /// from the spool meanwhile. Messages that were read before the oldest expected event are discarded instead, because their events
-    /// were not received.
+    /// Returns whether a follower has to stop reading the destination: since the oldest expected event was added, as many
+    /// messages without an own event were read as the limit allows. These messages may be of later own events, which the
+    /// delivery cannot read from the spool meanwhile. Messages that were read before the oldest expected event are
+    /// discarded instead, because their events were not received.
     pub fn is_full(&self) -> bool {
         let waits_since = self.expected.first_key_value().map(|(_, (_, read))| *read);
         let limit = self.max_unmatched as u64;
@@ -351,7 +355,7 @@ impl Copies {
             && waits_since.is_some_and(|since| self.read - since >= limit)
     }
 
-    /// Discards the state, because the destination was recreated. The counts stay.
+    /// Discards the state except for the counts, because the destination was recreated.
     pub fn begin_again(&mut self) {
         *self = Self {
             counts: self.counts,

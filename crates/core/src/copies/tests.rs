@@ -202,7 +202,7 @@ fn history() -> impl Strategy<Value = (Vec<Vec<Item>>, Vec<(usize, Step)>)> {
 }
 
 /// Runs a history, then lets each member lead until all of its events are settled. Returns the destination and the number of
-/// messages that members forgot.
+/// messages that members discarded.
 fn run(logs: &[Vec<Item>], steps: &[(usize, Step)], limit: usize) -> (Vec<Message>, u64) {
     let members = logs.iter().enumerate();
     let mut members: Vec<Member> = members
@@ -265,13 +265,13 @@ proptest! {
     }
 
     #[test]
-    fn discarded_messages_bound_the_second_copies((logs, steps) in history()) {
+    fn duplicates_do_not_exceed_discarded_messages((logs, steps) in history()) {
         let (destination, discarded) = run(&logs, &steps, 3);
         let copies = copies_of(&destination);
         let ids: BTreeSet<usize> = copies.keys().copied().collect();
         prop_assert_eq!(ids, all_ids(&logs));
-        let second: u64 = copies.values().map(|copies| copies - 1).sum();
-        prop_assert!(second <= discarded, "{second} second copies, {discarded} discarded");
+        let duplicates: u64 = copies.values().map(|copies| copies - 1).sum();
+        prop_assert!(duplicates <= discarded, "{duplicates} duplicates, {discarded} discarded");
     }
 }
 
@@ -311,7 +311,7 @@ fn restart_remembers_an_event_settled_after_an_open_one() {
 }
 
 #[test]
-fn missing_event_does_not_hold_the_place_for_ever() {
+fn message_whose_event_never_arrives_limits_reading_again() {
     let mut copies = Copies::default();
     copies.read(place(5), Identity::of("main/never"));
     copies.read_to(0, 6 + MAX_READ_AGAIN);
@@ -394,7 +394,7 @@ fn events_that_the_former_leader_may_have_in_flight_are_counted() {
 }
 
 #[test]
-fn connection_that_ends_does_not_shorten_the_wait() {
+fn restart_keeps_a_full_follower_from_reading() {
     let mut copies = Copies::with_limit(2);
     let missed = Identity::of("main/missed");
     copies.expect(sequence(0), missed);
