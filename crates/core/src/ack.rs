@@ -138,7 +138,7 @@ impl AckTracker {
         self.counts
     }
 
-    /// Returns the number of added events that are not part of the settled prefix.
+    /// Returns the number of added events that are not settled.
     pub const fn pending(&self) -> usize {
         self.pending
     }

@@ -13,7 +13,7 @@ const KNOWN_SCHEMES: [&str; 11] = [
 /// only by [`shown`].
 pub const SCHEMA_FORMAT: &str = "address";
 
-/// Replaces the hidden parts of an address.
+/// The text in place of the hidden parts of an address.
 const HIDDEN: &str = "…";
 
 /// Returns the parts of an address that may be shown: scheme, host and port, with an ellipsis for a path or a
@@ -28,8 +28,8 @@ pub fn shown(text: &str) -> String {
     }
 }
 
-/// As [`shown`], for a list with commas. A password may contain a comma, so one part with a user hides all
-/// parts.
+/// As [`shown`], for a list with commas. A password may contain a comma, so all parts are hidden if a single
+/// part has to be.
 pub fn shown_list(text: &str) -> String {
     let parts: Vec<String> = text.split(',').map(|part| shown(part.trim())).collect();
     if parts.iter().any(|part| part == HIDDEN) {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_secrets_are_rejected_and_not_shown() {
+    fn invalid_address_is_rejected_and_its_password_not_shown() {
         for text in [
             "",
             "http://",
@@ -242,7 +242,7 @@ mod tests {
                 Ok(address) if address.scheme.is_none_or(|scheme| !scheme.contains(':')) => {
                     prop_assert_eq!(address.host, "proxy", "{}", text);
                 }
-                // Then the text before `://` is not a scheme, and is refused as one.
+                // The password contains `://`, so the text before it counts as the scheme, which callers reject.
                 Ok(address) => prop_assert_eq!(describe_scheme(address.scheme), "found another scheme"),
                 Err(error) => prop_assert!(!error.contains("hunter2"), "{}", error),
             }

@@ -38,8 +38,8 @@ pub fn now() -> Timestamp {
 }
 
 /// Returns the time of day if it is certain enough to delete files by their age: the system clock has not
-/// stepped for an hour, or a server's clock has confirmed it since its last step. `None` otherwise, and while
-/// a server's clock contradicts it.
+/// stepped for an hour, or a server's clock has confirmed the system clock since its last step. `None`
+/// otherwise, and while a server's clock contradicts the system clock.
 pub fn trusted_now() -> Option<Timestamp> {
     with(|guard, wall, at| {
         let change = guard.observe(wall, at);
@@ -56,8 +56,8 @@ pub fn compare_with_server(ahead: SignedDuration) {
     });
 }
 
-/// Returns the reason for people why nothing is deleted by age at the moment. `None` while the clock is
-/// trusted, and in the first hour after the start, in which no fault has been detected.
+/// Returns a sentence for the operator: the reason why nothing is deleted by age at the moment. `None` while
+/// the system clock is trusted, and in the first hour after the start if no step was detected.
 pub fn distrust_reason() -> Option<String> {
     with(|guard, wall, at| {
         let change = guard.observe(wall, at);
@@ -77,15 +77,15 @@ fn with<T>(work: impl FnOnce(&mut Guard, Timestamp, Instant) -> (T, Option<Chang
         None => {}
         Some(Change::SteppedAhead(step)) => warn!(
             seconds = step.as_secs(),
-            "the system clock stepped ahead; adopted in two minutes unless it steps back; nothing is deleted by age until the \
-             clock has been steady for an hour"
+            "the system clock stepped ahead; the new time is adopted in two minutes unless the clock steps back; nothing is \
+             deleted by age until the clock has been steady for an hour"
         ),
         Some(Change::SteppedBack(step)) => warn!(
             seconds = step.as_secs(),
             "the system clock stepped back; nothing is deleted by age until the clock has been steady for an hour"
         ),
         Some(Change::Reverted) => info!("the system clock stepped back to the expected time"),
-        Some(Change::Adopted) => info!("adopted the step of the system clock"),
+        Some(Change::Adopted) => info!("adopted the forward step of the system clock"),
         Some(Change::Contradicted(ahead)) => warn!(
             ahead_seconds = ahead.as_secs(),
             "the server's clock contradicts the system clock; nothing is deleted by age; correct the clock"
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn reverted_step_ahead_moves_no_time() {
+    fn reverted_forward_step_is_never_adopted() {
         let mut clock = Setting::new();
         clock.advance(4000);
         assert!(clock.is_trusted());
@@ -326,8 +326,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the system clock does, the guarded time is never ahead of it for long, and never jumps
-        /// ahead of both clocks.
+        /// Whatever the system clock does, the guarded time is never ahead of the system clock, and either
+        /// equals the system clock or advances with the monotonic clock.
         #[test]
         fn guarded_time_never_exceeds_the_clock(
             steps in proptest::collection::vec((0u64..300, -100_000i64..100_000, any::<bool>()), 1..50),

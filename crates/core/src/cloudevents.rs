@@ -1,7 +1,7 @@
 //! CloudEvents 1.0 attributes of an event, and the structured JSON envelope.
 //!
-//! Implemented here because the SDK requires other versions of both broker clients and does not support NATS
-//! headers.
+//! Implemented here because the CloudEvents SDK requires other versions of both broker clients and does not
+//! support NATS headers.
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -20,7 +20,7 @@ pub const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json";
 /// The content type of the attribute `data`.
 pub const DATA_CONTENT_TYPE: &str = "application/json";
 
-/// The extension attribute that names the fields that were stripped.
+/// The extension attribute that names the fields that were left out because of their size.
 pub const STRIPPED: &str = "strippedfields";
 /// The extension attribute that names the replay to which a message belongs.
 pub const REPLAY: &str = "replay";
@@ -35,7 +35,7 @@ pub const LATE: (&str, &str) = ("late", "true");
 /// `scratch` no call allocates.
 ///
 /// There is no `subject`: the specification forbids personal data in attributes, and the id of a person is
-/// personal. `time` is omitted if the event has none, or another text.
+/// personal. `time` is omitted if the event has no time, or a text that is not a time.
 pub fn attributes(
     event: &Event<'_>,
     spool: &SpoolId,
@@ -66,8 +66,8 @@ pub fn attributes(
     }
 }
 
-/// Appends the attribute `type`: the prefix and the type of the event. For an event without a type, `unknown` follows the dot of
-/// the prefix; a prefix without a dot at its end is a constant type.
+/// Appends the attribute `type`: the prefix and the type of the event. For an event without a type, `unknown` follows a prefix
+/// that is empty or ends with a dot; any other prefix is the constant type of such events.
 pub fn write_type(event: &Event<'_>, out: &mut String) {
     out.push_str(event.type_prefix);
     match event.kind() {
@@ -88,7 +88,7 @@ pub fn write_structured(
 ) {
     out.push('{');
     let mut push = |name: &str, value: &str| {
-        // Writing to a string cannot fail; serde_json writes text that it has read.
+        // Writing to a string cannot fail, and a JSON string can always be formatted.
         let _ = write!(out, "\"{name}\":{},", serde_json::Value::from(value));
     };
     for (name, value) in extensions {
@@ -126,8 +126,8 @@ fn rfc3339<'a>(time: &'a str, format: TimeFormat, scratch: &'a mut String) -> Op
     Some(scratch)
 }
 
-/// Parses the time of an event. `None` for a text that is not of this format, or a time that no calendar has. An epoch may
-/// have a fraction and an exponent; what is below a nanosecond is cut off.
+/// Parses the time of an event. `None` for a text that is not of this format, or a time that does not exist or is out of range.
+/// An epoch time may have a fraction and an exponent; digits below a nanosecond are cut off.
 pub fn timestamp(time: &str, format: TimeFormat) -> Option<Timestamp> {
     match format.nanoseconds() {
         None => civil_timestamp(time),
@@ -135,7 +135,7 @@ pub fn timestamp(time: &str, format: TimeFormat) -> Option<Timestamp> {
     }
 }
 
-/// Returns a decimal number of units of this length as nanoseconds.
+/// Converts a decimal number of time units to nanoseconds. `unit`: the nanoseconds of a unit, a power of ten.
 fn nanoseconds(text: &str, unit: u32) -> Option<i128> {
     let (digits, exponent) = match text.split_once(['e', 'E']) {
         Some((digits, exponent)) => (digits, exponent.parse::<i32>().ok()?),
@@ -164,7 +164,7 @@ fn nanoseconds(text: &str, unit: u32) -> Option<i128> {
     Some(if is_negative { -scaled } else { scaled })
 }
 
-/// Parses ISO 8601, in UTC if it has no offset.
+/// Parses an ISO 8601 time. A time without an offset is in UTC.
 fn civil_timestamp(text: &str) -> Option<Timestamp> {
     text.parse()
         .or_else(|_| {
@@ -225,8 +225,8 @@ fn is_rfc3339(text: &str) -> bool {
     }
 }
 
-/// Percent-encodes a header value as the HTTP binding requires, and with it the NATS binding: space, double
-/// quote, percent, and all characters outside of printable ASCII.
+/// Percent-encodes a header value as the HTTP and NATS bindings of CloudEvents require: space, double quote,
+/// percent, and all characters outside of printable ASCII.
 pub fn percent_encode(value: &str) -> Cow<'_, str> {
     let plain = |byte: &u8| matches!(byte, 0x21..=0x7e) && !matches!(byte, b'"' | b'%');
     if value.as_bytes().iter().all(plain) {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_in_structured_mode() {
+    fn structured_event_is_one_line_with_all_attributes() {
         insta::assert_snapshot!(
             structured("{\"id\":7,\"data\":{\"created\":\"2026-01-02T03:04:05.6+02:00\",\n \"result\":\"new\",\"pid\":\"p\"}}"),
             @r#"{"specversion":"1.0","id":"7","source":"/neuroio/main","type":"com.neuroio.entry.new","time":"2026-01-02T03:04:05.6+02:00","sequence":"11111111-1111-1111-1111-111111111111:00000000000000000042","datacontenttype":"application/json","data":{"created":"2026-01-02T03:04:05.6+02:00",  "result":"new","pid":"p"}}"#
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_rfc_3339() {
+    fn iso_time_becomes_rfc3339_and_other_text_is_no_time() {
         let time = |created: &str| rfc3339(created, TimeFormat::Text, &mut String::new()).map(str::to_owned);
         assert_eq!(
             time("2026-01-02T03:04:05").as_deref(),

@@ -1,7 +1,7 @@
 //! The steps of a connection attempt: recorded by a sink, read by its delivery while the attempt lasts.
 //!
-//! A client library can wait for a server without reporting an error. These records add the step, the address
-//! and the advice to the reason for the delay, and limit the time without progress.
+//! A client library can wait for a server without reporting an error. From the recorded steps, the delivery
+//! reports what the attempt waits for, with the address and advice, and limits the time without progress.
 
 use std::{
     fmt,
@@ -132,7 +132,7 @@ impl Default for ConnectSteps {
 }
 
 impl ConnectSteps {
-    /// Records the begin of a step. `target` is the address, topic or stream that has to answer, optionally
+    /// Records the beginning of a step. `target` is the address, topic or stream that has to answer, optionally
     /// with the origin of the address.
     ///
     /// A later step than all earlier ones is progress. The same step with another address is not: otherwise

@@ -1,4 +1,4 @@
-//! Dead letters: rejected events, stored with the reason so that a person can find and repair them.
+//! Dead letters: rejected events, stored with the reason so that an operator can find and fix them.
 
 use std::{collections::VecDeque, fmt::Write, future::Future, io, pin::Pin};
 
@@ -72,8 +72,8 @@ impl RecentDeadLetters {
     }
 }
 
-/// Appends the dead letter of an event as one JSON object on one line. `with_event` is false if the body
-/// exceeds the limit of the dead-letter store too.
+/// Appends the dead letter of an event as one JSON object on one line. `with_event` is false if the
+/// destination of dead letters has rejected the event too, or if the redaction of the event has failed.
 pub fn write_event(
     event: &Event<'_>,
     spool: &SpoolId,
@@ -161,7 +161,7 @@ mod tests {
         }
         let kept: Vec<u64> = newest
             .iter()
-            .filter_map(|notice| notice.sequence)
+            .filter_map(|summary| summary.sequence)
             .map(Sequence::get)
             .collect();
         assert_eq!(kept, [20, 19, 18, 17, 16, 15, 14, 13]);

@@ -24,7 +24,8 @@ pub struct Epoch(pub u64);
 /// process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Epochs {
-    /// In the order of the log. An epoch whose events were all lost is left out: it starts at or after a later epoch.
+    /// In the order of the log. Does not contain an epoch whose events were all lost: a later epoch starts at its first sequence
+    /// or before.
     beginnings: Arc<[(Epoch, Sequence)]>,
 }
 

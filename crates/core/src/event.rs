@@ -73,8 +73,8 @@ pub enum Origin {
     LateBackfill,
     /// Made by the bridge: the report about a gap. It passes all filters.
     GapReport,
-    /// Received from the feed, over another connection than later events that precede it, or by another member of a cluster than the one
-    /// that has published those.
+    /// Received from the feed, after later events of the feed: these were received over another connection, or were published by
+    /// another member of the cluster.
     LateFeed,
 }
 
@@ -94,7 +94,7 @@ impl Origin {
         matches!(self, Self::LateBackfill | Self::LateFeed)
     }
 
-    /// Returns the origin of an event that later events of the feed precede.
+    /// Returns the origin for an event that is preceded by later events of the feed.
     #[must_use]
     pub const fn late(self) -> Self {
         match self {
@@ -135,13 +135,13 @@ impl<'a> Event<'a> {
         self.positions.body().of(self.frame).unwrap_or("null")
     }
 
-    /// Returns the id of the feed: its [`joined`] parts. `None` if it is missing or empty.
+    /// Returns the id that the feed gives the event, with its parts [`joined`]. `None` if the id is missing or empty.
     pub fn id(&self) -> Option<Cow<'a, str>> {
         self.positions.id(self.frame)
     }
 
-    /// Returns the key of the event: its [`joined`] parts. `None` if it is missing or empty.
-    /// For NeuroIO the recognised person, `pid`.
+    /// Returns the key of the event, with its parts [`joined`]; for NeuroIO the recognised person, `pid`. `None` if the key is
+    /// missing or empty.
     pub fn key(&self) -> Option<Cow<'a, str>> {
         self.positions.key(self.frame)
     }
@@ -177,7 +177,7 @@ enum Place {
     Path {
         /// The hash by which a record finds the position of the field.
         hash: u32,
-        /// Whether the path begins at the frame.
+        /// Whether the path starts at the frame. Otherwise it starts at the body.
         is_absolute: bool,
         path: Path,
     },
@@ -205,7 +205,7 @@ impl fmt::Debug for FieldPath {
     }
 }
 
-/// The beginning of a path that is counted from the frame.
+/// The prefix of a path that starts at the frame, not at the body.
 const FRAME_PREFIX: &str = "$.";
 
 impl FieldPath {
@@ -313,7 +313,7 @@ impl FieldPath {
 fn raw_parts(mut parts: impl ExactSizeIterator<Item = Span> + Clone, frame: &str) -> Option<Cow<'_, str>> {
     let all = parts.clone();
     match parts.next() {
-        // A number stays a number, which can be compared with another one.
+        // A number stays a number, so that it can be compared with other numbers.
         Some(part) if all.len() == 1 => part.of(frame).filter(|raw| *raw != "\"\"").map(Cow::Borrowed),
         _ => serde_json::to_string(&joined(all, frame)?).ok().map(Cow::Owned),
     }

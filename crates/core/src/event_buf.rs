@@ -12,7 +12,7 @@ use crate::{
 pub struct EventBuf {
     frame: String,
     positions: PositionsBuf,
-    /// The replaced values, in the order of the frame; none within another.
+    /// The replaced values, in the order of the frame. No value is within another.
     edits: Vec<Edit>,
 }
 
@@ -46,7 +46,7 @@ impl EventBuf {
         self.frame.shrink_to(capacity);
     }
 
-    /// Starts the change of another frame.
+    /// Clears the buffers, to change another frame.
     pub(crate) fn begin(&mut self) {
         self.frame.clear();
         self.edits.clear();
@@ -90,8 +90,8 @@ impl EventBuf {
         self.edits.last().map_or(0, |edit| edit.from.end as usize)
     }
 
-    /// Returns the length of the new frame; of a longer one than 32 bits, which [`finish`](Self::finish) rejects, its last
-    /// 32 bits.
+    /// Returns the length of the new frame. A length of more than 32 bits is truncated; [`finish`](Self::finish) rejects such a
+    /// frame.
     fn end(&self) -> u32 {
         self.frame.len() as u32
     }

@@ -86,7 +86,8 @@ pub struct Options {
     /// The maximum number of consecutive dead letters. If it is exceeded, the sink stops, because the cause is most likely not
     /// in the events.
     pub max_dead_letters_in_a_row: u64,
-    /// The right to publish, for a member of a cluster. When it is acquired while the sink is not connected, the sink connects at once.
+    /// The right to publish, for a member of a cluster. When it is acquired while the sink is not connected, the sink
+    /// connects at once.
     pub lead: Option<Lead>,
 }
 
