@@ -4,7 +4,7 @@ use std::{pin::pin, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{OBSERVE_INTERVAL, SessionEnd, health::SinkHealth, replacement::REPLACED};
+use super::{ConnectionEnd, OBSERVE_INTERVAL, health::SinkHealth, replacement::REPLACED};
 use crate::{
     connect::SlowConnect,
     reader::Reader,
@@ -24,7 +24,7 @@ pub(super) async fn connect<S: Sink, R: Reader>(
     context: &ConnectContext<'_>,
     health: &mut SinkHealth,
     reader: &mut R,
-) -> Result<Connected, SessionEnd> {
+) -> Result<Connected, ConnectionEnd> {
     let mut connecting = pin!(sink.connect(context));
     let mut tick = interval(OBSERVE_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -36,7 +36,7 @@ pub(super) async fn connect<S: Sink, R: Reader>(
                 if connected.is_err() {
                     health.connect_failed(context.steps.step());
                 }
-                return connected.map_err(SessionEnd::from);
+                return connected.map_err(ConnectionEnd::from);
             }
             _ = tick.tick() => {}
         }
@@ -45,7 +45,7 @@ pub(super) async fn connect<S: Sink, R: Reader>(
         };
         health.connect_failed(context.steps.step());
         if S::REPLACES_CLIENT && context.steps.without_progress() >= PROGRESS_LIMIT {
-            return Err(SessionEnd::Replace(abandoned(&slow)));
+            return Err(ConnectionEnd::Replace(abandoned(&slow)));
         }
         let pending = reader.end().map(|end| end.since(context.cursor.next));
         health.slow_connect(&slow, pending);

@@ -194,7 +194,7 @@ struct Delivery<S, R, M> {
 }
 
 /// The reason for the end of a connection.
-enum SessionEnd {
+enum ConnectionEnd {
     Drained,
     Aborted,
     Fault(SinkFault),
@@ -204,7 +204,7 @@ enum SessionEnd {
     Reconnect,
 }
 
-impl From<SinkFault> for SessionEnd {
+impl From<SinkFault> for ConnectionEnd {
     fn from(fault: SinkFault) -> Self {
         Self::Fault(fault)
     }
@@ -222,14 +222,14 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             };
             self.log_dead_letters(false);
             let fault = match end {
-                SessionEnd::Drained => return Ok(Ended::Drained),
-                SessionEnd::Aborted => return Ok(Ended::Unfinished),
-                SessionEnd::Reconnect => {
+                ConnectionEnd::Drained => return Ok(Ended::Drained),
+                ConnectionEnd::Aborted => return Ok(Ended::Unfinished),
+                ConnectionEnd::Reconnect => {
                     self.restart();
                     continue;
                 }
-                SessionEnd::Fault(fault) => fault,
-                SessionEnd::Replace(fault) => {
+                ConnectionEnd::Fault(fault) => fault,
+                ConnectionEnd::Replace(fault) => {
                     self.progress.client_replaced();
                     fault
                 }
@@ -259,7 +259,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         }
     }
 
-    async fn connect(&mut self) -> Result<(), SessionEnd> {
+    async fn connect(&mut self) -> Result<(), ConnectionEnd> {
         let epochs = self.reader.epochs();
         let steps = ConnectSteps::default();
         let context = ConnectContext {
@@ -270,7 +270,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         };
         let connected = tokio::select! {
             biased;
-            () = self.shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
+            () = self.shutdown.abort.cancelled() => return Err(ConnectionEnd::Aborted),
             connected = connecting::connect(&mut self.sink, &context, &mut self.health, &mut self.reader) => connected?,
         };
         self.window.connected(connected, &mut self.reader);
@@ -285,7 +285,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
     }
 
     /// Publishes and settles events over one connection, until its end.
-    async fn serve(&mut self) -> Result<SessionEnd, ReadError> {
+    async fn serve(&mut self) -> Result<ConnectionEnd, ReadError> {
         let connected_at = self.window.cursor().next;
         let mut acks = Vec::new();
         let mut log_ended = false;
@@ -327,11 +327,11 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             }
             let is_open = transaction_state(&mut self.sink) != TransactionState::Closed;
             if log_ended && self.window.is_empty() && !is_open {
-                return Ok(SessionEnd::Drained);
+                return Ok(ConnectionEnd::Drained);
             }
             tokio::select! {
                 biased;
-                () = self.shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
+                () = self.shutdown.abort.cancelled() => return Ok(ConnectionEnd::Aborted),
                 // A follower reads the destination even while it expects no message, so that a takeover has little left to read.
                 reported = self.sink.outcomes(&mut acks), if self.window.in_flight() > 0 || is_open || self.is_follower => {
                     if acks.iter().any(|ack| ack.outcome != Outcome::Deferred) {
@@ -348,7 +348,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                         }
                         Ok(Next::Reconnect) => {
                             self.window.commit(&mut self.sink, &mut self.reader);
-                            return Ok(SessionEnd::Reconnect);
+                            return Ok(ConnectionEnd::Reconnect);
                         }
                         Err(fault) => {
                             self.window.commit(&mut self.sink, &mut self.reader);
@@ -374,7 +374,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
     }
 
     /// Reads the status of the sink. Ends the connection if it is broken or makes no progress.
-    fn observe(&mut self) -> Result<(), SessionEnd> {
+    fn observe(&mut self) -> Result<(), ConnectionEnd> {
         let SinkStatus {
             broken,
             unavailable,
@@ -402,7 +402,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         if S::REPLACES_CLIENT
             && let Some(fault) = self.watch.replacement(waiting, unavailable.as_ref())
         {
-            return Err(SessionEnd::Replace(fault));
+            return Err(ConnectionEnd::Replace(fault));
         }
         let unavailable = unavailable.or_else(|| self.watch.stall());
         let next = self.window.cursor().next;
@@ -430,12 +430,12 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
     }
 
     /// Publishes as many events as possible, and stores the resulting dead letters.
-    async fn publish(&mut self) -> Result<Step, SessionEnd> {
+    async fn publish(&mut self) -> Result<Step, ConnectionEnd> {
         let mut step = self.window.publish(&mut self.sink)?;
         while self.window.has_dead_letters() && self.sink.dead_letters().is_none() {
             tokio::select! {
                 biased;
-                () = self.shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
+                () = self.shutdown.abort.cancelled() => return Err(ConnectionEnd::Aborted),
                 stored = self.window.store_dead_letters() => stored?,
             }
             // Publishes the events that waited for the dead letters.
@@ -459,18 +459,18 @@ async fn call<S: Sink>(
     call: Call,
     shutdown: &Shutdown,
     work: impl Future<Output = Result<(), SinkFault>>,
-) -> Result<(), SessionEnd> {
+) -> Result<(), ConnectionEnd> {
     let limited = async {
         if !S::REPLACES_CLIENT {
-            return work.await.map_err(SessionEnd::from);
+            return work.await.map_err(ConnectionEnd::from);
         }
         let done = call.within_limit(work).await;
-        done.ok_or_else(|| SessionEnd::Replace(call.overdue()))?
-            .map_err(SessionEnd::from)
+        done.ok_or_else(|| ConnectionEnd::Replace(call.overdue()))?
+            .map_err(ConnectionEnd::from)
     };
     tokio::select! {
         biased;
-        () = shutdown.abort.cancelled() => Err(SessionEnd::Aborted),
+        () = shutdown.abort.cancelled() => Err(ConnectionEnd::Aborted),
         done = limited => done,
     }
 }
