@@ -89,7 +89,7 @@ pub fn read_within(path: &Path, max_bytes: u64, limit: Duration) -> io::Result<C
 }
 
 /// Checks whether a file can be opened within [`TIME_LIMIT`]. A pipe or a device is not opened: opening may
-/// wait for ever, or consume its content. Blocks for up to that time.
+/// wait for ever, or consume its content. Blocks for up to [`TIME_LIMIT`].
 ///
 /// # Errors
 /// The file cannot be opened, or is a folder; [`io::ErrorKind::TimedOut`]: the time limit was reached.
@@ -115,6 +115,7 @@ type Shared<T> = Result<T, Arc<io::Error>>;
 /// The calls for files that have no result yet, or a result that no caller has received.
 struct Calls<T>(Mutex<Option<HashMap<PathBuf, Arc<Call<T>>>>>);
 
+/// An operation on a file in a thread of its own, for all callers that wait for the same file.
 struct Call<T> {
     since: Instant,
     state: Mutex<State<T>>,
@@ -122,7 +123,9 @@ struct Call<T> {
 }
 
 struct State<T> {
+    /// The result, and the time at which the thread ended.
     answer: Option<(Shared<T>, Instant)>,
+    /// The number of callers that wait.
     waiting: usize,
 }
 
@@ -176,7 +179,7 @@ impl<T: Clone + Send + 'static> Calls<T> {
             return Ok(Arc::clone(call));
         }
         if pending.len() >= MAX_HANGING {
-            let message = format!("{MAX_HANGING} other files are hanging");
+            let message = format!("not opened, because {MAX_HANGING} other files are hanging");
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
         }
         let call = Arc::new(Call {

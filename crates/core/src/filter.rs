@@ -40,7 +40,7 @@ pub enum FilterError {
         found: String,
     },
     /// The list of allowed values is empty, so that no event would ever pass.
-    #[error("found no value for \"{path}\", expected a list with at least one, or no \"{path}\" at all")]
+    #[error("found no value for \"{path}\", expected at least one value, or no condition on this field")]
     NoValues {
         /// The path of the field.
         path: String,
@@ -102,8 +102,8 @@ impl Filter {
             .map(|entry| (entry.path.as_str(), &entry.condition))
     }
 
-    /// Returns whether an event passes. The report about a gap always does: a consumer that selects some events still has to
-    /// know that it may have missed some.
+    /// Returns whether an event passes. A gap report always passes, because a consumer of selected events must learn as well
+    /// that events may be missing.
     pub fn matches(&self, event: &Event<'_>) -> bool {
         event.origin == Origin::GapReport
             || self
@@ -126,7 +126,7 @@ impl<'de> Deserialize<'de> for Filter {
     }
 }
 
-/// The keys of the outermost table are always paths.
+/// Reads the outermost table of a filter. Its keys are always paths, whereas the keys of an inner table may be operators.
 struct TableVisitor;
 
 impl<'de> de::Visitor<'de> for TableVisitor {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_must_have_one_of_its_values() {
+    fn event_passes_if_all_conditions_hold() {
         let frame = r#"{"id":7,"data":{"result":"n\u0065w","space":{"id":1},"live":true,"score":1.0,"pid":null,"groups":["x",{"name":"vip"}]}}"#;
         for (filter, expected) in [
             (r#"{}"#, true),

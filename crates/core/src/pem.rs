@@ -46,7 +46,7 @@ impl Certificates {
         let more = if numbers.len() > list.len() { ", …" } else { "" };
         (!numbers.is_empty()).then(|| {
             format!(
-                "certificate {}{more} of {file} cannot be read and is skipped; replace or remove it",
+                "skipped unusable certificates in {file}, at position {}{more}; replace or remove them",
                 list.join(", ")
             )
         })
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(found.unreadable, [2, 3, 4]);
         assert_eq!(
             found.skipped_message("ca.pem", &[1]).unwrap(),
-            "certificate 1, 2, 3, 4 of ca.pem cannot be read and is skipped; replace or remove it"
+            "skipped unusable certificates in ca.pem, at position 1, 2, 3, 4; replace or remove them"
         );
         assert_eq!(Certificates::parse("").skipped_message("x", &[]), None);
     }

@@ -23,11 +23,10 @@ pub const SCHEMA_FORMAT: &str = "password";
 
 /// A token or a password, shown as `[redacted]` and wiped from memory when dropped.
 ///
-/// In a configuration it may be any scalar and is converted to text, because environment variables are parsed
-/// before they are deserialised: the token `true` arrives as a boolean and `123` as a number. That parser
-/// loses the original text: `007` arrives as 7, `1.50` as 1.5, and ` a ` as `a`. The environment reader
-/// therefore passes the values of secret keys as unparsed text; parsed, a token in brackets would be an array,
-/// which is rejected.
+/// In a configuration a secret may be any scalar, and is converted to text: the unquoted token `true` arrives as a
+/// boolean and `123` as a number. The conversion cannot restore the original text of every scalar: `007` may arrive as
+/// 7, and `1.50` as 1.5. The bridge therefore does not parse environment variables with secrets: their values arrive
+/// as text.
 #[derive(Clone)]
 pub struct Secret(SecretString);
 
@@ -71,8 +70,8 @@ pub fn resolve(
     }
 }
 
-/// Returns the secret in a file: its only non-blank line, without line break and byte order mark. `key` is the configuration key, for errors.
-/// Blanks in the line belong to the secret. Blocks for up to [`file::TIME_LIMIT`].
+/// Returns the secret in a file: the only non-blank line, without line break and byte order mark. Blanks in the line
+/// belong to the secret. `key` is the configuration key, for errors. Blocks for up to [`file::TIME_LIMIT`].
 ///
 /// # Errors
 /// The file cannot be read, or contains no secret: all lines are blank, or several are not.
@@ -205,8 +204,9 @@ const REDACTED: &str = "[redacted]";
 /// Converts scalars to text. Its errors never quote the value, which may be the secret.
 struct AnyScalar;
 
-const NOT_A_SCALAR: &str = "found an array or a table, expected a text; in the environment a secret that begins with a \
-                          bracket or a brace needs quotes of its own ('\"[…]\"'), or a file";
+const NOT_A_SCALAR: &str = "found an array or a table, expected a text; within a table in an environment variable, a \
+                          secret that begins with a bracket or a brace needs quotes of its own ('\"[…]\"'), or a \
+                          file";
 
 impl<'de> de::Visitor<'de> for AnyScalar {
     type Value = Secret;

@@ -1,4 +1,4 @@
-//! TLS of a client: the files of the table `tls`, and descriptions of the reasons for a refused certificate.
+//! TLS of clients and servers: loads certificates and keys from files, and describes why a certificate is refused.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use crate::{
     pem::{self, Certificates},
 };
 
-/// The maximum size of a file. All certificates that systems trust have a quarter of a MiB.
+/// The maximum size of a file. The certificates of all authorities that a system trusts need a quarter of a MiB.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Certificates and keys in PEM files, read at every connection, so that renewed ones are used.
@@ -37,7 +37,7 @@ pub struct TlsFiles {
     pub key_file: Option<PathBuf>,
 }
 
-/// Why TLS cannot be set up. Public, because constructing a source may fail with it.
+/// Why TLS cannot be set up. Public, because the constructor of a source may return this error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsSetupError {
@@ -92,7 +92,7 @@ pub enum TlsSetupError {
 }
 
 impl TlsSetupError {
-    /// Returns whether a disk hangs. Unlike a wrong file, that may be temporary.
+    /// Returns whether reading a file reached the time limit. Unlike a wrong file, a disk that hangs may be temporary.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::TimedOut)
     }
@@ -106,7 +106,7 @@ static SYSTEM_ROOTS: LazyLock<Result<Arc<RootCertStore>, String>> = LazyLock::ne
     if usable == 0 {
         let problems: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
         return Err(if problems.is_empty() {
-            "no certificate file where systems have one".to_owned()
+            "no certificate file in the usual folders".to_owned()
         } else {
             problems.join("; ")
         });
@@ -114,7 +114,8 @@ static SYSTEM_ROOTS: LazyLock<Result<Arc<RootCertStore>, String>> = LazyLock::ne
     Ok(Arc::new(roots))
 });
 
-/// Reads the files. Blocks for up to [`file::TIME_LIMIT`] for each.
+/// Returns the TLS configuration of a client, with the certificates and the key in `files`. Blocks for up to
+/// [`file::TIME_LIMIT`] for each file.
 ///
 /// # Errors
 /// A file cannot be read, or does not contain the expected section.
@@ -136,7 +137,7 @@ pub fn client_config(files: &TlsFiles) -> Result<ClientConfig, TlsSetupError> {
         })
 }
 
-/// Returns the provider by name: if two are compiled into a program, rustls does not choose one.
+/// Returns the cryptography provider explicitly: if two providers are compiled into a program, rustls does not choose one.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -157,11 +158,11 @@ pub struct ServerTls {
     pub chain: Vec<CertificateDer<'static>>,
 }
 
-/// Reads the files of a server: its certificate with the chain, and its private key. Blocks for up to
-/// [`file::TIME_LIMIT`] for each.
+/// Returns the TLS configuration of a server, with its certificate, the chain and the private key. Blocks for up to
+/// [`file::TIME_LIMIT`] for each file.
 ///
 /// # Errors
-/// Returns an error if a file cannot be read or does not hold what it should, or if the key is not that of the certificate.
+/// A file cannot be read or does not contain the expected section, or the key does not belong to the certificate.
 ///
 /// # Panics
 /// Never: the provider supports the default protocol versions.

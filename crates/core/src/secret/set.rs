@@ -17,16 +17,16 @@ use crate::foreign_text;
 /// does not help to guess the rest.
 const PIECE_BYTES: usize = 8;
 
-/// The minimum length of a secret. A shorter one, made up for a trial, occurs in ordinary words; hiding these
-/// would disclose it.
+/// The minimum length of a secret that is hidden. A shorter secret, made up for a trial, may occur in ordinary words;
+/// hiding such words would disclose the secret.
 const MIN_SECRET_BYTES: usize = 6;
 
-/// The maximum number of stored secrets. A source has fewer at a time; replaced ones stay until later ones
-/// need their place.
+/// The maximum number of stored secrets. A source uses fewer at a time; secrets that were replaced stay until newer
+/// secrets need the space.
 const MAX_SECRETS: usize = 32;
 
-/// The maximum length of a text that is searched, and so can be shown. More than [`foreign_text::MAX_CHARS`]
-/// characters need, including their escapes, unless most of the text is hidden.
+/// The maximum length of a text that is searched; the rest is not shown. [`foreign_text::MAX_CHARS`] characters need
+/// less, including their escapes, unless most of the text is hidden.
 const MAX_SEARCHED_BYTES: usize = 8 * 1024;
 
 /// The maximum depth of nested escapes: a gateway may quote JSON within JSON.
@@ -37,8 +37,8 @@ const MAX_DEPTH: usize = 3;
 pub struct SecretSet(Arc<Mutex<VecDeque<SecretString>>>);
 
 impl SecretSet {
-    /// Adds a secret. Must be called before the secret is sent. Removes the oldest secret if there are too
-    /// many.
+    /// Adds a secret, unless it is too short to be hidden. Must be called before the secret is sent. Removes the oldest
+    /// secret if there are too many.
     pub fn add(&self, secret: &str) {
         if secret.len() < MIN_SECRET_BYTES {
             return;
@@ -97,7 +97,7 @@ impl fmt::Debug for SecretSet {
     }
 }
 
-/// The search terms.
+/// The parts of secrets that are searched for.
 struct Pieces<'s> {
     /// All pieces of [`PIECE_BYTES`] of long secrets; longer pieces consist of these.
     long: HashSet<&'s [u8]>,
@@ -326,7 +326,7 @@ mod tests {
         let set = set(&[secret]);
         for before in 150..220 {
             let cleaned = set.clean(&("x".repeat(before) + secret));
-            // If it was cut first, it would begin with a piece that is too short to be found.
+            // If the text were cut first, it could end with a piece of the secret that is too short to be found.
             assert!(!cleaned.contains("sec"), "{before}: {cleaned}");
         }
         let long = "0123456789".repeat(900);
