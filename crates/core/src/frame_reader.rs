@@ -8,11 +8,11 @@ use crate::{
     path::Path,
 };
 
-/// The number of cached layouts. A feed has one for each set of keys that it sends. If it has more, the least
-/// recently used layouts are evicted, and their frames are read without the cache.
+/// The maximum number of cached layouts. A feed has one layout for each set of keys that it sends. If a feed has more
+/// layouts, the least recently used ones are evicted, and their frames are read without the cache.
 const LAYOUTS: usize = 4;
-/// The number of frames between two learned layouts, once the first layouts matched no frame: if all layouts differ,
-/// learning from each frame would cost more than reading it.
+/// After [`LAYOUTS`] consecutive frames without a cached layout, only one of this number of frames is learned: if all
+/// frames have different layouts, learning from each of them would cost more than the cache saves.
 const LEARN_EVERY: u32 = 16;
 
 /// Scans each frame once: validates the JSON, and finds the positions of the values at the paths of [`new`](Self::new).
@@ -27,15 +27,15 @@ pub struct FrameReader {
     spans: Vec<Span>,
     /// The cached layouts, the most recently used one first.
     layouts: Vec<Layout>,
-    /// The number of consecutive learned frames that matched no layout.
+    /// The number of consecutive frames that were passed to [`learn`](Self::learn) and matched no cached layout.
     misses: u32,
-    /// Whether the last frame was read without a layout.
+    /// Whether the last frame was read without a cached layout.
     is_new: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Node {
-    /// The indexes of the paths that end here.
+    /// The indexes of the paths that end at this node.
     slots: Vec<usize>,
     /// The next step of a path, and its node.
     children: Vec<(Box<str>, usize)>,

@@ -37,8 +37,8 @@ impl fmt::Display for SpoolId {
     }
 }
 
-/// Appends the id of an event: the feed's id, followed by `~` and eight digits if an earlier event had the
-/// same id and another body; `<spool id>-<sequence>` for an event without an id.
+/// Appends the id of an event: the feed's id, or `<spool id>-<sequence>` for an event without an id. If an earlier
+/// event had the same id and another body, `~` and eight hexadecimal digits follow.
 pub fn write_id(event: &Event<'_>, spool: &SpoolId, out: &mut String) {
     match event.id() {
         Some(id) => out.push_str(&id),
@@ -67,28 +67,29 @@ pub fn write_sequence(sequence: Sequence, spool: &SpoolId, out: &mut String) {
 /// Returns a hash of an identity for the deduplication window. It has 128 bits, because a collision would
 /// lose an event.
 ///
-/// In a table that selects places by the lowest bits, consecutive numeric ids are stored close together, so
-/// that a feed with a counter touches little memory. The hash is not stored and may change between versions.
+/// Consecutive numeric ids mostly have consecutive lowest bits. A hash table selects slots by these bits, so that the
+/// ids of a feed with a counter are stored close together and touch little memory. The hash is not stored and may
+/// change between versions.
 pub fn identity_hash(source: &str, id: &str) -> u128 {
-    /// The bits that select a place. All other bits distinguish identities; with the next seven bits, tables
-    /// recognise most entries that compete for the same place.
-    const PLACE: u128 = (1 << 57) - 1;
+    /// The bits that select a slot. All other bits distinguish identities. A table compares the next seven bits first,
+    /// which excludes most other identities near the same slot.
+    const SLOT: u128 = (1 << 57) - 1;
     let seed = xxh3::xxh3_64(source.as_bytes());
     let hash = xxh3::xxh3_128_with_seed(id.as_bytes(), seed);
     match id.parse() {
-        Ok(number) => hash & !PLACE | u128::from(place(number, seed)) & PLACE,
+        Ok(number) => hash & !SLOT | u128::from(slot(number, seed)) & SLOT,
         Err(_) => hash,
     }
 }
 
-/// Returns a hash that keeps the last bits of a number. It keeps no more of them, because ids that are
-/// counted in steps would all select the same places.
-fn place(number: u64, seed: u64) -> u64 {
-    /// The number of places that a table examines together.
-    const TOGETHER: u64 = 16;
-    let product = u128::from((number / TOGETHER) ^ seed) * u128::from(0x9e37_79b9_7f4a_7c15_u64);
+/// Returns a hash of a number, for the selection of a slot: consecutive within a group of 16 consecutive numbers,
+/// and random from group to group. In larger groups, ids that increase in steps would all select the same slots.
+fn slot(number: u64, seed: u64) -> u64 {
+    /// The size of a group: the number of slots that a table examines in one operation.
+    const GROUP: u64 = 16;
+    let product = u128::from((number / GROUP) ^ seed) * u128::from(0x9e37_79b9_7f4a_7c15_u64);
     let hash = (product >> 64) as u64 ^ product as u64;
-    hash.wrapping_add(number % TOGETHER)
+    hash.wrapping_add(number % GROUP)
 }
 
 /// Returns a hash of a body, which distinguishes two bodies of one identity.

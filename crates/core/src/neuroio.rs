@@ -52,7 +52,7 @@ const PONG: &str = "PONG";
 /// The answer to AUTH if the platform accepts the token.
 const AUTHENTICATED: &str = "ok";
 
-/// Returns the CloudEvents source of a source of the configuration.
+/// Returns the CloudEvents attribute `source` of the events of a source. `source` is the name in the configuration.
 pub fn source_uri(source: &str) -> String {
     format!("/neuroio/{source}")
 }
@@ -75,7 +75,7 @@ pub enum Control {
     Ping(Span),
     /// `{"auth":…}`: the answer to AUTH.
     Auth(Span),
-    /// `{"error":…}`: a string, *assumed* sometimes an object.
+    /// `{"error":…}`: a string; *assumed*: sometimes an object.
     Error(Span),
 }
 
@@ -166,7 +166,7 @@ impl Frames {
         Ok((Kind::Event(self.positions.positions()), beside))
     }
 
-    /// Reads a frame that is known to be an event. `None` for any other frame.
+    /// Reads a frame that is expected to be an event. `None` for any other frame.
     pub fn event(&mut self, frame: &str) -> Option<Positions<'_>> {
         match self.read(frame) {
             Ok((Kind::Event(positions), _)) => Some(positions),

@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::json;
 
-/// A path of keys and array indexes from a value to one within it: `data.space.id`, `0.name`. A path without steps is the
-/// value itself.
+/// A path of keys and array indexes from a JSON value to a value within it: `data.space.id`, `0.name`. A path without
+/// steps leads to the outer value itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path(Vec<Box<str>>);
 
@@ -35,7 +35,7 @@ impl Path {
         json::at(value, &self.0)
     }
 
-    /// Returns the path of a value below this one.
+    /// Returns this path, continued by the steps of `below`.
     #[must_use]
     pub fn join(&self, below: &Self) -> Self {
         Self(self.0.iter().chain(&below.0).cloned().collect())

@@ -1,4 +1,4 @@
-//! Where the fields of an event lie in its frame, in the encoding that a record stores.
+//! The positions of an event's fields in its frame, in the encoding that a record stores.
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
@@ -65,7 +65,7 @@ impl TimeFormat {
         Self::Nanoseconds,
     ];
 
-    /// Returns the length of the unit of an epoch, in nanoseconds; `None` for a text.
+    /// Returns the length of the unit in nanoseconds; `None` for a text.
     pub const fn nanoseconds(self) -> Option<u32> {
         match self {
             Self::Text => None,
@@ -209,7 +209,8 @@ impl fmt::Debug for Positions<'_> {
 /// Returns the texts of several values as one, with `/` between them. `None` if there is no value, or if one is missing, null,
 /// empty, an object or an array: all events with an empty id would share an identity.
 ///
-/// A single text is unchanged. Of several, `/` and `%` are written as `%2F` and `%25`, so that no two joined texts are equal.
+/// A single text is unchanged. Of several texts, `/` and `%` are written as `%2F` and `%25`, so that different texts are never
+/// joined to the same one.
 #[inline]
 pub fn joined(parts: impl IntoIterator<Item = Span>, frame: &str) -> Option<Cow<'_, str>> {
     let text = |span: Span| json::text(span.of(frame)?).filter(|text| !text.is_empty());
@@ -226,7 +227,7 @@ pub fn joined(parts: impl IntoIterator<Item = Span>, frame: &str) -> Option<Cow<
     Some(Cow::Owned(joined))
 }
 
-/// Returns a text without the separator of [`joined`] texts.
+/// Escapes the separator of [`joined`] texts, and the escape character.
 fn escaped(part: &str) -> Cow<'_, str> {
     if part.contains(['/', '%']) {
         Cow::Owned(part.replace('%', "%25").replace('/', "%2F"))
@@ -260,11 +261,11 @@ impl PositionsBuf {
         }
     }
 
-    /// Replaces the positions. `spans` are those of the body, the time, the type, the parts of the id and of the key,
-    /// whose numbers are `parts`, then the fields with these hashes.
+    /// Replaces the positions. `spans` are those of the body, the time, the type, the `ids` parts of the id, the `keys`
+    /// parts of the key, and the fields with the hashes `fields`, in this order.
     ///
     /// # Panics
-    /// Panics if there are fewer spans than that, more than [`MAX_PARTS`] parts, or more than [`MAX_FIELDS`]
+    /// Panics if there are fewer spans than positions, more than [`MAX_PARTS`] parts, or more than [`MAX_FIELDS`]
     /// fields.
     pub(crate) fn set(
         &mut self,
@@ -292,7 +293,7 @@ impl PositionsBuf {
         }
     }
 
-    /// Replaces the positions by others, each changed by `shift`.
+    /// Replaces the positions by `positions`, each changed by `shift`.
     pub(crate) fn set_shifted(&mut self, positions: Positions<'_>, shift: impl Fn(Span) -> Span) {
         self.bytes.clear();
         self.bytes.extend_from_slice(positions.bytes);
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_are_found_by_place_and_hash() {
+    fn positions_are_found_by_index_and_hash() {
         let mut buffer = PositionsBuf::default();
         assert_eq!(buffer.positions().body(), Span::ABSENT);
         let spans: Vec<Span> = (10..18).map(span).collect();

@@ -13,8 +13,8 @@ use crate::{
 pub struct EventPaths {
     /// The body: the part of the frame that is published as the data of an event.
     pub body: Path,
-    /// The parts of the id, [`MAX_PARTS`] at most. Without one, events are identified by their place in the
-    /// spool.
+    /// The parts of the id, [`MAX_PARTS`] at most. Without parts, events are identified by their position in
+    /// the spool.
     pub id: Vec<Path>,
     /// The parts of the key, [`MAX_PARTS`] at most. Events with the same key stay in order.
     pub key: Vec<Path>,
@@ -40,8 +40,8 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Creates a projection of the event's own fields and of configured ones. Equal fields are
-    /// projected once, and at most [`MAX_FIELDS`] fields: a field beyond them is searched for when it is needed.
+    /// Creates a projection of the event's own fields and of configured `fields`. Equal fields are projected once. At most
+    /// [`MAX_FIELDS`] fields are projected; any other field is searched for in the body when it is needed.
     ///
     /// # Panics
     /// Panics if the id or the key has more than [`MAX_PARTS`] parts.
@@ -61,7 +61,7 @@ impl Projection {
                 all.push(field);
             }
         }
-        // Two paths with one hash could be mistaken for each other, so that neither is projected.
+        // Two paths with equal hashes could be mistaken for each other, so neither is projected.
         let is_unique = |(hash, _): &&(u32, Path)| all.iter().filter(|(other, _)| other == hash).count() == 1;
         let named = all.iter().filter(is_unique).take(MAX_FIELDS).cloned();
         let (fields, named): (Vec<u32>, Vec<Path>) = named.unzip();
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_with_one_hash_are_not_projected() {
+    fn fields_with_equal_hashes_are_not_projected() {
         let fields = ["f2969", "f87452", "pid", "f2969", "pid"].map(|path| FieldPath::parse(path).unwrap());
         let projection = Projection::new(&EventPaths::default(), &fields);
         // Body, no time, no type, and one field.
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn further_fields_are_not_projected() {
+    fn fields_beyond_the_maximum_are_not_projected() {
         let fields: Vec<FieldPath> = (0..30)
             .map(|i| FieldPath::parse(&format!("a{i}")).unwrap())
             .collect();

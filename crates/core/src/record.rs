@@ -6,7 +6,7 @@
 //! | 4 | 4 | CRC32C of all bytes from offset 8 on |
 //! | 8 | 8 | sequence |
 //! | 16 | 8 | time of receipt, microseconds since 1970 |
-//! | 24 | 1 | flags: 1 for a conflict; 2, 4, 6 and 8 for the origin: backfill, late backfill, gap report, late event of the feed |
+//! | 24 | 1 | flags: 1 for a conflict; for the origin 2 (backfill), 4 (late backfill), 6 (gap report) or 8 (late feed) |
 //! | 25 | 3 | lengths of the source's name, of its URI, and of the prefix of the type |
 //! | 28 | 4 | conflict: a hash of the body, or 0 |
 //! | 32 | … | positions of the fields in the frame: see [`crate::positions`] |
@@ -67,8 +67,8 @@ pub enum RecordError {
     },
 }
 
-/// Returns the length of the record that starts here, prefix included. `None` if fewer than four bytes are
-/// left.
+/// Returns the length of the record at the start of `bytes`, prefix included. `None` if there are fewer than four
+/// bytes.
 pub fn total_length(bytes: &[u8]) -> Option<usize> {
     let length: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
     Some(PREFIX + u32::from_le_bytes(length) as usize)
@@ -101,9 +101,9 @@ pub fn verify(bytes: &[u8]) -> Result<usize, RecordError> {
     }
 }
 
-/// Decodes the record that starts here, which has this sequence, and returns its length. Does not check the
-/// checksum or the stored sequence, because it is called for every sink: code that reads records from a disk
-/// checks both once ([`verify`]).
+/// Decodes the record at the start of `bytes` as the event with this sequence, and also returns the length of the
+/// record. Does not check the checksum or the stored sequence, because every sink decodes each record: code that reads
+/// records from a disk checks both once ([`verify`]).
 ///
 /// # Errors
 /// The record is truncated, or its content is invalid.

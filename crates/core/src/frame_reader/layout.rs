@@ -4,7 +4,7 @@
 //! Most of the time for reading a frame is spent on its keys. If the text between the values of a frame
 //! equals, byte for byte, that of an earlier frame, its keys are known, and only the values have to be read.
 //! Because the text between the values is that of a valid frame and every value is a valid scalar, the frame
-//! is valid as well, and each field is the value with the same index.
+//! is valid as well, and each field is at the same place relative to the values.
 
 use crate::json::{JsonError, Scanner, Span, scalar};
 
@@ -78,7 +78,7 @@ struct Place {
 }
 
 impl Layout {
-    /// Creates the layout of a frame whose fields have these positions. `None` if it is too large.
+    /// Creates the layout of a frame whose fields are at `spans`. `None` if the layout would be too large.
     pub(super) fn of(frame: &str, spans: &[Span]) -> Option<Self> {
         let mut values = Vec::new();
         gather_values(&mut Scanner::new(frame).ok()?, &mut values).ok()?;

@@ -1,3 +1,5 @@
+//! Compares frames read with a cached layout with fresh scans.
+
 use proptest::prelude::*;
 
 use super::{
@@ -121,14 +123,14 @@ fn layout_supports_duplicate_and_nested_fields() {
 }
 
 #[test]
-fn layouts_are_bounded_and_learned_rarely() {
+fn distinct_layouts_are_bounded_and_learned_rarely() {
     let frames: Vec<String> = (0..1000)
         .map(|number| format!(r#"{{"id":1,"data":{{"key{number}":1}}}}"#))
         .collect();
     let frames_read: Vec<&str> = frames.iter().map(String::as_str).collect();
     let reader = agree(&frames_read);
     assert_eq!((reader.layouts.len(), reader.misses), (LAYOUTS, 1000));
-    // The last frame that was learned from, and no later one.
+    // Of the last frames, only frame 992 was due to be learned.
     assert!(reader.layouts[0].read(&frames[992], &mut [Span::ABSENT; 7]));
 
     let many = format!(r#"{{"data":{{"a":[{}1]}}}}"#, "1,".repeat(MAX_VALUES));

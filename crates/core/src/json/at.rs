@@ -5,7 +5,7 @@ use super::{Scanner, Span};
 /// Returns the value at a path of keys and array indexes, as written. `None` if there is none. Of equal keys, the last one
 /// counts.
 ///
-/// Scans `text` up to the value, once for each step of the path.
+/// Each step scans the whole array or object, because an equal key may follow.
 pub fn at<'a>(text: &'a str, path: &[impl AsRef<str>]) -> Option<&'a str> {
     path.iter()
         .try_fold(text, |value, step| child(value, step.as_ref()))
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_are_visited_in_order() {
+    fn elements_are_visited_in_order_until_one_matches() {
         let mut seen = Vec::new();
         assert!(any_element(r#"[1, "a" ,{},[2]]"#, |element| {
             seen.push(element);

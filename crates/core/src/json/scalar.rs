@@ -1,9 +1,9 @@
 //! Scans the values that contain no other values: strings, numbers, and the words `true`, `false` and `null`.
 //!
-//! Every function takes a position and returns a new one, and none stores it in memory: an event consists
-//! mostly of consecutive scalars, and each would wait until the position of the last one is stored and
-//! loaded. For the same reason there is a path without error values, which do not fit into a register:
-//! [`fast_end`].
+//! Every function takes a position and returns the next one in a register, instead of updating a field in memory:
+//! an event consists mostly of consecutive scalars, and the scan of each would wait until the position after the
+//! previous one is stored and loaded. For the same reason [`fast_end`] returns no error: a result with an error
+//! does not fit into a register.
 
 use wide::u8x16;
 
@@ -133,8 +133,8 @@ fn digits(bytes: &[u8], position: usize) -> Result<usize, SyntaxError> {
     Ok(end)
 }
 
-/// Checks one digit after the other: numbers are short, and the processor predicts their length and continues
-/// speculatively.
+/// Returns the end of the digits at `position`. Checks one digit after the other: numbers are short, and the
+/// processor predicts their length and continues speculatively.
 #[inline]
 fn end_of_digits(bytes: &[u8], position: usize) -> usize {
     let mut end = position;

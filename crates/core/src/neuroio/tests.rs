@@ -1,3 +1,5 @@
+//! Tests of the classification of frames and of the fields of an event.
+
 use super::*;
 use crate::testing;
 
@@ -45,7 +47,7 @@ fn kinds_are_classified_in_the_documented_order() {
 }
 
 #[test]
-fn control_key_needs_a_value_of_the_protocol() {
+fn control_key_counts_only_with_a_protocol_value() {
     for key in ["PING", "auth"] {
         for value in [r#""no""#, r#"{"code":1}"#] {
             let frame = format!(r#"{{"id":1,"data":{{"pid":"a"}},"{key}":{value}}}"#);
@@ -60,7 +62,7 @@ fn control_key_needs_a_value_of_the_protocol() {
             assert_eq!(kind(&frame), "event", "{frame}");
             let frame = format!(r#"{{"{key}":{value},"data":["a"]}}"#);
             assert_eq!(kind(&frame), "unknown", "{frame}");
-            // Without data it can only be an unexpected answer.
+            // Without `data`, the frame can only be an unexpected answer.
             let word = key.to_ascii_lowercase();
             for frame in [
                 format!(r#"{{"{key}":{value}}}"#),

@@ -84,7 +84,7 @@ impl Batch {
         }
     }
 
-    /// Removes and marks events, in order. Events without a fate are kept.
+    /// Applies one fate to each event, in order: removes the event, or marks it. Events without a fate are kept.
     ///
     /// The records stay in their buffer and move only into the space of removed ones.
     pub fn apply(&mut self, fates: impl IntoIterator<Item = Fate>) {
@@ -130,10 +130,10 @@ impl Batch {
         }
     }
 
-    /// Returns the batch in a buffer of its size, unless its buffer is nearly full.
+    /// Returns the batch in a buffer of the size of its records, unless three quarters of the buffer are in use.
     ///
     /// The records are copied instead of shrinking the buffer: the allocator reuses buffers of equal size,
-    /// while the rest of a shrunk one has a size that no code requests.
+    /// while the freed rest of a shrunk buffer has a size that no code requests.
     #[must_use]
     pub fn fitted(self) -> Self {
         if self.bytes.len() >= self.bytes.capacity() / 4 * 3 {
@@ -160,7 +160,7 @@ impl Batch {
         self.bytes.len()
     }
 
-    /// Numbers the events, starting with `first`, and completes their records.
+    /// Assigns sequences to the events, starting with `first`, and writes sequences and checksums into the records.
     pub fn seal(mut self, first: Sequence) -> SealedBatch {
         let mut rest = &mut self.bytes[..];
         let mut sequence = first;
@@ -175,8 +175,7 @@ impl Batch {
         self.seal_in_memory(first)
     }
 
-    /// As [`seal`](Self::seal), but without writing sequences and checksums into the records: for a log that
-    /// never leaves memory.
+    /// As [`seal`](Self::seal), but without writing sequences and checksums into the records: for a log in memory.
     pub fn seal_in_memory(self, first: Sequence) -> SealedBatch {
         SealedBatch {
             first,
