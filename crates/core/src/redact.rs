@@ -40,11 +40,14 @@ pub struct Pseudonymise {
 
 /// Redacts values of events and replaces others by pseudonyms.
 ///
-/// A pattern without a dot matches the key with that name at any depth, also within arrays. A pattern with
-/// dots matches the path from the body (or from the frame: `data.pid` and `meta.x` match too), in which arrays
-/// are not counted; a value beside the body counts as within it. `*` matches any part of a name. Patterns are compared with names without escapes. The
-/// body and the parts of the id are never replaced, because an event needs them; values within them are. Of a
-/// value that contains the body or a part of the id, everything else is replaced.
+/// - A pattern without a dot matches the key with that name at any depth, also within arrays.
+/// - A pattern with dots matches a path of keys from the body (`space.name`) or from the frame (`data.pid`,
+///   `meta.x`). Indexes of arrays are not part of the path. A value beside the body is also matched as if it were
+///   within the body.
+/// - `*` matches any part of a name. Patterns are compared with names without escapes.
+///
+/// The body and the parts of the id are never replaced, because an event needs them; matching values within them are
+/// replaced. If a matching value contains the body or a part of the id, everything else in the value is replaced.
 ///
 /// A redacted value becomes `null`. A pseudonym is the HMAC-SHA-256 of the value's text as 64 hexadecimal
 /// digits: equal values have equal pseudonyms, also `1` and `"1"`; objects and arrays become `null`. A value
@@ -78,7 +81,7 @@ impl Redaction {
         })
     }
 
-    /// Returns a text that is equal for equal keys of pseudonymisation, from which the key cannot be computed; `None` without a key.
+    /// Returns a digest of the key for comparisons, from which the key cannot be computed; `None` without a key.
     pub fn key_digest(&self) -> Option<String> {
         let mut mac = self.key.clone()?;
         mac.update(b"neurobridge: comparison of keys");
@@ -86,7 +89,7 @@ impl Redaction {
         Some(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Returns whether no frame is ever changed.
+    /// Returns whether there are no patterns, so that every frame stays unchanged.
     pub fn is_empty(&self) -> bool {
         self.redact.is_empty() && self.pseudonymise.is_empty()
     }
@@ -120,7 +123,7 @@ impl Redaction {
     }
 
     /// Returns the replacement of the value at `path`, whose last key is `name`; `None` if no pattern matches.
-    fn judge(&self, name: &str, path: &[Cow<'_, str>], body_depth: usize) -> Option<Replacement> {
+    fn replacement(&self, name: &str, path: &[Cow<'_, str>], body_depth: usize) -> Option<Replacement> {
         let any = |patterns: &[Pattern]| {
             patterns
                 .iter()
@@ -161,7 +164,7 @@ impl fmt::Debug for Redaction {
     }
 }
 
-/// An event that cannot be redacted. Its text must not be shown or stored.
+/// Why an event cannot be redacted. The text of such an event must not be shown or stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the event cannot be redacted: {0}")]
 pub struct RedactError(JsonError);
@@ -203,8 +206,9 @@ fn read_key(path: &Path) -> Result<Hmac<Sha256>, KeyFileError> {
         source,
     };
     let content = file::read(path, MAX_KEY_FILE_BYTES).map_err(unreadable)?;
-    // A key is often text written by a command, with a line break that an editor may add or remove: it does
-    // not belong to the key. A byte order mark does: without it, a key in use would produce other pseudonyms.
+    // The key is often text written by a command. The line break at its end does not belong to the key, because an
+    // editor may add or remove one. A byte order mark belongs to the key: without the mark, a key in use would
+    // produce other pseudonyms.
     let key = content.raw().trim_ascii();
     if key.len() < MIN_KEY_BYTES {
         return Err(KeyFileError::TooShort {
@@ -234,10 +238,12 @@ impl Exempt<'_> {
         spans.filter(|span| !span.is_absent())
     }
 
+    /// Returns whether `value` is exempt.
     fn is(self, value: Span) -> bool {
         self.spans().any(|span| span == value)
     }
 
+    /// Returns whether `value` contains an exempt value.
     fn is_within(self, value: Span) -> bool {
         self.spans()
             .any(|span| value.start <= span.start && span.end <= value.end)
@@ -255,7 +261,8 @@ struct Walk<'r, 'a> {
 }
 
 impl<'a> Walk<'_, 'a> {
-    /// Reads a value. `inherited` is the replacement of a value around it, which contains an exempt value.
+    /// Reads a value. `inherited` is set if a pattern matches the surrounding value, which contains an exempt value: then
+    /// everything except the exempt value is replaced.
     fn value(&mut self, scanner: &mut Scanner<'a>, inherited: Option<Replacement>) -> Result<(), JsonError> {
         if scanner.at_object() {
             scanner.object(|scanner, key| self.member(scanner, key, inherited))?;
@@ -277,8 +284,8 @@ impl<'a> Walk<'_, 'a> {
         inherited: Option<Replacement>,
     ) -> Result<(), JsonError> {
         let name = key.name();
-        // A key with an unpaired surrogate has no text and is compared as written. Consumers interpret such a
-        // key differently, so every pattern has to match it.
+        // A key with an unpaired surrogate has no text, and consumers interpret such a key differently. The value is
+        // redacted in any case, because any pattern might match.
         let is_unreadable = matches!(&name, Cow::Borrowed(name) if name.contains('\\'));
         let has_paths = self.redaction.has_paths;
         if has_paths {
@@ -288,9 +295,10 @@ impl<'a> Walk<'_, 'a> {
             Some(Replacement::Null)
         } else {
             let body_depth = self.exempt.0.body_depth();
-            match (self.redaction.judge(&name, &self.path, body_depth), inherited) {
+            let own = self.redaction.replacement(&name, &self.path, body_depth);
+            match (own, inherited) {
                 (_, Some(Replacement::Null)) => Some(Replacement::Null),
-                (judged, inherited) => judged.or(inherited),
+                (own, inherited) => own.or(inherited),
             }
         };
         match replacement {

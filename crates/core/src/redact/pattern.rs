@@ -1,4 +1,4 @@
-//! Names of fields, in which `*` matches any text.
+//! Patterns of field names, in which `*` matches any text.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -53,15 +53,17 @@ impl Pattern {
         self.names.len() > 1
     }
 
-    /// Returns whether the pattern matches the value of the key `name` at `path`, counted from the frame. The body is
-    /// below `body_depth` keys or fewer, since indexes of arrays are no keys. Only patterns that are paths use `path`.
+    /// Returns whether the pattern matches the value of the key `name` at `path`. The path consists of the keys from the
+    /// frame to the value, without indexes of arrays; it is used only by patterns that are paths. `body_depth` is the number
+    /// of steps from the frame to the body, with indexes.
     pub(super) fn matches(&self, name: &str, path: &[Cow<'_, str>], body_depth: usize) -> bool {
         if let [pattern] = self.names.as_slice() {
             return pattern.matches(name);
         }
-        // Users who look at a frame write `data.pid`; interpreted below `data`, this would match nothing. A value beside
-        // the body, such as a duplicate of it, counts as within it: to redact too much is safe.
-        (0..=body_depth).any(|depth| path.get(depth..).is_some_and(|path| self.leads_to(path)))
+        // A path may begin at the frame, at the body, or in between: users who look at a frame write `data.pid`, which
+        // matches nothing below `data`. So a value beside the body, such as a duplicate of the body, is matched as if it
+        // were within the body: to redact too much is safe.
+        (0..=body_depth).any(|depth| path.get(depth..).is_some_and(|path| self.matches_path(path)))
     }
 
     /// Returns whether the pattern matches a field that the platform is known to send.
@@ -76,7 +78,7 @@ impl Pattern {
         })
     }
 
-    fn leads_to(&self, path: &[Cow<'_, str>]) -> bool {
+    fn matches_path(&self, path: &[Cow<'_, str>]) -> bool {
         self.names.len() == path.len()
             && self
                 .names
@@ -207,7 +209,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pattern_matches_as_the_model(pattern in "[abé*]{0,6}", name in "[abé]{0,8}") {
+        fn pattern_matches_as_the_reference(pattern in "[abé*]{0,6}", name in "[abé]{0,8}") {
             prop_assert_eq!(Name::new(&pattern).matches(&name), plainly(&pattern, &name));
         }
     }

@@ -1,3 +1,5 @@
+//! Compares redacted frames with expected texts, and with a reference over parsed trees.
+
 use std::fs;
 
 use std::io::Write;
@@ -107,7 +109,7 @@ fn only_selected_values_are_replaced() {
 }
 
 #[test]
-fn text_without_a_secret_is_unchanged() {
+fn frame_without_a_match_is_unchanged() {
     let frame = r#"{"id":1,"data":{"pid":null,"result":"new"}}"#;
     assert_eq!(redacted(&["pid", "space.name"], frame), None);
     assert_eq!(redacted(&[], frame), None);
