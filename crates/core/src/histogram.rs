@@ -13,7 +13,7 @@ pub const BOUNDS: [f64; 18] = [
 pub struct Histogram {
     // The last bucket counts observations above all bounds.
     buckets: [AtomicU64; BOUNDS.len() + 1],
-    /// The bits of the sum, as `f64` seconds. In whole nanoseconds, a backlog of some months would overflow.
+    /// The sum in seconds, as the bits of an `f64`. A sum in whole nanoseconds would overflow with a backlog of some months.
     sum: AtomicU64,
 }
 

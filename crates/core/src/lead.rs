@@ -7,8 +7,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// The interval at which a follower reads its feeds and destinations. Events that arrive in between share a wake-up and a sync. Short
-/// compared with a takeover.
+/// The interval at which a follower reads its feeds and destinations. Events that arrive between two reads share a wake-up
+/// and a sync. Short compared with a takeover.
 pub const FOLLOWER_READ_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The right of this member to publish, for a delivery. Clones observe the same lease.
@@ -19,8 +19,8 @@ pub const FOLLOWER_READ_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Lead(watch::Receiver<Option<Instant>>);
 
 impl Lead {
-    /// Creates the right to publish from the end of the current lease: `None` while another member leads. The lease ends at that
-    /// time unless it is renewed.
+    /// Creates the right to publish. The channel contains the time at which this member's lease ends unless it is renewed;
+    /// `None` while this member does not lead.
     pub const fn new(valid_until: watch::Receiver<Option<Instant>>) -> Self {
         Self(valid_until)
     }

@@ -1,6 +1,7 @@
-//! The ledger: the outcome of every event.
+//! The ledger: the number of events of a source and of a sink by outcome.
 //!
-//! Both ledgers update their sum under one lock, so that no reader sees an event twice or misses one.
+//! All counts of a source, and all counts of a sink, are updated and read under one lock, so that a reader sees each event
+//! exactly once.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The outcome of an event at the intake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceOutcome {
-    /// Stored in the spool, with the durability of its type.
+    /// Stored in the spool, with the durability of the spool's type.
     Stored,
     /// Excluded by the filter.
     Filtered,
@@ -22,7 +23,7 @@ pub enum SourceOutcome {
 /// The ledger of a source since the start: `received = stored + filtered + duplicate + dead_lettered + in_flight`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceCounts {
-    /// The number of event frames read from the socket, including malformed ones.
+    /// The number of events and malformed frames from the socket, of events fetched after gaps, and of gap reports.
     pub received: u64,
     /// Stored in the spool.
     pub stored: u64,
@@ -37,7 +38,7 @@ pub struct SourceCounts {
 }
 
 impl SourceCounts {
-    /// Returns whether the sum is correct.
+    /// Returns whether `received` equals the sum of the other counts.
     pub const fn balances(&self) -> bool {
         self.received == self.stored + self.filtered + self.duplicate + self.dead_lettered + self.in_flight
     }
@@ -50,7 +51,7 @@ pub struct SourceLedger {
 }
 
 impl SourceLedger {
-    /// Counts `events` that were read from the socket as received and in flight.
+    /// Counts `events` as received and in flight.
     pub fn receive(&self, events: u64) {
         let mut counts = self.lock();
         counts.received += events;
@@ -158,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retracted_events_are_subtracted() {
+    fn subtracted_events_reduce_the_delivered_count_first() {
         let mut counts = SinkCounts {
             delivered: 5,
             filtered: 1000,

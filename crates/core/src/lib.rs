@@ -1,5 +1,4 @@
-//! The vocabulary of neurobridge: events, their storage, rendering and delivery, and the accounting of
-//! outcomes.
+//! The core of neurobridge: events, their storage, rendering and delivery, and the accounting of outcomes.
 //!
 //! This crate has no sockets and no broker clients: everything here compiles and is tested alone.
 //!
@@ -7,8 +6,8 @@
 //! |---|---|---|---|
 //! | [`json`]: a scanner that builds no tree | [`record`]: the encoding of an event | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields; [`path`] |
 //! | [`frame_reader`], [`projection`], [`neuroio`]: kind and fields of a frame | [`reader`]: a reader with a cursor | [`sink`]: the trait of a sink; [`sink_config`]: keys that sinks share; [`connect`]: the connection steps | [`identity`]: the identity of an event |
-//! | [`filter`] of [`condition`]s, [`redact`], [`event_buf`] | [`positions`]: where the fields lie | [`template`], [`cloudevents`]: messages | [`ledger`]: the counts by outcome; [`labels`](mod@labels): those of metrics |
-//! | | [`epoch`]: the openings of a log | [`ack`], [`dead_letter`]; in a cluster [`copies`], [`lead`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`private_folder`], [`os_error`], [`clock`], [`backoff`], [`throttle`], [`suggest`] |
+//! | [`filter`] of [`condition`]s, [`redact`], [`event_buf`] | [`positions`]: the positions of the fields in a frame | [`template`], [`cloudevents`]: messages; [`strip`]: removal of pictures | [`ledger`]: the counts by outcome; [`labels`](mod@labels): those of metrics |
+//! | | [`epoch`]: the openings of a log | [`ack`], [`dead_letter`], [`recreation`]; in a cluster [`copies`], [`lead`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`private_folder`], [`os_error`], [`clock`], [`backoff`], [`throttle`], [`suggest`] |
 //!
 //! To write a sink, implement [`sink::Sink`] and pass it to [`delivery::deliver`] with a reader of the spool.
 //! For a sink of the `neurobridge` program, implement [`sink_type::SinkType`] for its configuration as well.

@@ -6,7 +6,7 @@ use std::io;
 
 /// `ENFILE` and `EMFILE`, for which the standard library has no kind. The same numbers on Linux, macOS and the BSDs.
 const TOO_MANY_FILES: [i32; 2] = [23, 24];
-/// `ENOBUFS` and `ENOLCK`, without a kind as well.
+/// `ENOBUFS` and `ENOLCK`, for which the standard library has no kind either.
 #[cfg(target_os = "linux")]
 const NO_BUFFERS_OR_LOCKS: [i32; 2] = [105, 37];
 #[cfg(not(target_os = "linux"))]
@@ -14,11 +14,11 @@ const NO_BUFFERS_OR_LOCKS: [i32; 2] = [55, 77];
 
 /// What an operating-system error means for the operation that it ended.
 ///
-/// A failed sync is final whatever its error is: the system may have marked pages as clean that it could not write. The
-/// error alone does not tell that; the caller knows which operation it was.
+/// A failed sync is final with every error, because the system may have marked pages as clean that it could not write. The
+/// caller has to ensure that, because an error does not contain the operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// The file system or a quota is full. Retry; succeeds when somebody frees space.
+    /// The file system or a quota is full. Retry; succeeds after space is freed.
     NoSpace,
     /// The process or the system lacks a resource for the moment (open files, memory, locks), or the call was interrupted.
     /// Retry; the content of the disk is intact.

@@ -1,4 +1,4 @@
-//! Durable folders that only their owner can access, because events hold personal data.
+//! Durable folders that only their owner can access, because events contain personal data.
 
 use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path};
 
@@ -8,7 +8,7 @@ pub const FILE_MODE: u32 = 0o600;
 pub const FOLDER_MODE: u32 = 0o700;
 
 /// Creates a folder and its missing parents. `create` creates one folder, and `sync` waits until the names in a folder are on
-/// the disk; the caller passes both, so that it can add its own errors and test faults.
+/// the disk. The caller passes both functions to use its own error type and to inject faults in tests.
 ///
 /// # Errors
 /// Returns the errors of `create` and `sync`.
@@ -34,7 +34,7 @@ pub fn create_all<E>(
 /// Creates a folder whose parent exists.
 ///
 /// # Errors
-/// The system's error.
+/// Returns the error of the operating system.
 pub fn create(folder: &Path) -> io::Result<()> {
     DirBuilder::new().mode(FOLDER_MODE).create(folder)
 }

@@ -28,8 +28,8 @@ pub trait Reader: Send + 'static {
     /// Returns the cursor with which the reader was opened.
     fn cursor(&self) -> &Cursor;
 
-    /// Returns the first sequence that the log has not assigned yet, `None` if it is unknown. The events that
-    /// wait for this reader end before it.
+    /// Returns the first sequence that the log has not assigned yet; `None` if unknown. All events that this reader can
+    /// still return are before that sequence.
     fn end(&self) -> Option<Sequence> {
         None
     }
@@ -47,7 +47,7 @@ pub enum Read {
     Events(SealedBatch),
     /// Events that are no longer in the log.
     Skipped {
-        /// The sequence of the first one.
+        /// The sequence of the first missing event.
         from: Sequence,
         /// The number of events.
         events: u64,
@@ -91,9 +91,9 @@ impl Cursor {
         }
     }
 
-    /// Returns this cursor, which was committed in `epoch`, as it applies to the present log, and the number
-    /// of delivered events that the log has lost. Their sequences are assigned again, to events that were not
-    /// delivered.
+    /// Adapts this cursor, which was committed in `epoch`, to the present log: a cursor after the end of that epoch moves
+    /// back to that end. Also returns the number of settled events that the log has lost. The log assigns the sequences of
+    /// lost events again, to events that were not delivered.
     #[must_use]
     pub fn within(mut self, epoch: Epoch, epochs: &Epochs) -> (Self, u64) {
         let Some(end) = epochs.end_of(epoch) else {

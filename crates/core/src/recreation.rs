@@ -3,17 +3,18 @@
 
 use tracing::warn;
 
-/// The destinations of a sink that were found to be recreated, in this process.
+/// The recreated destinations of a sink, as far as the sink has detected them in this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recreations {
-    /// The number of times.
+    /// The number of recreations.
     pub count: u64,
-    /// The sentence about the last one.
+    /// The sentence about the last recreation.
     pub last: Option<String>,
 }
 
 impl Recreations {
-    /// Counts and logs one. `what` names the destination, such as `the topic "t"`; `found` states how that was detected.
+    /// Counts and logs a recreation. `what` names the destination, such as `the topic "t"`; `found` states how the
+    /// recreation was detected.
     pub fn note(&mut self, sink: &str, what: &str, found: &str) {
         let text = format!(
             "{what} was recreated or has lost its newest messages ({found}): delivered events were lost; publish \

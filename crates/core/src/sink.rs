@@ -28,20 +28,21 @@ use crate::{
 /// [`transactions`](Self::transactions). No method has a default, so that a sink that wraps another one cannot forget to
 /// forward a method.
 pub trait Sink: Send + 'static {
-    /// Whether [`connect`](Self::connect) replaces a client that hangs. Then the delivery connects again when no event was
-    /// settled for too long, and ends calls that take too long. False for a sink whose unfinished work cannot be abandoned,
-    /// such as a write to a file.
+    /// Whether [`connect`](Self::connect) replaces a client that hangs. If true, the delivery connects again when no event
+    /// was settled for too long, and drops calls that take too long. False for a sink whose unfinished work cannot be
+    /// abandoned, such as a write to a file.
     const REPLACES_CLIENT: bool;
 
     /// Connects, or reconnects after a fault, and checks that the destination exists. No outcome of an event that was in
     /// flight before is reported any more. Legal but risky settings are logged as warnings.
     ///
-    /// The sink notes each step that waits for a server in `context.steps`: the reason of a sink that is not connected after
-    /// some seconds names that step, and an attempt without progress is dropped after a limit. Dropping the future leaves the
-    /// sink disconnected.
+    /// The sink notes each step that waits for a server in `context.steps`. If the sink is not connected after some seconds,
+    /// the delivery reports the last step as the reason, and it drops an attempt without progress after a time limit.
+    /// Dropping the future leaves the sink disconnected.
     ///
     /// # Errors
-    /// The service is unreachable or refuses. The delivery retries with a growing delay, unless the fault is final.
+    /// The service is unreachable or refuses the connection. The delivery retries with a growing delay, unless the fault is
+    /// final.
     fn connect(
         &mut self,
         context: &ConnectContext<'_>,
@@ -62,8 +63,8 @@ pub trait Sink: Send + 'static {
     /// The sink as a whole is unavailable.
     fn flush(&mut self) -> impl Future<Output = Result<(), SinkFault>> + Send;
 
-    /// Waits until the outcome of at least one published event is known, and appends all that are. Safe to cancel: no outcome
-    /// is lost. May return without an outcome.
+    /// Waits until the outcome of at least one published event is known, and appends all known outcomes. Cancel-safe: no
+    /// outcome is lost. May return without an outcome.
     ///
     /// # Errors
     /// The sink as a whole is unavailable: every event without an outcome is published again after the next connect.
@@ -127,23 +128,23 @@ pub type SinkFuture<'a> = Pin<Box<dyn Future<Output = Result<(), SinkFault>> + S
 /// The state of the transaction of a sink that publishes in transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionState {
-    /// None is open.
+    /// No transaction is open.
     Closed,
-    /// More messages may be published in it.
+    /// More messages may be published in the open transaction.
     Open,
-    /// It is large or old enough: before its commit, only dead letters of its events are published.
+    /// The open transaction is large or old enough to be committed. Until then, only dead letters of its events are published.
     Due,
 }
 
 /// Properties of a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connected {
-    /// Whether the acknowledgement of an event also acknowledges all events before it. Then no event is published after a
-    /// rejected one until the dead letter of that is stored: after a crash in between, the rejected event would count as
-    /// delivered.
+    /// Whether the acknowledgement of an event also acknowledges all events before it. If true, no event is published after
+    /// a rejected event until the dead letter is stored: otherwise the rejected event would count as delivered after a crash
+    /// in between.
     pub acks_are_cumulative: bool,
-    /// The cursor of the last committed transaction, of this process or an earlier one. `None` if the destination has none of
-    /// this spool, and for a sink without transactions.
+    /// The cursor of the last committed transaction, of this process or an earlier one. `None` if the destination has no cursor
+    /// of this spool, and for a sink without transactions.
     pub committed_cursor: Option<Cursor>,
 }
 
@@ -171,7 +172,7 @@ pub struct SinkStatus {
     /// The reason for which published events are not acknowledged, while the client retries by itself, as librdkafka does.
     /// Logged and counted when it begins.
     pub unavailable: Option<SinkFault>,
-    /// A sentence for the operator, although nothing is wrong now.
+    /// A sentence for the operator about a condition that is not a fault now.
     pub notice: Option<String>,
     /// The changes that other programs made to the files of the sink, and the number of acknowledged events that were lost.
     pub file_changes: FileChanges,
@@ -224,17 +225,17 @@ pub struct Ack {
 /// The result of publishing one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Stored, as safely as the sink's configuration asks for.
+    /// Stored, with the durability that the sink's configuration requires.
     Delivered,
-    /// It was stored before.
+    /// Already stored in the destination.
     Duplicate,
     /// Rejected because of the event itself: no retry can help.
     Rejected(Rejection),
     /// Refused together with others, possibly because of another event: published once more, alone. If it is refused again,
     /// the event itself is the cause.
     RetryAlone(Rejection),
-    /// Not sent yet, because a look-up had to be finished first. It is published again at its position, without a limit on
-    /// the number of times.
+    /// Not sent yet, because a look-up had to be finished first. The event is published again at its position, as often as
+    /// necessary.
     Deferred,
 }
 
@@ -267,8 +268,8 @@ labels! {
 pub type RejectionCounts = Counts<RejectionReason, { RejectionReason::ALL.len() }>;
 
 impl RejectionReason {
-    /// Returns whether the event itself is known to be the cause. Such rejections do not indicate a fault of the sink, and do not count
-    /// for the limit on consecutive dead letters.
+    /// Returns whether the event itself is known to be the cause. Such rejections do not indicate a fault of the sink, and
+    /// do not count for the limit on consecutive dead letters.
     pub const fn is_certain(self) -> bool {
         match self {
             Self::Unroutable | Self::MissingKey => true,
@@ -280,7 +281,8 @@ impl RejectionReason {
 /// Why an event was not published.
 #[derive(Debug)]
 pub enum PublishError {
-    /// The limit on events in flight is reached, or another member of the cluster leads: publish the event again after further outcomes.
+    /// The limit on events in flight is reached, or another member of the cluster leads. The event is published again after
+    /// further outcomes.
     Full,
     /// The event itself is the cause.
     Rejected(Rejection),
@@ -288,7 +290,7 @@ pub enum PublishError {
     Fault(SinkFault),
 }
 
-/// The maximum length of a reason, in characters. Longer than every sentence of this program with its paths.
+/// The maximum length of a reason, in characters. Longer than every sentence that this program writes, including paths.
 const MAX_REASON_CHARS: usize = 2000;
 
 /// Why a sink as a whole is unavailable. No event becomes a dead letter because of it.

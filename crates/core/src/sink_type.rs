@@ -1,6 +1,6 @@
-//! The `SinkConfig` and `SinkType` traits: what a program needs to know of a kind of sink besides delivering events.
+//! The `SinkConfig` and `SinkType` traits: the configuration of a kind of sink, and the creation of its sinks.
 //!
-//! A sink crate implements them for its part of the configuration. The program registers the type in one list and does not
+//! A sink crate implements both traits for its part of the configuration. The program registers the type in one list and does not
 //! distinguish kinds of sinks anywhere else.
 
 use std::{
@@ -23,7 +23,8 @@ use crate::{
     template::Template,
 };
 
-/// The configuration of one sink: what is wrong with it, what it means, what the sink would send. Nothing here connects.
+/// The configuration of one sink: its errors and warnings, its destination and files, and a preview of its messages. No
+/// method connects.
 pub trait SinkConfig: fmt::Debug + Send + Sync + 'static {
     /// Returns the configuration errors that the type of a single key does not exclude: the key below the sink's table, and a
     /// sentence with what was found and what was expected.
@@ -33,8 +34,8 @@ pub trait SinkConfig: fmt::Debug + Send + Sync + 'static {
     /// sentence with what may happen and what prevents it. `spool_is_durable` is false for a spool in memory.
     fn warnings(&self, spool_is_durable: bool) -> Vec<(&'static str, String)>;
 
-    /// Returns where the events go, for people: a topic and its servers, without credentials. Relative paths begin at
-    /// `data_dir`.
+    /// Returns a description of the destination for people: a topic and its servers, without credentials. Relative paths
+    /// begin at `data_dir`.
     fn destination(&self, data_dir: &Path) -> String;
 
     /// Returns the templates with the key of each, so that unknown event fields in them can be reported.
@@ -49,8 +50,8 @@ pub trait SinkConfig: fmt::Debug + Send + Sync + 'static {
     /// Returns the behaviour of the sink on the members of a cluster.
     fn in_cluster(&self) -> InCluster;
 
-    /// Returns whether no other program may write to the destination while the sink delivers, so that a replay needs the bridge to be
-    /// stopped.
+    /// Returns whether the sink must be the only writer of its destination. If so, a replay is possible only while the bridge
+    /// is stopped.
     fn is_only_writer(&self) -> bool;
 
     /// Returns the message that the sink would send for an event, as text for people. Limits of the destination are not known
@@ -58,26 +59,26 @@ pub trait SinkConfig: fmt::Debug + Send + Sync + 'static {
     fn preview(&self, event: &Event<'_>, spool: &SpoolId) -> String;
 }
 
-/// A kind of sink: its name and how its sinks are made.
+/// A kind of sink: its name, the creation of its sinks, and a test of the connection.
 ///
 /// Implement `Deserialize` and `JsonSchema` beside it. Unknown keys have to be refused (`deny_unknown_fields`); the keys that all
 /// sinks have in common (`type`, `required`, `start`, `filter`, …) are removed before the type's own keys are read.
 pub trait SinkType: SinkConfig {
-    /// The sink that this configuration makes.
+    /// The sink that is created from this configuration.
     type Sink: Sink;
 
     /// The value of the key `type`.
     const NAME: &'static str;
-    /// The targets of log lines in which a client library repeats what the sink reports as its state. They are not shown where the
-    /// state is.
+    /// The `tracing` targets of log lines in which a client library repeats a state that the sink reports itself. These lines
+    /// are not shown where that state is shown.
     const CLIENT_LOG_TARGETS: &'static [&'static str];
 
-    /// Makes the sink, not connected yet. The configuration has no [errors](SinkConfig::errors).
+    /// Creates the sink, not connected yet. The configuration has no [errors](SinkConfig::errors).
     fn build(&self, context: &BuildContext<'_>) -> Self::Sink;
 
-    /// Checks whether the sink could deliver, and publishes and creates nothing. Returns what would work but may lose events,
-    /// a sentence each. Notes each step that waits for a server in `steps`. Has no time limit of its own; dropping the future
-    /// ends the attempt.
+    /// Checks whether the sink could deliver, without publishing or creating anything. Returns one sentence for each
+    /// condition under which the sink would work but may lose events. Notes each step that waits for a server in `steps`. Has
+    /// no time limit of its own; dropping the future ends the attempt.
     ///
     /// # Errors
     /// The sink could not deliver.
@@ -105,14 +106,14 @@ pub async fn probe<S: Sink>(sink: &mut S, steps: &ConnectSteps) -> Result<(), Si
     connected.map(|_| ())
 }
 
-/// What a sink is made with, besides its configuration.
+/// The parameters of [`SinkType::build`] and [`SinkType::probe`], besides the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildContext<'a> {
     /// The name of the sink in the configuration.
     pub name: &'a str,
     /// The folder at which relative paths begin.
     pub data_dir: &'a Path,
-    /// The replay that the sink is made for. `None`: for the deliveries of a bridge.
+    /// The name of the replay that uses the sink; `None` for a delivery of the bridge.
     pub replay: Option<&'a str>,
     /// The right to publish of a member of a cluster; `None` outside of a cluster. A sink whose destination all members share
     /// publishes only while it has this right.
@@ -120,15 +121,15 @@ pub struct BuildContext<'a> {
 }
 
 impl BuildContext<'_> {
-    /// Returns the path of a file to write: for a replay one of the replay's own beside it, since the bridge may be writing to
-    /// the configured one (`events.jsonl`, `events-replay-<run>.jsonl`).
+    /// Returns the path of the file to write: `path`, or for a replay a separate file in the same folder
+    /// (`events-replay-<run>.jsonl` for `events.jsonl`), because the bridge may be writing to `path`.
     pub fn file(&self, path: &Path) -> PathBuf {
         self.replay
             .map_or_else(|| path.to_owned(), |run| replay_file(path, run))
     }
 }
 
-/// Returns the path of a replay's own file beside a configured one.
+/// Returns the path of the separate file of a replay, in the folder of the configured file.
 pub fn replay_file(path: &Path, run: &str) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let mut name = format!("{stem}-replay-{run}");
@@ -146,13 +147,14 @@ pub enum InCluster {
     OwnDestination,
     /// The leader publishes. A follower reads the destination and settles its own copies of the events.
     Shared {
-        /// A hash of the settings that have to be equal on all members besides those that are visible in a message, such as the guarantee.
+        /// A hash of the settings that have to be equal on all members and are not visible in a message, such as the
+        /// guarantee.
         settings: u128,
-        /// Whether the members need each other's reports, because a follower may miss messages whose events then wait until it leads. A
-        /// lease in Kafka transports no reports.
+        /// Whether the members need each other's reports: for a destination in which a follower may miss messages. The events
+        /// of missed messages wait until the follower leads. A lease in Kafka transports no reports.
         needs_reports: bool,
     },
-    /// The sink cannot be part of a cluster. Contains the reason with what to do, for the end of a sentence.
+    /// The sink cannot be part of a cluster. Contains the reason and the fix, as the end of a sentence.
     Unsupported(&'static str),
 }
 
@@ -161,7 +163,7 @@ pub enum InCluster {
 pub enum DeadLetterPlace<'a> {
     /// In the file that all sinks share.
     Shared,
-    /// In a file of this sink's own; a relative path begins at the data folder.
+    /// In a separate file of this sink; a relative path begins at the data folder.
     File(&'a Path),
     /// In the destination of the sink, which stores them itself; named for people, such as `topic faces.dead`.
     Destination(String),

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn key_without_a_value_is_rejected() {
+    fn template_with_a_missing_value_is_incomplete() {
         let complete = |template: &str| {
             let mut out = String::new();
             let template: Template = template.parse().unwrap();

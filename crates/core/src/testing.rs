@@ -28,8 +28,8 @@ pub fn event(frame: &str) -> Event<'_> {
     }
 }
 
-/// Returns the event of [`event`] with another frame, whose fields are at `paths`, and with these configured fields. Values that
-/// are missing are allowed.
+/// Returns an event with the attributes of [`event`], any frame, and the positions of the values at `paths` and of the
+/// configured `fields` in the frame. Values may be missing.
 ///
 /// # Panics
 /// Panics if the frame is not JSON.

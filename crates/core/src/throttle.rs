@@ -4,9 +4,9 @@ use std::{num::NonZeroU64, time::Duration};
 
 use tokio::time::Instant;
 
-/// The minimum time between two lines of a kind: enough to show that the event still occurs.
+/// The minimum time between two lines of a kind: short enough to show that the cause still exists.
 pub const INTERVAL: Duration = Duration::from_secs(60);
-/// The maximum number of stored kinds. Beyond it the oldest one is removed, and may be logged again.
+/// The maximum number of stored kinds. If there are more, the oldest kind is removed, and may be logged again at once.
 const MAX_KINDS: usize = 64;
 
 /// Allows one log line of each kind in an interval, and counts the suppressed ones.
@@ -24,7 +24,8 @@ struct Line {
 }
 
 impl Throttle {
-    /// Returns `Some` if a line of this kind may be written now, with the number of suppressed lines since the last one.
+    /// Returns `Some` if a line of this kind may be written now, with the number of suppressed lines since the last
+    /// written one (`None` for zero).
     pub fn allow(&mut self, kind: &str) -> Option<Option<NonZeroU64>> {
         let now = Instant::now();
         if let Some(line) = self.lines.iter_mut().find(|line| line.kind == kind) {
