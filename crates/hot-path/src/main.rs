@@ -1,5 +1,5 @@
-//! The work of the bridge for each event, without sockets, disks and brokers. `cargo xtask bench --instructions` counts its
-//! instructions.
+//! The work of the bridge for each event, without sockets, disks and brokers. `cargo xtask bench --instructions` counts the
+//! instructions of this program.
 //!
 //! `neurobridge-hot-path CASE STEP EVENTS` processes at least EVENTS events up to a step; `neurobridge-hot-path processor` prints
 //! the features of the processor that change the executed code.
@@ -21,7 +21,7 @@ use neurobridge_protocol::{Action, Declaration, FeedEvent, Interpreter, Neuroio,
 
 const NEUROIO_FRAMES: &str = include_str!("neuroio.ndjson");
 const OKX_FRAMES: &str = include_str!("okx.ndjson");
-/// The events of a batch, as of one wake-up of a busy socket.
+/// The number of events in a batch, as after one wake-up of a busy socket.
 const BATCH_EVENTS: u64 = 64;
 
 /// A step of the work. Each step includes the earlier steps.
@@ -49,6 +49,7 @@ struct Work {
     events: u64,
     /// The number of events published.
     published: u64,
+    /// The rendered texts, reused for each event.
     text: String,
     scratch: String,
 }
@@ -161,7 +162,7 @@ impl Case {
         work.end_batch();
         ensure!(
             step < Step::Publish || work.published > events / 2,
-            "{} of {events} events were published",
+            "{} of {events} events were published, expected more than half",
             work.published
         );
         Ok(())
