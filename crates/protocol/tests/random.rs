@@ -1,4 +1,4 @@
-//! Compares the interpreter with a slow reference interpreter over trees, for random declarations and frames.
+//! Compares the interpreter with a slow reference interpreter over parsed JSON, for random declarations and frames.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 

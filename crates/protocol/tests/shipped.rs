@@ -1,7 +1,8 @@
 //! Replays transcripts through the shipped declarations. The frames are those of the public documentation of each feed.
 //!
 //! A transcript has one line for each step: `> ` a sent message, `< ` a received frame, `= ` an action or a result of the line
-//! before, `! ` a call of the listener (`begin`, `ping`, `request`, `resume VALUE`), `# ` a comment.
+//! before, `! ` a call of the listener (`begin`, `ping`, `request`, `resume VALUE`), `# ` a comment. With the environment
+//! variable `UPDATE_TRANSCRIPTS`, the test rewrites the sent messages, actions and results instead of comparing them.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 

@@ -43,7 +43,7 @@ pub(crate) fn frame() -> impl Strategy<Value = Value> {
             .prop_map(|keys| Value::Object(Map::from_iter(keys))),
         2 => (json_value(), element()).prop_map(|(type_, data)| json!({ "type": type_, "data": data })),
         2 => element(),
-        1 => json_value().prop_filter("texts are above", |value| !value.is_string()),
+        1 => json_value().prop_filter("a string is a text that is not JSON", |value| !value.is_string()),
     ]
 }
 
@@ -201,9 +201,9 @@ pub(crate) fn declaration() -> impl Strategy<Value = Value> {
         prop::option::of(ack()),
     )
         .prop_map(
-            |(events, open, heartbeat, mut rules, is_last_for_all, event, resume, ack)| {
+            |(events, open, heartbeat, mut rules, adds_catch_all, event, resume, ack)| {
                 let has_event = rules.iter().any(|rule| rule["is"] == "event");
-                if is_last_for_all || !has_event {
+                if adds_catch_all || !has_event {
                     rules.push(json!({ "is": if has_event { "ignore" } else { "event" } }));
                 }
                 table([

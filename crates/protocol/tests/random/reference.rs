@@ -1,4 +1,4 @@
-//! A reference interpreter of the JSON form of a declaration, over trees: slow, and as simple as possible.
+//! A reference interpreter of declarations and frames as parsed JSON: slow, and as simple as possible.
 
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,7 @@ pub(crate) struct Reference {
     awaited_id: u64,
 }
 
-/// A unit, and its frame reduced to this unit.
+/// A unit (a frame, or one element of the array of events), and its frame reduced to this unit.
 struct Unit {
     frame: Value,
     unit: Value,
