@@ -44,7 +44,7 @@ pub enum MalformedReason {
     NoRule,
     /// A frame has so many events that storing each with the rest of the frame would need too much memory.
     #[error(
-        "too many events in one frame: at most 65,536, and 64 MiB with the rest of the frame beside each"
+        "too many events in one frame, expected at most 65,536, and at most 64 MiB with the rest of the frame copied for each"
     )]
     TooManyEvents,
     /// A binary frame is not text in UTF-8.

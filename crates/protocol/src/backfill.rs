@@ -16,8 +16,8 @@ pub struct BackfillList {
     /// start and the end of the gap, extended by `overlap` of the source, and `{last_id}` by the id of the last event before it.
     #[schemars(extend("format" = address::SCHEMA_FORMAT))]
     pub url: String,
-    /// Further query parameters, by name, with the same placeholders and `{secret.NAME}`; a list repeats the parameter. A parameter
-    /// with `{last_id}` is left out while no event is known.
+    /// Further query parameters, by name, with the same placeholders and `{secret.NAME}`; a list repeats the parameter. A
+    /// parameter with `{last_id}` is left out while no event is known.
     #[serde(default)]
     pub query: BTreeMap<String, QueryValues>,
     /// Headers, by name.

@@ -19,8 +19,11 @@ use crate::{
     text::{Allowed, Template, Text},
 };
 
+/// The shortest interval or time limit.
 const SHORTEST: Duration = Duration::from_millis(10);
+/// The longest interval or time limit.
 const LONGEST: Duration = Duration::from_secs(86_400);
+
 /// The compiled texts and messages of a declaration.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Compiled {
@@ -76,7 +79,9 @@ pub(crate) fn compile(declaration: &Declaration) -> Result<Compiled, Vec<Problem
     }
 }
 
+/// Collects the configuration errors of a declaration.
 struct Check<'a> {
+    /// The names of the declared secrets.
     secrets: &'a [&'a str],
     problems: Vec<Problem>,
 }

@@ -18,17 +18,17 @@ pub struct Counterpart {
     secrets: Secrets,
 }
 
-/// The reason why a request is not the declared one.
+/// The difference between a request and the declared one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RequestError {
     /// Whether the part that differs contains a secret.
     pub is_secret: bool,
-    /// The part that differs, without its value.
+    /// A sentence that names the part that differs, without the value.
     pub message: String,
 }
 
-/// The query parameter of the links that [`Counterpart::check_list_request`] reads.
+/// The query parameter with the cursor in links to the next page, which [`Counterpart::check_list_request`] reads.
 pub const CURSOR: &str = "cursor";
 
 /// A request for the list of past events. The values are texts as requested.
@@ -40,7 +40,7 @@ pub struct ListRequest {
     pub to: Option<String>,
     /// The value of `{last_id}`.
     pub last_id: Option<String>,
-    /// The offset, the number of the page, or the cursor; that of a link in the parameter [`CURSOR`].
+    /// The offset, the number of the page, or the cursor. A link contains the cursor in the parameter [`CURSOR`].
     pub position: Option<String>,
     /// The number of entries.
     pub limit: Option<String>,
@@ -113,7 +113,7 @@ impl Counterpart {
         Ok(value.map(|(_, value)| value))
     }
 
-    /// Compares a request for the list of past events with the declared one; `None` if its path is another one.
+    /// Compares a request for the list of past events with the declared one; `None` if `path` is not the path of the list.
     ///
     /// # Errors
     /// A header or a parameter is missing or has another value.

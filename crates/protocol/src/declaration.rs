@@ -222,8 +222,8 @@ pub struct Resume {
     /// The unit of the value, if it is a time.
     #[serde(default)]
     pub unit: Option<TimeFormat>,
-    /// The amount subtracted from the value, for a feed whose position is imprecise, so that no event is missed: a time such as `"5s"` for a
-    /// value with a `unit`, otherwise a number. Events that are sent again are removed as duplicates.
+    /// The amount subtracted from the value, for a feed whose position is imprecise, so that no event is missed: a time such
+    /// as `"5s"` for a value with a `unit`, otherwise a number. Events that are sent again are removed as duplicates.
     #[serde(default)]
     pub rewind: Option<Rewind>,
 }
@@ -234,8 +234,8 @@ pub struct Resume {
 pub struct Acknowledgement {
     /// Path of the value that identifies an event in an acknowledgement.
     pub value: FeedPath,
-    /// The acknowledgement to send. `{value}` is replaced by the value as text, `{value:json}` by the value as the feed wrote it, and
-    /// `{values:json}` by the list of the values of several events.
+    /// The acknowledgement to send. `{value}` is replaced by the value as text, `{value:json}` by the value as the feed wrote
+    /// it, and `{values:json}` by the list of the values of several events.
     pub send: MessageTemplate,
     /// Whether an acknowledgement of an event includes all events before it, so that only the last event is acknowledged.
     #[serde(default)]

@@ -4,7 +4,7 @@ use neurobridge_core::json::{self, Span};
 
 /// The maximum number of elements of a frame; each may become a dead letter.
 const MAX_ELEMENTS: usize = 65_536;
-/// The maximum number of bytes of the frame around the array, counted once for each event.
+/// The maximum number of bytes of the frame around the array, counted once for each element.
 const MAX_REPEATED_BYTES: usize = 64 * 1024 * 1024;
 
 /// The array of events in a frame.
@@ -28,8 +28,8 @@ impl<'a> Elements<'a> {
         Some(Self { array, at, count })
     }
 
-    /// Returns whether the texts of all events fit into the memory that one frame may need: each contains the frame around the
-    /// array.
+    /// Returns whether the texts of all elements fit into the memory that one frame may need: each text contains the frame
+    /// around the array.
     pub(crate) fn are_bounded(&self, frame: &str) -> bool {
         let around = frame.len() - self.array.len();
         self.count <= MAX_ELEMENTS && self.count.saturating_mul(around) <= MAX_REPEATED_BYTES

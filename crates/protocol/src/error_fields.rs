@@ -23,8 +23,8 @@ const SHOWN: &[&str] = &[
     "type",
 ];
 
-/// Returns an array or object without the fields that may contain personal data, and the number of these
-/// fields. Shows nothing of a value that is not JSON.
+/// Returns the text of an array or object without the fields that may contain personal data, followed by the
+/// number of omitted fields. Shows nothing of a value that is not JSON.
 pub(crate) fn reduce(raw: &str) -> String {
     let (mut text, mut hidden) = (String::new(), 0);
     let read = Scanner::new(raw).and_then(|mut scanner| value(&mut scanner, raw, &mut text, &mut hidden));

@@ -1,4 +1,4 @@
-//! The values that are found in a unit, and an event of them.
+//! Finds the values of a unit (a frame, or one element of the array of events in a frame), and builds an event from them.
 
 use std::borrow::Cow;
 
@@ -19,12 +19,12 @@ use crate::{
     notation::{Conditions, FeedPath, Paths},
 };
 
-/// The paths that are found in a unit besides those of its event: each has a slot.
+/// The paths of the values that are read from a unit besides the fields of its event. The index of a path is its slot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Slots(Vec<FeedPath>);
 
 impl Slots {
-    /// Returns the slot of a path.
+    /// Returns the slot of a path, and adds a new path.
     pub(crate) fn of(&mut self, path: &FeedPath) -> usize {
         self.0.iter().position(|known| known == path).unwrap_or_else(|| {
             self.0.push(path.clone());
@@ -54,7 +54,7 @@ impl Test {
     }
 }
 
-/// Finds the values of units that are at one place in their frames.
+/// Finds the values of units. For all units of a reader, the path from the frame to the unit is the same.
 #[derive(Clone, Debug)]
 pub(crate) struct UnitReader {
     projection: Projection,
@@ -62,7 +62,7 @@ pub(crate) struct UnitReader {
 }
 
 impl UnitReader {
-    /// Creates a reader of units at `unit` in their frames. `fields` are those that filters and templates name.
+    /// Creates a reader of units at the path `unit`. `fields` are the fields named by filters and templates.
     pub(crate) fn new(declaration: &Declaration, slots: &Slots, fields: &[FieldPath], unit: &Path) -> Self {
         let event = &declaration.event;
         let absolute = |path: &FeedPath| {
@@ -98,7 +98,7 @@ impl UnitReader {
         Ok(())
     }
 
-    /// Remembers the layout of the frame that was read last, because further events have the same.
+    /// Caches the layout of the frame that was read last, because later events often have the same layout.
     pub(crate) fn learn(&mut self, frame: &str) {
         self.reader.learn(frame);
     }
@@ -115,7 +115,7 @@ pub(crate) struct Unit<'a> {
     pub(crate) frame: &'a str,
     /// The position of the unit in this text.
     pub(crate) at: Span,
-    /// The positions of the values in the slots.
+    /// The position of the value in each slot.
     pub(crate) slots: &'a [Span],
 }
 
@@ -131,7 +131,7 @@ impl<'a> Unit<'a> {
     }
 }
 
-/// The slots of the values of an event that are not stored with it.
+/// The slots of the values of an event that are not stored in its record.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct EventSlots {
     pub(crate) resume: Option<usize>,
@@ -168,7 +168,7 @@ pub struct FeedEvent<'a> {
 }
 
 impl<'a> FeedEvent<'a> {
-    /// Returns an event that is the whole frame, and is neither resumed from nor acknowledged.
+    /// Returns an event that is the whole frame, without a resume value and an acknowledgement value.
     pub const fn of_frame(text: &'a str, positions: Positions<'a>) -> Self {
         Self {
             text,

@@ -23,20 +23,20 @@ use crate::{
     text::{Message, Secrets, Values},
 };
 
-/// The maximum number of bytes of a text of the feed that is returned. Secrets are searched for in a shorter part, and only a
-/// shorter part is shown.
+/// The maximum number of bytes of a returned text of the feed. The caller searches a shorter part for secrets, and shows a
+/// shorter part only.
 pub(crate) const MAX_TEXT_BYTES: usize = 16 * 1024;
 
-/// Where a unit is in its text.
+/// The place of a unit in its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// It is the whole frame.
+    /// The unit is the whole frame.
     Frame,
-    /// It is the only element of the array of events.
+    /// The unit is the only element of the array of events.
     Element,
 }
 
-/// Where a connection is.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Waits for the answer to the opening step with this index.
@@ -62,7 +62,8 @@ pub struct Interpreter {
     phase: Phase,
     /// The request id of the last message that contains one; 0 before the first.
     request_id: u64,
-    /// The request id of the last message of the opening that contains one: replies to the server have later ones.
+    /// The request id of the last opening message that contains one. Differs from `request_id` after replies with request
+    /// ids were sent during the opening.
     awaited_id: u64,
     spans: Vec<Span>,
     positions: PositionsBuf,
@@ -103,7 +104,7 @@ impl Interpreter {
     /// Compiles a declaration. The positions of `fields`, which filters and templates name, are found in each event.
     ///
     /// # Errors
-    /// All mistakes.
+    /// All configuration errors of the declaration.
     pub fn new(declaration: Declaration, fields: &[FieldPath]) -> Result<Self, Vec<Problem>> {
         let compiled = check::compile(&declaration)?;
         let mut slots = Slots::default();
@@ -351,7 +352,7 @@ impl Interpreter {
                     self.event_slots.event(&unit, self.positions.positions()),
                 ));
             }
-            // An answer to an opening step needs no rule, unless it is an event too.
+            // An answer to an opening step needs no rule, and requires no further action if its rule has none.
             (None, _) | (_, Some(Meaning::Ignore | Meaning::Alive)) if is_answer => {}
             (Some(index), _) => self.apply(index, unit.text(), frame, act),
             (None, _) => act(Action::Malformed(frame, MalformedReason::NoRule)),
@@ -379,7 +380,8 @@ impl Interpreter {
         }
     }
 
-    /// Returns whether a unit completes the current opening step, with the index of the next one, or refuses it, with its text.
+    /// Returns the index of the next opening step if a unit completes the current step, and the text of the refusal as an
+    /// error if the unit refuses the connection. `None` if the unit is no answer to the current step.
     fn answer(&self, unit: &Unit<'_>) -> Option<Result<usize, String>> {
         let Phase::Opening(index) = self.phase else {
             return None;
@@ -399,8 +401,8 @@ impl Interpreter {
         is_refusal.then(|| Err(shown(step.refused_text.as_ref(), unit.text(), unit.frame)))
     }
 
-    /// Sends the messages from a step on, up to the first one that waits for an answer. Returns whether the opening is
-    /// complete.
+    /// Sends the messages of the opening steps from `from` on, up to the first step that waits for an answer. Returns whether
+    /// the opening is complete.
     fn enter(&mut self, from: usize, send: &mut dyn FnMut(Message)) -> bool {
         for index in from..self.declaration.open.len() {
             if let Some(Some(template)) = self.compiled.open.get(index) {

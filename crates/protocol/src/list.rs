@@ -1,4 +1,4 @@
-//! Reads a declared list of past events, without I/O: what to request, and what an answer contains.
+//! A declared list of past events, without I/O: renders the requests, and reads the answers.
 
 use jiff::Timestamp;
 use neurobridge_core::{
@@ -31,11 +31,11 @@ const SHOWN_CHARS: usize = 60;
 pub struct EventList {
     list: BackfillList,
     compiled: CompiledList,
-    /// Reads the frame of an entry as one of the feed.
+    /// Interprets the frame of an entry like a frame of the feed.
     feed: Interpreter,
 }
 
-/// The part of a list that was missed.
+/// The part of a list to request: the time of a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListWindow {
     /// The start, for `{from}`.
@@ -55,7 +55,7 @@ pub enum Position {
     Offset(u64),
     /// The page with this number.
     Page(u64),
-    /// The position that the answer before has named.
+    /// The position named by the cursor in the previous answer.
     Cursor(String),
 }
 
@@ -84,7 +84,7 @@ pub enum ListEntry {
     WithoutId,
     /// A rule ignores the entry.
     Ignored,
-    /// No rule for events matches.
+    /// Anything else: no rule for events matches, or the frame of the entry has several events.
     NoEvent,
 }
 
@@ -97,7 +97,7 @@ pub enum ListError {
     /// The answer contains no array at the path of the list.
     #[error("found {found} at \"backfill.list\" ({path})")]
     NoArray {
-        /// The beginning of what was found.
+        /// A description of the value at the path.
         found: String,
         /// The path.
         path: String,
@@ -120,7 +120,7 @@ impl EventList {
     /// Compiles the list of a declaration; `None` if it declares none.
     ///
     /// # Errors
-    /// All mistakes of the declaration.
+    /// All configuration errors of the declaration.
     pub fn new(declaration: &Declaration) -> Result<Option<Self>, Vec<Problem>> {
         let compiled = check::compile(declaration)?;
         let (Some(list), Some(compiled)) = (declaration.backfill.clone(), compiled.list) else {
@@ -141,12 +141,12 @@ impl EventList {
         &self.compiled.address
     }
 
-    /// Returns whether a request needs the id of an event before its start, because no time selects the start.
+    /// Returns whether a request needs the id of the last event before the gap, because no `{from}` selects the start.
     pub fn needs_last_id(&self) -> bool {
         !self.texts().any(|text| text.uses_window()[0])
     }
 
-    /// Returns whether a request contains the id of the last event before its start, where one is known.
+    /// Returns whether a request contains the id of the last event before the gap, if that id is known.
     pub fn uses_last_id(&self) -> bool {
         self.texts().any(|text| text.uses_window()[2])
     }
@@ -246,7 +246,7 @@ impl EventList {
             return Ok(format!("{path}{link}"));
         }
         if !link.split('?').next().is_some_and(|path| path.contains("://")) {
-            // A colon before the first slash begins a scheme.
+            // A colon before the first slash ends a scheme.
             let first = link.split(['/', '?']).next().unwrap_or_default();
             if first.contains(':') {
                 return Err(other("an address with another scheme".to_owned()));
@@ -267,7 +267,7 @@ impl EventList {
     /// Reads an answer.
     ///
     /// # Errors
-    /// It is not JSON, or has no array at the path of the list. Null at a path is an empty list.
+    /// The answer is not JSON, or has no array at the path of the list. Null at the path of the list is an empty list.
     pub fn read(&mut self, body: &[u8]) -> Result<ListPage, ListError> {
         let text = str::from_utf8(body).map_err(|_| ListError::NotJson)?.trim();
         serde_json::from_str::<IgnoredAny>(text).map_err(|_| ListError::NotJson)?;
@@ -313,7 +313,7 @@ fn read_entry(compiled: &CompiledList, feed: &mut Interpreter, entry: &str) -> L
     feed.receive(&frame, &mut |action| {
         actions += 1;
         read = match action {
-            // The id of an entry is that of one event.
+            // A frame with several actions is not exactly one event, so the entry has no id.
             _ if actions > 1 => ListEntry::NoEvent,
             Action::Event(event) => match event.id() {
                 Some(id) => ListEntry::Event {
@@ -342,7 +342,7 @@ const fn values<'a>(secrets: &'a Secrets, window: [&'a str; 3], events: &'a [&'a
     }
 }
 
-/// Returns what a value is, for an error.
+/// Describes a value for an error.
 fn described(value: &str) -> String {
     let kind = match value.as_bytes().first() {
         Some(b'{') => "a table",
@@ -352,7 +352,8 @@ fn described(value: &str) -> String {
     kind.to_owned()
 }
 
-/// Returns a time as the list writes it; a part of a unit is rounded away from the other end of the window.
+/// Returns a time in the format of the list. A fraction of the unit is rounded so that the window grows: down for the start,
+/// up for the end.
 fn written(time: Timestamp, unit: TimeFormat, is_end: bool) -> String {
     match unit.nanoseconds() {
         None => time.to_string(),

@@ -137,10 +137,10 @@ fn auth(token: &str) -> String {
         action: "AUTH",
         data: Data { token },
     };
-    serde_json::to_string(&message).expect("two structs of text have no way to fail")
+    serde_json::to_string(&message).expect("serialising structs of strings cannot fail")
 }
 
-/// Returns an error with the value unless it is this word.
+/// Checks that a value is the string `word`. The error is the value, as text to show.
 fn expect(frame: &str, span: Span, word: &str) -> Result<(), String> {
     let raw = span.of(frame).unwrap_or_default();
     if raw.starts_with('"') && text(raw).as_deref() == Some(word) {
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_text_is_bounded() {
+    fn long_error_text_is_truncated() {
         let frame = format!(r#"{{"error":"{}"}}"#, "ü".repeat(100_000));
         neuroio().receive(&frame, &mut |action| {
             let Action::Refused(text) = action else {

@@ -1,4 +1,4 @@
-//! Paths, and the types of values with several notations.
+//! Paths, and the types of configuration values that have several notations, such as one path or a list of paths.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 

@@ -1,5 +1,5 @@
-//! The query value from which a connection continues after the last event of the previous connection, and where it is in a
-//! stored event.
+//! Resume values: the query value from which a connection continues after the last stored event, and the paths of this value
+//! and of other fields in a stored event.
 
 use jiff::Timestamp;
 use neurobridge_core::{cloudevents, event::FieldPath, json, path::Path, positions::TimeFormat};
@@ -10,8 +10,8 @@ use crate::{
 };
 
 impl Declaration {
-    /// Returns the field with the resume value in a stored event, whose frame contains only this event of an array. `None` for a
-    /// feed that cannot resume.
+    /// Returns the field with the resume value in a stored event. The frame of a stored event contains only this event, also if
+    /// the feed sends arrays of events. `None` for a feed that cannot resume.
     pub fn resume_field(&self) -> Option<FieldPath> {
         let path = self.absolute(&self.resume.as_ref()?.value);
         FieldPath::parse(&format!("$.{path}"))

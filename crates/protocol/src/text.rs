@@ -118,7 +118,7 @@ impl Text {
         Ok(Self(pieces))
     }
 
-    /// Returns whether the text contains `{from}`, `{to}` and `{last_id}`.
+    /// Returns for each of `{from}`, `{to}` and `{last_id}` whether the text contains it.
     pub(crate) fn uses_window(&self) -> [bool; 3] {
         [Placeholder::From, Placeholder::To, Placeholder::LastId].map(|wanted| self.uses(&wanted))
     }
@@ -139,7 +139,7 @@ impl Text {
         }
     }
 
-    /// Appends the rendered text as a JSON string, or the JSON value of a placeholder with `:json`.
+    /// Appends the rendered text as a JSON string, or for a placeholder with `:json` its JSON value.
     fn render_json(&self, values: &Values<'_>, out: &mut String) {
         if let [Piece::Json(placeholder)] = &self.0[..] {
             values.json(placeholder, out);

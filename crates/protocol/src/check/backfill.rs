@@ -65,7 +65,7 @@ impl Check<'_> {
         if declaration.event.id.is_none() {
             self.add(
                 &["event", "id"],
-                "missing: a fetched event is recognised as a copy by its id, expected its path, or no \"backfill\"",
+                "missing: a fetched event is recognised as a duplicate by its id, expected its path, or no \"backfill\"",
             );
         }
         if let Some(pages) = &list.pages {
@@ -151,7 +151,7 @@ impl Check<'_> {
             .ok()
     }
 
-    /// Checks which part of the list a request selects.
+    /// Checks that a request can select the part of the list that belongs to a gap.
     fn window(
         &mut self,
         declaration: &Declaration,
@@ -173,7 +173,7 @@ impl Check<'_> {
         if !from && !last_id {
             self.add(
                 url,
-                "found neither {from} nor {last_id} here and in \"backfill.query\", expected one of them, so that the answer \
+                "found neither {from} nor {last_id} here or in \"backfill.query\", expected one of them, so that the answer \
                  begins with the gap",
             );
         }
@@ -181,8 +181,8 @@ impl Check<'_> {
         if declaration.event.id.is_some() && declaration.event.time.is_none() && !has_order {
             self.add(
                 &["event", "time"],
-                "missing: the order of the list and the end of the gap are recognised by it, expected its path, or \
-                 \"backfill.order\" and {to}",
+                "missing: the order of the list and the end of the gap are recognised by the time of an event, expected the \
+                 path of the time, or \"backfill.order\" and {to}",
             );
         }
         let parts = declaration.event.id.iter().flat_map(Paths::iter).count();
@@ -248,7 +248,7 @@ impl Check<'_> {
         }
     }
 
-    /// Returns the frame of an entry; `None` after an error.
+    /// Returns the frame of an entry; `Some(None)` if the frame is the entry itself, `None` after an error.
     #[expect(clippy::option_option, reason = "no frame is a valid one")]
     fn frame(&mut self, declaration: &Declaration, list: &BackfillList) -> Option<Option<Template>> {
         const KEY: [&str; 2] = ["backfill", "frame"];

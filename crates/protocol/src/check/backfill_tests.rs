@@ -1,3 +1,5 @@
+//! Tests of the configuration errors of declared lists.
+
 use crate::{Declaration, Interpreter};
 
 /// Returns the problems of a list, one in each line. `feed` has further keys of the declaration.
@@ -21,7 +23,7 @@ fn each_error_of_a_list_is_explained_at_its_key() {
         (
             "",
             url.to_owned(),
-            "event.id: missing: a fetched event is recognised as a copy by its id",
+            "event.id: missing: a fetched event is recognised as a duplicate by its id",
         ),
         (
             "event = { id = \"n\", time = \"t\" }\nresume = { value = \"n\", query = \"q\" }",
@@ -31,7 +33,7 @@ fn each_error_of_a_list_is_explained_at_its_key() {
         (
             "event = { id = \"n\" }",
             url.to_owned() + "\norder = \"oldest_first\"",
-            "event.time: missing: the order of the list and the end of the gap are recognised by it",
+            "event.time: missing: the order of the list and the end of the gap are recognised by the time of an event",
         ),
         (
             "event = { id = \"n\" }",
@@ -66,7 +68,7 @@ fn each_error_of_a_list_is_explained_at_its_key() {
         (
             id,
             "url = \"https://h/?a=1\"".into(),
-            "backfill.url: found neither {from} nor {last_id} here and in \"backfill.query\", expected one of them",
+            "backfill.url: found neither {from} nor {last_id} here or in \"backfill.query\", expected one of them",
         ),
         (
             id,

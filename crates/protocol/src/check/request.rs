@@ -1,4 +1,4 @@
-//! Validates and compiles the additions to a request.
+//! Validates and compiles headers, and the additions to the request that opens a connection.
 
 use std::collections::BTreeMap;
 

@@ -1,3 +1,5 @@
+//! Tests of the configuration errors of declarations.
+
 use crate::{Declaration, Interpreter};
 
 const RULES: &str = "[[rules]]\nwhen = { type = \"x\" }\nis = \"event\"\n";

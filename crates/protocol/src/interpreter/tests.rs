@@ -1,3 +1,5 @@
+//! Tests of the interpreter with small declarations.
+
 use neurobridge_core::secret::Secret;
 
 use super::*;
@@ -45,7 +47,7 @@ fn request_contains_secrets_and_resumes() {
 }
 
 #[test]
-fn answer_of_another_request_is_not_the_answer() {
+fn answer_with_another_request_id_completes_no_step() {
     let mut interpreter = interpreter(
         "open = [{ send = { n = \"{request_id:json}\" } }, { send = { n = \"{request_id:json}\" }, until = { ok = true }, \
          refused = { ok = false }, answer_id = \"n\", timeout = \"3s\" }]",
@@ -159,7 +161,7 @@ fn acknowledgements_name_one_event_or_several() {
 }
 
 #[test]
-fn shown_text_is_bounded() {
+fn long_error_text_is_truncated() {
     let rule = "[[rules]]\nwhen = { e = { present = true } }\nis = \"error\"\ntext = \"e\"";
     let mut interpreter = interpreter(rule);
     let frame = format!(r#"{{"e":"{}"}}"#, "ü".repeat(100_000));

@@ -1,3 +1,5 @@
+//! Tests of the requests and answers of declared lists.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -29,7 +31,7 @@ fn target(list: &EventList, last_id: Option<&str>, position: &Position) -> Strin
 }
 
 #[test]
-fn template_has_the_window_the_secret_and_the_page() {
+fn target_contains_window_secret_and_page() {
     let list = list(
         r#"
         url = "https://rest.example/{from}/orders?until={to}&kind=a%20b"
@@ -43,7 +45,7 @@ fn template_has_the_window_the_secret_and_the_page() {
         target(&list, Some("a/b&c"), &Position::Page(7)),
         @"/1769860800001/orders?until=1769864400002&kind=a%20b&after=a/b%26c&key=a%20b%26c&tag=x&tag=y&page=7&size=50"
     );
-    // Without a known event its parameter is left out.
+    // Without a known event, the parameter with `{last_id}` is left out.
     assert!(!target(&list, None, &Position::First).contains("after="));
     assert_eq!(list.origin(), "https://rest.example");
     assert!(!list.needs_last_id());
@@ -113,7 +115,7 @@ fn entries_are_frames_of_the_feed() {
 }
 
 #[test]
-fn default_frame_has_the_entry_in_the_array_of_events() {
+fn default_frame_contains_the_entry_in_the_array_of_events() {
     let declaration = |events: &str, path: &str| -> Declaration {
         toml::from_str(&format!(
             "{events}\nrules = [{{ is = \"event\" }}]\nevent = {{ id = \"{path}\", time = \"ts\" }}\n[backfill]\nurl = \"http://h?a={{last_id}}\""
@@ -136,7 +138,7 @@ fn default_frame_has_the_entry_in_the_array_of_events() {
 }
 
 #[test]
-fn other_answers_are_explained() {
+fn answer_without_a_list_is_explained() {
     let mut list = list("url = \"https://rest.example?since={from}\"\nlist = \"data\"");
     for (body, expected) in [
         ("<html>", "the answer is not JSON"),

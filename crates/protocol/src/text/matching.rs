@@ -1,4 +1,4 @@
-//! Recognises rendered messages: the opposite of rendering.
+//! Recognises rendered messages and returns the values of their placeholders: the inverse of rendering.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,8 @@ pub struct Recognised {
 }
 
 impl Template {
-    /// Returns the values of the placeholders if `message` is this message with `secrets`. A secret without a known value
-    /// matches any text of at least one character.
+    /// Returns the values of the placeholders if `message` is a rendering of this template with `secrets`. A secret without
+    /// a known value matches any text of at least one character.
     pub(crate) fn recognise(&self, message: &str, secrets: &Secrets) -> Option<Recognised> {
         let mut found = Recognised::default();
         let matches = match self {
@@ -62,7 +62,7 @@ impl Template {
 }
 
 impl Text {
-    /// Returns whether `text` is this text with `secrets`.
+    /// Returns whether `text` is a rendering of this text with `secrets`, and adds the values of the placeholders to `found`.
     pub(crate) fn recognise(&self, text: &str, secrets: &Secrets, found: &mut Recognised) -> bool {
         pieces(&self.0, text, secrets, found)
     }
@@ -248,7 +248,7 @@ mod tests {
                 Some(expected),
                 "{text}"
             );
-            // A value at the end of a plain text may have any length.
+            // The text differs at its start, because a value at the end of a plain text may have any length.
             assert_eq!(template.recognise(&format!("x{text}"), &secrets), None, "{text}");
         }
     }
