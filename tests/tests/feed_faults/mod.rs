@@ -6,7 +6,7 @@
 //! | bad input | test |
 //! |---|---|
 //! | frame that is not JSON, or of an unknown kind | [`malformed_frame_becomes_a_dead_letter`] |
-//! | text frame that is not UTF-8 | [`broken::invalid_utf8_reconnects`]; closed with 1007: listener, `protocol_violation_is_closed_with_its_code` |
+//! | text frame that is not UTF-8 | [`broken::invalid_utf8_reconnects`]; closed with 1007: listener, `unreadable_frame_is_answered_with_its_close_code` |
 //! | binary frame | [`harmless::binary_frames_keep_the_connection`] |
 //! | frame above the size limit | [`broken::oversize_frame_reconnects`]; closed with 1009: the same test of the listener |
 //! | `{"error":…}` before authentication, or an `auth` other than `ok` | [`refused::error_answer_is_token_refused`], [`refused::wrong_auth_answer_is_token_refused`]; readiness and exit code 77: `signals_and_exits`, `refused_token_exits_with_77_only_if_configured` |

@@ -1,4 +1,4 @@
-//! Opens the feed on a connection: AUTH and its answer, or the steps of a declaration.
+//! Performs the opening of a feed on a new connection: AUTH and the answer to it, or the steps of a declared feed.
 
 use std::{future::poll_fn, pin::pin, time::Duration};
 
@@ -16,12 +16,12 @@ use super::{
 };
 use crate::{error::Lost, stats::Reading};
 
-/// Performs the steps of the opening with these secrets; each step has its own time limit. Reads nothing after the last
-/// answer: the following frames are read when the channel has room.
+/// Performs the steps of the opening with these secrets; each step has its own time limit. Reads nothing after the answer
+/// to the last step: the following frames are read when the channel has room.
 ///
-/// Frames that arrive before that answer are sent if the channel has room. Otherwise they wait, and are
-/// counted as received. While a batch waits, nothing is read, as after authentication, and that time does not
-/// count against the server.
+/// Frames that arrive before that answer are sent if the channel has room. Otherwise they are counted as received, and
+/// wait. While a full batch waits, nothing is read, as after authentication, and the backpressure does not count against
+/// the time limit.
 pub(crate) async fn authenticate<S, O>(
     session: &mut Session<S>,
     link: &mut Link<O>,

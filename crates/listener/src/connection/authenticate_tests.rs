@@ -26,7 +26,7 @@ async fn answered(answers: &[&str]) -> Result<(), Lost> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ok_authenticates() {
+async fn auth_ok_authenticates_despite_other_frames() {
     answered(&[r#"{"auth":"ok"}"#]).await.unwrap();
     answered(&[r#"{"PING":"PONG"}"#, r#"{"auth":"ok"}"#, r#"{"error":"later"}"#])
         .await
@@ -55,7 +55,7 @@ async fn auth_error_is_a_refusal_without_the_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_a_timeout() {
+async fn missing_auth_answer_is_a_timeout() {
     let start = Instant::now();
     let lost = answered(&[r#"{"PING":"PONG"}"#]).await.unwrap_err();
     assert_eq!(lost.outcome(), ConnectionOutcome::AuthTimeout);
@@ -77,7 +77,7 @@ async fn close_before_the_auth_answer_has_its_own_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stop_is_immediate() {
+async fn stop_during_authentication_is_immediate() {
     let (mut link, _batches) = link(1);
     let (mut session, _platform) = connection().await;
     let (stop, start) = (link.stop.clone(), Instant::now());
@@ -90,7 +90,7 @@ async fn stop_is_immediate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_after_the_auth_answer_are_received() {
+async fn events_before_and_after_the_auth_answer_are_received() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = connection().await;
     let early = event(0);
@@ -109,7 +109,7 @@ async fn events_after_the_auth_answer_are_received() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn early_events_are_bounded_by_number_and_by_bytes() {
+async fn events_before_auth_are_bounded_by_number_and_bytes() {
     let large = |id| event(id).replace("new", &"x".repeat(10_000));
     for (frame, bound) in [
         (&event as &dyn Fn(usize) -> String, MAX_BATCH_FRAMES),
@@ -147,7 +147,7 @@ async fn early_events_are_bounded_by_number_and_by_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn flood_before_the_auth_answer_times_out() {
+async fn flood_of_events_without_auth_answer_times_out() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = connection().await;
     let flood = async {
@@ -166,7 +166,7 @@ async fn flood_before_the_auth_answer_times_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn token_in_a_response_is_hidden_in_every_form() {
+async fn token_in_an_answer_is_hidden_in_every_form() {
     const LONG: &str = "eyJhbGciOi/JSUzI1NiIsIn+R5cCI6IkpXVCJ9.cGF5bG9hZA==";
     for form in [
         LONG.to_owned(),

@@ -1,4 +1,4 @@
-//! Closes a connection without losing what the server has sent.
+//! Closes a connection without losing the events that the server has already sent.
 
 use std::{future::poll_fn, pin::pin, time::Duration};
 
@@ -17,16 +17,15 @@ use super::{
 };
 use crate::error::Lost;
 
-/// The time limit for the server's close frame. Data still in transit is read meanwhile: closing a socket
-/// with unread data resets the connection, and the close frame that was just sent may be lost.
+/// The time limit for the server's close frame. Data in transit is read meanwhile: closing a socket with unread data
+/// resets the connection, and the server may then not receive the close frame of this side.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Closes a connection with a code that states the reason, unless the server has closed it.
 ///
-/// Events that the server sent before its close frame are received, for at most [`LINGER`]; if the channel
-/// has no room, they are not read. The same holds after a frame that cannot be read (too large, not UTF-8, a
-/// protocol violation) if the start of the next frame can be found. Otherwise all further data is discarded,
-/// so that the server reads the reason.
+/// Events that the server sent before its close frame are received, for at most [`LINGER`], as far as the channel has
+/// room. This also applies after a frame that cannot be read (too large, not UTF-8, a protocol violation), if the start
+/// of the next frame can be found. Otherwise all further data is discarded, so that the server reads the close frame.
 ///
 /// Returns whether all data that the server is known to have sent was read.
 pub(crate) async fn close<S, O>(session: &mut Session<S>, link: &mut Link<O>, lost: &Lost) -> bool
@@ -57,18 +56,18 @@ where
         code,
         reason: reason.into(),
     });
-    // The connection is short of time, and the events of a gap may take long.
+    // The events are read now, without waiting until those of a gap are fetched, which may take longer than the close.
     link.hold.release();
     let mut is_all_read = true;
     // A batch is sent as soon as it is read, without an await in between, so the time limit loses nothing.
-    timeout(LINGER, receive_rest(session, link, &mut is_all_read))
+    timeout(LINGER, receive_remaining(session, link, &mut is_all_read))
         .await
         .ok();
     is_all_read
 }
 
 /// Receives frames until the server closes the connection or the receiver of the channel is dropped.
-async fn receive_rest<S, O>(session: &mut Session<S>, link: &mut Link<O>, is_all_read: &mut bool)
+async fn receive_remaining<S, O>(session: &mut Session<S>, link: &mut Link<O>, is_all_read: &mut bool)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
@@ -80,7 +79,7 @@ where
         let read = poll_fn(|cx| poll_batch(cx, session, link, &items, &mut room, &mut true, false)).await;
         match read {
             Read::Batch(_) | Read::Flushed => {}
-            // The connection is being closed: a further reason does not count, and events may follow it.
+            // The connection is being closed: a further reason to close it changes nothing, and events may follow.
             Read::Lost(Lost::BadPong { .. } | Lost::TokenRefused { .. } | Lost::Ended { .. }) => {}
             Read::Lost(Lost::TooLarge { .. } | Lost::InvalidUtf8 | Lost::Protocol { .. }) => {
                 is_frame_lost = true;
@@ -122,7 +121,7 @@ async fn discard<S: AsyncRead + AsyncWrite + Unpin>(session: &mut Session<S>) {
     flush(session).await;
     let stream = session.socket.stream();
     if stream.shutdown().await.is_ok() {
-        // The data is not needed, and neither is an error.
+        // The data is discarded, and an error ends the connection like the end of the data.
         copy(stream, &mut sink()).await.ok();
     }
 }

@@ -23,7 +23,7 @@ where
     close_after_loss(session, link).await.0
 }
 
-/// As [`run`]; also returns whether everything was read.
+/// As [`run`]; also returns whether all data of the server was read.
 async fn close_after_loss<S>(mut session: Session<S>, link: &mut Link<TestOutlet>) -> (Lost, bool)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -72,17 +72,17 @@ async fn events_up_to_the_close_frame_of_the_server_count() {
                 platform.receive_text().await,
                 if is_authenticated { PING } else { AUTH }
             );
-            let behind = (1..11).map(event);
+            let following = (1..11).map(event);
             match trigger {
-                "silence" => platform.send_texts(behind).await,
+                "silence" => platform.send_texts(following).await,
                 "stop" => {
                     stop.cancel();
-                    platform.send_texts(behind).await;
+                    platform.send_texts(following).await;
                 }
-                // In one segment.
+                // The trigger and the following events in one segment.
                 trigger => {
                     platform
-                        .send_texts([trigger.to_owned()].into_iter().chain(behind))
+                        .send_texts([trigger.to_owned()].into_iter().chain(following))
                         .await
                 }
             }
@@ -98,7 +98,7 @@ async fn events_up_to_the_close_frame_of_the_server_count() {
             platform.write(CLOSE_FRAME).await;
             let after = Instant::now();
             assert_eq!(platform.receive_text().await, "[end]");
-            assert_eq!(after.elapsed(), Duration::ZERO, "nothing is awaited after that");
+            assert_eq!(after.elapsed(), Duration::ZERO, "the connection ends at once");
         });
         assert_eq!(lost.reason(), reason);
         drop(link);
@@ -168,7 +168,7 @@ async fn events_after_an_unreadable_frame_are_received() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unreadable_stream_is_reported_unread() {
+async fn unreadable_stream_is_reported_as_not_all_read() {
     let too_large = vec![b'x'; LIMIT.bytes() as usize + 1];
     for bytes in [
         // A reserved opcode, after which tungstenite cannot continue.
@@ -198,7 +198,7 @@ async fn unreadable_stream_is_reported_unread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn second_unreadable_frame_counts_as_unread() {
+async fn second_unreadable_frame_is_reported_as_not_all_read() {
     let (mut link, mut batches) = link(64);
     let (session, mut platform) = authenticated_connection().await;
     let ((_, is_all_read), ()) = join!(close_after_loss(session, &mut link), async {
@@ -256,18 +256,18 @@ async fn wait_for_the_close_of_the_server_is_one_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn full_intake_does_not_delay_the_close() {
+async fn full_channel_does_not_delay_the_close_frame() {
     let (mut link, mut batches) = link(1);
     let (session, mut platform) = authenticated_connection().await;
     link.items.try_send(vec!["in the way".into()]).unwrap();
     let stop = link.stop.clone();
-    let (lost, (since, heard)) = join!(run(session, &mut link), async {
+    let (lost, (since, answer)) = join!(run(session, &mut link), async {
         platform.send_texts((0..10).map(event)).await;
         assert_eq!(platform.receive_text().await, PING);
         stop.cancel();
         (Instant::now(), platform.receive_text().await)
     });
-    assert_eq!(heard, "[close 1000]", "it leaves while there is no room");
+    assert_eq!(answer, "[close 1000]", "sent although the channel is full");
     assert_eq!(lost.reason(), DisconnectReason::Stopped);
     assert_eq!(since.elapsed(), LINGER);
     assert_eq!(batches.recv().await.unwrap(), ["in the way"]);
@@ -275,7 +275,7 @@ async fn full_intake_does_not_delay_the_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn space_freed_during_the_close_is_used() {
+async fn room_freed_during_the_close_receives_events() {
     let (mut link, mut batches) = link(1);
     let (session, mut platform) = authenticated_connection().await;
     link.items.try_send(vec!["in the way".into()]).unwrap();
@@ -292,7 +292,7 @@ async fn space_freed_during_the_close_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reason_found_after_backpressure_is_sent() {
+async fn bad_pong_read_after_backpressure_sets_the_close_code() {
     let (mut link, mut batches) = link(1);
     let (session, mut platform) = authenticated_connection().await;
     link.items.try_send(Vec::new()).unwrap();
@@ -308,7 +308,7 @@ async fn reason_found_after_backpressure_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unread_close_is_given_up_after_a_second() {
+async fn server_that_reads_nothing_is_awaited_for_a_second() {
     let (mut link, mut batches) = link(4);
     let (session, mut platform) = authenticated_connection().await;
     let stop = link.stop.clone();

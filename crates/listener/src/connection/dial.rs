@@ -1,4 +1,4 @@
-//! Opens a connection: name, TCP, proxy, TLS and upgrade, all within one time-out.
+//! Opens a connection: name look-up, TCP, proxy, TLS and upgrade, all within one time limit (`open_timeout`).
 
 use std::{
     net::SocketAddr,
@@ -28,9 +28,9 @@ use crate::{
     tls::{self, Stream, TlsSetupError},
 };
 
-/// The size of the read buffer, of which frames are slices. A new buffer is allocated if slices of the last
-/// one are still held, and zeroed before each read: a larger one would cost a quiet source more than it saves
-/// for a busy one.
+/// The size of the read buffer; frames are slices of the buffer. tungstenite allocates a new buffer while slices
+/// of the last one are held, and zeroes the free part before each read: a larger buffer would cost a quiet source
+/// more than it saves for a busy one.
 const FRAME_BUFFER_BYTES: usize = 16 * 1024;
 
 /// The size of the buffer for the answer to the upgrade and the data in the same packet. Nearly all later
@@ -41,16 +41,17 @@ const HEAD_BUFFER_BYTES: usize = 512;
 /// enough for a subscription of some ten thousand symbols, and for the acknowledgements that may wait.
 const MAX_WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// The time for which an address of several is tried alone: an unresponsive first address must not use up the
-/// whole time limit, and a slow one should not be dialled in parallel.
+/// The time before the next address of a host is tried in parallel: an unresponsive first address must not use up
+/// the whole time limit, and an address that is only slow needs no parallel attempt.
 const STAGGER: Duration = Duration::from_secs(1);
 
 /// The maximum number of addresses in one attempt.
 const MAX_ADDRESSES: usize = 16;
 
-/// The idle time before TCP keep-alive probes. They detect a silent peer, and are sent before a firewall
-/// drops the connection's state.
+/// The idle time before TCP keep-alive probes. The probes detect a silent peer, and are sent before a firewall
+/// drops the state of the connection.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+/// The time between two keep-alive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Opens connections.
@@ -58,8 +59,8 @@ pub(crate) trait Dial: Send + Sync + 'static {
     /// The stream below the WebSocket.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send;
 
-    /// Opens a connection with these additions to its request, to another address than the configured one if `other` is
-    /// given. Dropping the future cancels the attempt.
+    /// Opens a connection with these additions to the upgrade request: to `other` if it is given, otherwise to the
+    /// configured address. Dropping the future cancels the attempt.
     fn dial(
         &self,
         request: &ConnectionRequest,
@@ -70,6 +71,7 @@ pub(crate) trait Dial: Send + Sync + 'static {
 /// An open WebSocket.
 pub(crate) struct Dialled<S> {
     pub(crate) socket: Socket<S>,
+    /// The local time minus the server's; `None` if the answer to the upgrade states no time.
     pub(crate) clock_skew_seconds: Option<f64>,
 }
 
@@ -81,13 +83,14 @@ pub(crate) struct Dialler {
     open_timeout: Duration,
     max_frame_size: ByteSize,
     config: SourceConfig,
-    /// The TLS configuration, created once if it uses no files, because it cannot change then.
+    /// The TLS configuration; `None` if the connection has no TLS, or if the configuration uses files, which each dial
+    /// reads again.
     tls: Option<Arc<ClientConfig>>,
 }
 
 impl Dialler {
     /// Creates a dialler, and reads the TLS files once, so that errors in them are reported at the start.
-    /// Blocks while reading; a disk that hangs is not an error yet.
+    /// Blocks while reading. A file that cannot be read within the time limit is not an error here.
     pub(crate) fn new(
         config: &SourceConfig,
         endpoint: Endpoint,
@@ -99,7 +102,7 @@ impl Dialler {
             .then(|| tls::client_config(&config.tls))
             .transpose()
         {
-            // Each dial reads the files again, and reports the error if they still cannot be read in time.
+            // Each dial reads the files again, and reports an error if reading exceeds the time limit again.
             Err(error) if error.is_timeout() => None,
             tls => tls?,
         };
@@ -136,7 +139,7 @@ impl Dialler {
     async fn open(&self, request: &ConnectionRequest) -> Result<Dialled<BufReader<Stream>>, DialError> {
         let progress = Progress::default();
         self.first(&progress, |address, tls| {
-            // Boxed, because the handshakes are large and rare.
+            // Boxed, because the futures of the handshakes are large, and handshakes are rare.
             Box::pin(self.open_at(address, tls, request, &progress))
         })
         .await
@@ -151,7 +154,7 @@ impl Dialler {
         .await
     }
 
-    /// Returns the first connection that `open` opens to an address of the host or the proxy.
+    /// Returns the first connection that `open` opens to an address of the proxy, or without a proxy to one of the host.
     async fn first<T, F>(
         &self,
         progress: &Progress,
@@ -335,9 +338,12 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Returns the first connection that opens. Starts the next address when the last one has failed or its time
-/// alone has passed; drops the other attempts. `None` if the time is up before any attempt has succeeded or
-/// failed with an answer.
+/// Tries the addresses in order, and returns the first connection that opens. The next attempt starts when the last
+/// one has failed, or after [`STAGGER`] (less with many addresses) in parallel to the running attempts. Attempts that
+/// still run are dropped at the end.
+///
+/// Returns the error of an attempt if all have failed, or if no other address can succeed either. Returns `None` at the
+/// deadline, unless an attempt has failed after its TCP connection was open.
 async fn first_of<T, F>(
     addresses: &[SocketAddr],
     deadline: Instant,
@@ -357,12 +363,12 @@ where
     let mut failure: Option<DialError> = None;
     loop {
         running.extend(waiting.next().map(|address| open(*address)));
-        let patience = if waiting.as_slice().is_empty() {
+        let time_limit = if waiting.as_slice().is_empty() {
             deadline.saturating_duration_since(Instant::now())
         } else {
             share
         };
-        match timeout(patience, running.next()).await {
+        match timeout(time_limit, running.next()).await {
             Ok(Some(Err(error))) if error.may_succeed_elsewhere() => {
                 // The error of a host that answered is more informative than a refused connection.
                 if failure.as_ref().is_none_or(is_refused_connection) {

@@ -56,7 +56,7 @@ async fn answering(answer: &'static str) -> String {
 
 async fn failure(dialler: &Dialler) -> DialError {
     match dialler.dial(&ConnectionRequest::default(), None).await {
-        Ok(_) => panic!("it is open"),
+        Ok(_) => panic!("the connection was opened"),
         Err(error) => error,
     }
 }
@@ -189,8 +189,8 @@ async fn data_in_the_packet_of_the_answer_is_read() {
     }
 }
 
-/// Returns an address that answers nothing: its backlog is full, and further connections are not even
-/// refused.
+/// Returns an address that answers nothing: the backlog of its socket is full, so further connections are neither
+/// accepted nor refused.
 fn black_hole() -> (SocketAddr, Vec<Socket>) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any: SocketAddr = (Ipv4Addr::new(127, 0, 0, 66), 0).into();
@@ -223,7 +223,7 @@ async fn silent_address_leaves_time_for_the_others() {
     let deadline = start + Duration::from_millis(600);
     assert!(
         first_of(&[hole], deadline, open).await.is_none(),
-        "it is a black hole"
+        "the address must not answer"
     );
     let deadline = Instant::now() + Duration::from_millis(600);
     let stream = first_of(&[hole, good], deadline, open).await.unwrap().unwrap();
@@ -320,7 +320,7 @@ fn address_families_alternate() {
 }
 
 #[tokio::test]
-async fn connection_uses_the_proxy() {
+async fn configured_proxy_is_used_for_the_connection() {
     let url = answering("HTTP/1.1 418 X\r\n\r\n").await;
     let target = url.trim_start_matches("ws://").to_owned();
     let (listener, proxy) = listen().await;
@@ -375,7 +375,7 @@ async fn proxy_password_is_read_each_time_and_never_shown() {
 }
 
 #[tokio::test]
-async fn refusal_of_a_proxy_is_reported() {
+async fn refusal_of_a_proxy_counts_as_proxy_failed() {
     let url = answering("HTTP/1.1 407 X\r\n\r\n").await;
     let proxy = url.replace("ws://", "http://");
     let (_, folder) = certificates::authority();

@@ -1,4 +1,4 @@
-//! The certificates of a connection.
+//! Dialling with TLS: certificates that are accepted, and the errors of those that are not.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
@@ -76,7 +76,7 @@ pub(super) async fn tls_server(
 }
 
 #[tokio::test]
-async fn certificates_are_verified_and_shown() {
+async fn certificate_errors_state_host_and_cause() {
     let (issuer, folder) = authority();
     let file = |name: &str| Some(folder.path().join(name));
     let trusting = |url: &str| dialler(url, |config| config.tls.ca_file = file("ca.pem"));

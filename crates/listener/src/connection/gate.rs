@@ -1,7 +1,7 @@
 //! Skips frames that exceed the size limit before the WebSocket library allocates memory for them.
 //!
-//! tungstenite reports such a frame after reading its header, and then cannot continue. The length of the
-//! frame is known, so the gate removes its header and payload from the stream, and the frames after it can be
+//! tungstenite reports an oversized frame after reading its header, and then cannot continue. The header states
+//! the length of the frame, so the gate removes header and payload from the stream, and the following frames can be
 //! read.
 
 use std::{
@@ -15,20 +15,21 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// The longest header of a frame, with a mask (RFC 6455, 5.2).
 const MAX_HEADER: usize = 14;
 
-/// The positions of the frames in a stream.
+/// Tracks the positions of the frames in a stream, and removes the frames that exceed the size limit.
 #[derive(Debug)]
 pub(crate) struct Gate {
     max_frame_size: usize,
-    /// Whether the current frame is being skipped.
+    /// The number of payload bytes of the current frame that are not read yet.
     payload_left: u64,
-    /// The size of a frame that exceeded the limit, until it is reported. Nothing is read before that.
+    /// Whether the current frame is being skipped.
     is_skipping: bool,
-    /// The first bytes of a header that is not complete yet.
+    /// The size of a frame that exceeded the limit, until it is reported. Nothing is read before that.
     too_large: Option<usize>,
-    /// The bytes that were read together with the header of a frame that exceeded the limit.
+    /// The first bytes of a header that is not complete yet.
     header: Vec<u8>,
-    /// What was read together with the header of a frame that was too large.
+    /// The bytes that were read together with the header of a frame that exceeded the limit.
     rest: Vec<u8>,
+    /// Whether a message arrived in more than one frame.
     has_fragments: bool,
 }
 
@@ -103,7 +104,7 @@ impl Gate {
         }
     }
 
-    /// Moves the bytes that are not skipped to the start of the buffer and returns their length.
+    /// Moves the bytes that are not skipped to the start of `bytes` and returns their number.
     fn pass(&mut self, bytes: &mut [u8]) -> usize {
         let (mut at, mut passed) = (0, 0);
         while at < bytes.len() {
@@ -205,14 +206,14 @@ mod tests {
                     0 => return (passed, too_large),
                     length => passed.extend(&buffer[..length]),
                 },
-                Poll::Pending => too_large.push(gate.take_too_large().expect("nothing else waits").0),
+                Poll::Pending => too_large.push(gate.take_too_large().expect("an oversized frame").0),
             }
         }
     }
 
     proptest! {
         #[test]
-        fn only_oversize_frames_are_skipped(
+        fn only_oversized_frames_are_skipped(
             frames in proptest::collection::vec((prop_oneof![0usize..400, 65_530usize..65_540], any::<bool>()), 0..20),
             piece in 1usize..2000,
             buffer in MAX_HEADER..2000,
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn fragmented_tokens_are_found() {
+    fn fragments_of_messages_are_recognised() {
         for (bytes, expected) in [
             (&[0x81, 0][..], false),
             (&[0x89, 0], false),

@@ -1,7 +1,7 @@
-//! Reads the head of an HTTP answer of a server or a proxy, and not a byte more.
+//! Reads the head of an HTTP answer (status line and headers) of a server or a proxy, and no byte after it.
 //!
-//! The parser is as lenient as possible: only the status and a few headers decide, and a refusal must be
-//! reported as such in any spelling. Lines may end with a bare line feed, the number of headers is unlimited,
+//! The parser is as lenient as possible: only the status and a few headers are used, and a refusal must be
+//! reported as a refusal in any spelling. Lines may end with a bare line feed, the number of headers is unlimited,
 //! and the answer may arrive byte by byte. Only the length is limited.
 
 use std::io;
@@ -21,11 +21,11 @@ pub(crate) struct Head {
     pub(crate) status: u16,
     /// Names (in lower case) and values.
     headers: Vec<(String, String)>,
-    /// The error that ended the head before its empty line.
+    /// The error that ended the answer before the empty line after the headers.
     cut: Option<HeadError>,
 }
 
-/// Why an answer could not be read.
+/// Why the head of an answer could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HeadError {
     #[error("the answer is not HTTP")]
@@ -127,7 +127,10 @@ impl Head {
         Ok(Self { status, headers, cut })
     }
 
-    /// Returns the error that ended the answer before its empty line, if any.
+    /// Checks that the answer was read up to the empty line after its headers.
+    ///
+    /// # Errors
+    /// The error that ended the answer early; only at the first call.
     pub(crate) fn complete(&mut self) -> Result<(), HeadError> {
         self.cut.take().map_or(Ok(()), Err)
     }

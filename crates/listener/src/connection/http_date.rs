@@ -23,8 +23,8 @@ pub fn parse_retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
     then.duration_since(now).try_into().ok()
 }
 
-/// Returns the local time minus the server's, in seconds. A `Date` has no fraction: on average it is half a
-/// second old.
+/// Returns the local time minus the server's, in seconds. A `Date` has whole seconds: on average the server's time is
+/// half a second later.
 pub(crate) fn clock_skew_seconds(head: &Head, now: Timestamp) -> Option<f64> {
     let theirs = date(head)?;
     Some(now.duration_since(theirs).as_secs_f64() - 0.5)

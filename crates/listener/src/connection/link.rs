@@ -1,4 +1,5 @@
-//! The connection's interface to the rest of the source: received items, notices, counters.
+//! The `Link`, by which a connection passes events and notices to the rest of the source, updates the counters, and
+//! receives the signals of the program.
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,7 +50,7 @@ pub(crate) trait Outlet: Sized + Send + 'static {
     fn take(&mut self, received_at: Timestamp) -> Option<Self::Item>;
 }
 
-/// An occurrence on a connection besides event frames.
+/// A change of a connection, or a message of the platform that is no event.
 #[derive(Debug)]
 pub(crate) enum Notice<'a> {
     Connected,
@@ -68,11 +69,11 @@ pub(crate) enum Notice<'a> {
 /// request are not exact.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(2);
 
-/// The period in which an authenticated connection has received everything.
+/// The period in which an authenticated connection has received everything that the server sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Period {
     since: Instant,
-    /// The expiry of the token with which it was authenticated.
+    /// The expiry of the token with which the connection was authenticated, if it is known.
     expires: Option<Instant>,
     last_event: Instant,
 }
@@ -86,9 +87,9 @@ impl Period {
         }
     }
 
-    /// Records what was read. Returns the period in which everything was received.
+    /// Records the result of a read. Returns the period in which everything was received.
     fn read(&mut self, reading: &Reading) -> ReceivedPeriod {
-        // What is unread would be lost with the process.
+        // Unread data would be lost if the process were killed, so it does not count as received.
         let until = reading.behind_since.unwrap_or_else(Instant::now);
         if reading.events > 0 {
             self.last_event = self.last_event.max(until);
@@ -109,7 +110,7 @@ impl Period {
     }
 }
 
-/// The parts of a source that outlive its connections.
+/// The interface of a connection to its source. Outlives the connection: the next connection of the same slot uses it too.
 pub(crate) struct Link<O: Outlet> {
     pub(crate) name: Arc<str>,
     pub(crate) outlet: O,
@@ -118,18 +119,18 @@ pub(crate) struct Link<O: Outlet> {
     pub(crate) stop: CancellationToken,
     pub(crate) stats: Arc<SourceStats>,
     pub(crate) stored: Arc<StoredEvents>,
-    /// Whether events wait until those of a gap are fetched.
+    /// The state of waiting until the events of a gap are fetched.
     pub(crate) hold: Arc<Hold>,
     /// The period of the current connection; `None` before its authentication.
     pub(crate) period: Option<Period>,
     /// The acknowledgements of the current connection.
     pub(crate) acknowledgements: Acknowledgements,
     pub(crate) throttle: Throttle,
-    /// The signals for the replacement of the source.
+    /// The signals for the replacement of the whole source.
     pub(crate) replacement: Replacement,
     /// Whether the source may connect; `None` if it always may.
     pub(crate) may_connect: Option<watch::Receiver<bool>>,
-    /// The configured time between two reads of the socket, and a longer one of the program.
+    /// The configured time between two reads of the socket, and a time of the program that applies while it is longer.
     pub(crate) read_interval: (Duration, Option<watch::Receiver<Duration>>),
 }
 
@@ -189,7 +190,7 @@ impl<O: Outlet> Link<O> {
         longer.map_or(*configured, |longer| longer.max(*configured))
     }
 
-    /// Counts what was read and sends the item.
+    /// Counts what was read, and sends the item of all added frames.
     pub(crate) fn deliver(&mut self, room: mpsc::Permit<'_, O::Item>, reading: Reading) {
         let now = clock::now();
         self.count(reading, now);
@@ -204,7 +205,7 @@ impl<O: Outlet> Link<O> {
         self.count(reading, now);
     }
 
-    /// Sends the item if the channel has room.
+    /// Sends the item of all added frames if the channel has room.
     pub(crate) fn offer(&mut self) {
         if self.outlet.len() == 0 || self.hold.is_active() {
             return;
@@ -215,8 +216,8 @@ impl<O: Outlet> Link<O> {
         }
     }
 
-    /// Sends the item and waits for room. Also waits after a stop, because the frames are counted as
-    /// received.
+    /// Waits for room, and sends the item of all added frames. Also waits after a stop, because the frames are counted
+    /// as received.
     ///
     /// Returns if the receiver is dropped. A caller that stops a source has its own time limit.
     pub(crate) async fn flush(&mut self) {
@@ -248,7 +249,7 @@ mod tests {
     use crate::{connection::testing::link, stats::FrameKind};
 
     #[tokio::test(start_paused = true)]
-    async fn only_events_prove_life_after_the_expiry() {
+    async fn only_events_prove_life_after_the_token_expires() {
         let since = Instant::now();
         let mut period = Period::new(since, Some(since + Duration::from_secs(20)));
         let mut read = async |seconds: u64, kind: FrameKind| {
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn stop_waits_for_space_in_the_channel() {
+    async fn flush_after_a_stop_waits_for_room_in_the_channel() {
         let (mut link, mut items) = link(1);
         link.items.try_send(vec!["in the way".into()]).unwrap();
         link.outlet.push(Received::Malformed {

@@ -1,7 +1,8 @@
 //! The low-water mark: the number of waiting bytes from which the system reports a socket as readable.
 //!
-//! While a socket rests, each arriving segment would wake the runtime's thread, although no task reads. With a higher low-water mark the
-//! system reports the data together. Linux before 4.18 does not report waiting data when the mark is lowered, but with the next segment.
+//! While a socket rests (is not read for some milliseconds, see `pace.rs`), each arriving segment would wake the runtime's
+//! thread, although no task reads. With a higher low-water mark, the system reports the data together when the mark is
+//! lowered; Linux before 4.18 reports it only with the next segment.
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -18,13 +19,13 @@ mod linux {
         usize
     );
 
-    /// The mark during a rest. Below the receive buffer, so that the system does not enlarge it.
+    /// The mark during a rest, in bytes. Below the size of the receive buffer, so that the system does not enlarge the buffer.
     const RESTING_BYTES: usize = 32 << 10;
 
-    /// The low-water mark of one socket. The default changes nothing.
+    /// The low-water mark of one socket. The default value has no socket and changes nothing.
     #[derive(Debug, Default)]
     pub(crate) struct LowWater {
-        /// A duplicate descriptor; the connection stays open until it is dropped.
+        /// A duplicate of the socket's descriptor. The connection stays open until the duplicate is dropped.
         socket: Option<OwnedFd>,
         is_raised: bool,
     }
@@ -46,7 +47,7 @@ mod linux {
         /// Lowers the mark to its default: data that has accumulated is reported at once.
         pub(crate) fn lower(&mut self) {
             if std::mem::take(&mut self.is_raised) {
-                // It was set before, so the system knows the option.
+                // The result is ignored: the option was set before, so the system supports it.
                 self.set(1);
             }
         }
@@ -61,7 +62,7 @@ mod linux {
 #[cfg(target_os = "linux")]
 pub(crate) use self::linux::LowWater;
 
-/// Other systems do not report accumulated data when the mark is lowered.
+/// Does nothing: other systems do not report accumulated data when the mark is lowered.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
 pub(crate) struct LowWater;
@@ -114,7 +115,7 @@ mod tests {
             assert_eq!(read, [round; 5]);
             server.write_all(&[9]).await.unwrap();
             let single = timeout(LIMIT, stream.read_u8()).await.unwrap().unwrap();
-            assert_eq!(single, 9, "it is reported at once again");
+            assert_eq!(single, 9, "after the rest, a single byte is reported at once");
             // Nothing is left that would be reported in the next round.
             assert!(stream.try_read(&mut read).is_err());
         }

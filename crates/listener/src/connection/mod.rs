@@ -1,5 +1,5 @@
-//! One connection, from the name look-up to the close. Each state is a function: `dial`, `authenticate`,
-//! `receive`, `close`.
+//! One WebSocket connection to a feed, from the name look-up to the close. Each phase of a connection is a function:
+//! `dial`, `authenticate`, `receive`, `close`.
 
 mod authenticate;
 mod close;

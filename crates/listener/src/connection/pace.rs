@@ -1,18 +1,18 @@
-//! Decides when a socket is read next, so that several messages share one wake-up.
+//! Decides for how long a socket rests, that is, is not read after a read, so that several messages share one wake-up.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The bytes that may wait in the socket at the rate of the last read. Less than the smallest common receive window, 64 KiB, so that the
-/// server waits at most after a sudden burst, until the rest ends.
+/// The number of bytes that may wait in the socket during a rest, at the rate of the last read. Less than the smallest common
+/// receive window, 64 KiB, so that the server has to wait only after a sudden burst, and only until the rest ends.
 const MAX_WAITING: u64 = 32 << 10;
 /// The shortest rest. The timer of the runtime counts milliseconds.
 pub(crate) const LEAST_REST: Duration = Duration::from_millis(2);
-/// The messages that have to be expected during a rest. For fewer ones, the timer costs more than the rest saves.
+/// The least number of messages to expect during a rest. With fewer messages, the timer costs more than the rest saves.
 const LEAST_SHARED: u32 = 2;
 
-/// The result of one wake-up.
+/// The amount of data that was read in one wake-up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Amount {
     pub(super) messages: usize,
@@ -21,7 +21,7 @@ pub(super) struct Amount {
     pub(super) is_dry: bool,
 }
 
-/// The rate at which a socket is read.
+/// Measures the rate at which messages and bytes arrive, between two times at which all available data was read.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// The last time at which all available data was read.
@@ -39,8 +39,8 @@ impl Pace {
         }
     }
 
-    /// Records what was read. Returns the time before which the socket is not to be read; `None` if it is to be read as soon as data
-    /// arrives. `interval`: the longest rest.
+    /// Records the amount that was read. Returns the end of the rest; `None` without a rest, so that the socket is read as soon
+    /// as data arrives. `interval` is the longest rest.
     pub(super) fn rest(&mut self, interval: Duration, read: Amount, now: Instant) -> Option<Instant> {
         self.messages += read.messages;
         self.bytes += read.bytes;
@@ -116,7 +116,7 @@ mod tests {
         };
         assert_eq!(read(false, 20), None);
         assert_eq!(read(false, 20), None);
-        // The bytes of all three within 20 ms.
+        // The rate is that of all three reads together, within 20 ms.
         assert_eq!(read(true, 20), Some(36));
     }
 }

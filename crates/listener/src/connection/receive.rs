@@ -1,4 +1,5 @@
-//! Reads the frames of the platform as fast as the channel accepts them.
+//! Receives the frames of an authenticated connection and sends them in batches through the channel. While the channel is
+//! full (backpressure), nothing is read.
 
 use std::{
     future::poll_fn,
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     error::Lost,
-    stats::{Reading, SourceStats},
+    stats::{BACKPRESSURE, Reading, SourceStats},
 };
 
 /// The maximum number of frames and bytes of a batch: enough to make the cost of sending it small, and few
@@ -33,12 +34,12 @@ use crate::{
 pub(super) const MAX_BATCH_FRAMES: usize = 1024;
 pub(super) const MAX_BATCH_BYTES: u64 = 128 * 1024;
 
-/// The duration from which backpressure is reported. Shorter waits are normal for a full channel, and no
-/// server has closed a connection because of one.
+/// The duration from which backpressure is reported. Shorter waits are normal for a full channel, and no server has
+/// closed a connection because of a short wait.
 const LONG_BLOCK: Duration = Duration::from_secs(1);
 
-/// The additional time for which unread data is searched for an answer whose time limit has passed. The
-/// answer may have arrived already: this process may have been suspended, or short of CPU.
+/// The time for which reading continues after the time limit of an answer: the answer may be among the unread data,
+/// because this process may have been suspended, or short of CPU.
 const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
 /// The result of polling the socket.
@@ -49,7 +50,7 @@ pub(super) enum Read {
     Dry,
     /// All data is written, so that acknowledgements can be sent.
     Flushed,
-    /// The channel has no room for a batch, or the events of a gap are fetched first.
+    /// The channel has no room for a batch, or reading waits until the events of a gap are fetched.
     NoRoom,
     Lost(Lost),
 }
@@ -88,14 +89,14 @@ where
     let mut room = None;
     // Whether all data that accumulated during a long backpressure is read.
     let mut is_caught_up = true;
-    // The time since which the unread data is searched for an answer whose time limit has passed.
+    // The start of the grace period: the time limit of an answer has passed, and unread data is read.
     let mut grace_since: Option<Instant> = None;
     let mut pace = Pace::new(Instant::now());
-    // The time before which the socket is not read.
+    // The end of the current rest, before which the socket is not read.
     let mut rests_until = None;
     if link.outlet.len() > 0 {
         // Frames that arrived before or with the answer to AUTH.
-        // No permit is reserved during a hold: the events of the gap need the room.
+        // No permit is reserved during a hold: the fetched events of the gap need the room.
         let room = (!link.hold.is_active())
             .then(|| items.try_reserve().ok())
             .flatten();
@@ -117,7 +118,8 @@ where
         if overdue.is_none() {
             grace_since = None;
         }
-        // The time of an answer is measured, and one that is late may have arrived since the last read.
+        // No rest while an answer is expected: its time is measured, and a late answer may have arrived since the last
+        // read.
         if overdue.is_some() || session.heartbeat.is_waiting() {
             rests_until = None;
         }
@@ -129,7 +131,7 @@ where
         if timer.deadline() != wake {
             timer.as_mut().reset(wake);
         }
-        let is_last_look = grace_since.is_some();
+        let is_grace_period = grace_since.is_some();
         let read = select! {
             biased;
             () = &mut stopped => return Err(Lost::Stopped),
@@ -157,7 +159,7 @@ where
             }
             read = poll_fn(|cx| {
                 let was_flushing = session.is_flushing;
-                let read = poll_batch(cx, session, link, &items, &mut room, &mut is_caught_up, is_last_look);
+                let read = poll_batch(cx, session, link, &items, &mut room, &mut is_caught_up, is_grace_period);
                 if read.is_pending() && acknowledges && was_flushing && !session.is_flushing {
                     return Poll::Ready(Read::Flushed);
                 }
@@ -168,7 +170,7 @@ where
             Read::Batch(amount) => {
                 let rest = pace.rest(link.read_interval(), amount, Instant::now());
                 rests_until = rest.filter(|_| !session.heartbeat.is_waiting());
-                // Where silence ends the connection, it must be known whether data waits.
+                // Not if silence can end the connection: with a raised low-water mark, waiting data could look like silence.
                 if rests_until.is_some() && session.heartbeat.dead_at().is_none() {
                     session.socket.rest();
                 }
@@ -257,10 +259,12 @@ where
     Poll::Ready(lost.map_or(Read::Batch(amount), Read::Lost))
 }
 
-/// Waits for room in the channel, and for the events of a gap, without reading, and returns the permit and the waiting time. Pings and
-/// pongs continue as far as the server reads them, so that it keeps the connection open. A missing pong is
-/// not judged, because it may be unread behind events. A connection that breaks does not end here either: its
-/// unread data is read when the channel has room.
+/// Waits without reading until the events of a gap are fetched, and then for room in the channel. Returns the permit, and
+/// the duration of the second wait (the backpressure).
+///
+/// Pings and pongs are sent as far as the server reads them, so that it keeps the connection open. A missing pong does
+/// not end the connection, because the pong may be among the unread data, after events. A connection that breaks does not
+/// end here either: its unread data is read when the channel has room.
 pub(super) async fn wait_until_unblocked<'a, S, O>(
     session: &mut Session<S>,
     link: &mut Link<O>,
@@ -277,7 +281,7 @@ where
     // One reservation for the whole wait: a new one would lose its place in the queue.
     let mut reserve = pin!(items.reserve());
     let began = Instant::now();
-    // Backpressure begins when the events of a gap are no longer waited for.
+    // The start of the backpressure: set again at the end of a hold, which does not count as backpressure.
     let mut since = began;
     let mut next_report = since + LONG_BLOCK;
     let mut is_logged = false;
@@ -303,17 +307,18 @@ where
                     continue;
                 };
                 blockage.lasts_long();
-                // Once a minute, however often backpressure ends and returns: a lasting one always has a line.
+                // At most one line a minute, however often backpressure ends and returns. The wait is checked each second,
+                // so a lasting one always has a line.
                 if link.throttle.allow("blocked").is_some() {
                     is_logged = true;
                     let lasted = format_duration(since.elapsed());
-                    warn!(source = %link.name, lasted, "backpressure: the socket is not read, because there is no room for more events");
+                    warn!(source = %link.name, lasted, "{BACKPRESSURE}");
                 }
             }
-            // AUTH must be the first message, also before pings.
+            // Not before the authentication: AUTH must be the first message.
             () = sleep_until(session.heartbeat.due()), if session.is_authenticated() => session.ping(),
             () = poll_fn(|cx| session.poll_flush(cx)), if session.is_flushing => {}
-            // Events that are stored meanwhile are acknowledged: the feed may have a time limit.
+            // Events that are stored meanwhile are acknowledged, because the feed may have a time limit for acknowledgements.
             values = acknowledgements.next(), if acknowledges && !session.is_flushing => session.acknowledge(&values),
         }
     };
@@ -324,9 +329,9 @@ where
     session
         .heartbeat
         .released(now.saturating_duration_since(began), now);
-    // Only after a logged start, so that the last line about backpressure is true.
+    // Only if the start was logged, so that the last line about backpressure states the present condition.
     if is_logged {
-        info!(source = %link.name, held_seconds = held.as_secs_f64(), "backpressure ended: the socket is read again");
+        info!(source = %link.name, lasted = format_duration(held), "backpressure ended: the socket is read again");
     }
     Ok((room, held))
 }

@@ -21,7 +21,7 @@ fn raw_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_wake_up_yields_one_batch() {
+async fn all_frames_of_a_wake_up_are_one_batch() {
     let (mut link, mut batches) = link(4);
     let (mut session, mut platform) = authenticated_connection().await;
     platform
@@ -82,7 +82,7 @@ async fn flood_arrives_in_bounded_batches_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_are_answered_and_measured() {
+async fn pings_are_sent_at_the_interval_and_measured() {
     let (mut link, _batches) = link(1);
     let (mut session, mut platform) = authenticated_connection().await;
     let (stop, stats) = (link.stop.clone(), link.stats.clone());
@@ -131,7 +131,7 @@ async fn missing_pong_closes_the_connection_despite_events() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pong_delayed_by_backpressure_counts() {
+async fn pong_that_arrived_while_the_process_was_suspended_counts() {
     let (mut link, _batches) = link(1);
     let (mut session, mut platform) = authenticated_connection().await;
     let stop = link.stop.clone();
@@ -157,7 +157,7 @@ async fn wrong_pong_closes_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn late_refusal_is_reported_as_refusal() {
+async fn refusal_after_authentication_is_reported_as_refusal() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authenticated_connection().await;
     platform
@@ -168,7 +168,7 @@ async fn late_refusal_is_reported_as_refusal() {
     assert_eq!(
         batches.recv().await.unwrap(),
         [event(1)],
-        "what came before is handed on"
+        "the earlier events are delivered"
     );
 }
 
@@ -206,7 +206,7 @@ async fn backpressure_continues_pings_and_ignores_silence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn websocket_ping_is_answered_before_blocking() {
+async fn websocket_ping_is_answered_while_the_channel_is_full() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authenticated_connection().await;
     let stop = link.stop.clone();
@@ -215,8 +215,8 @@ async fn websocket_ping_is_answered_before_blocking() {
         // Exactly a full batch: the ping is the last frame that is read before the channel is full.
         platform.send_texts((0..MAX_BATCH_FRAMES - 1).map(event)).await;
         platform.send(Message::Ping("are you there".into())).await;
-        let heard = platform.receive_text().await;
-        assert!(heard.contains("Pong"), "{heard}");
+        let answer = platform.receive_text().await;
+        assert!(answer.contains("Pong"), "{answer}");
         stop.cancel();
     });
     assert_eq!(batches.recv().await.unwrap().len(), MAX_BATCH_FRAMES - 1);
@@ -236,7 +236,7 @@ async fn long_backpressure_is_the_reason_of_a_close() {
             assert_eq!(
                 batches.recv().await.unwrap().len(),
                 10,
-                "what came before is handed on"
+                "the earlier events are delivered"
             );
         });
         let expected = if hold < LONG_BLOCK {
@@ -249,7 +249,7 @@ async fn long_backpressure_is_the_reason_of_a_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unread_data_of_a_broken_connection_is_read_later() {
+async fn data_of_a_broken_connection_is_read_after_backpressure() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authenticated_connection().await;
     link.items.try_send(Vec::new()).unwrap();
@@ -265,7 +265,7 @@ async fn unread_data_of_a_broken_connection_is_read_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn data_before_a_failed_write_is_read_with_the_reason() {
+async fn events_and_reason_are_read_after_a_failed_write() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authenticated_connection().await;
     platform.send_texts((0..10).map(event)).await;
@@ -280,7 +280,7 @@ async fn data_before_a_failed_write_is_read_with_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_connection_uses_no_buffer() {
+async fn idle_connection_holds_no_room_in_the_channel() {
     let (mut idle, mut batches) = link(1);
     let (mut busy, _) = link(1);
     busy.items = idle.items.clone();
@@ -302,7 +302,7 @@ async fn idle_connection_uses_no_buffer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn protocol_violation_is_closed_with_its_code() {
+async fn unreadable_frame_is_answered_with_its_close_code() {
     let too_large = event(1).replace("new", &"x".repeat(LIMIT.bytes() as usize));
     let mut large_frame = vec![0x81, 127];
     large_frame.extend_from_slice(&(too_large.len() as u64).to_be_bytes());
@@ -321,17 +321,17 @@ async fn protocol_violation_is_closed_with_its_code() {
         assert_eq!(
             batches.recv().await.unwrap(),
             [event(7)],
-            "what came before is handed on"
+            "the earlier events are delivered"
         );
-        let (_, heard) = join!(close(&mut session, &mut link, &lost), async {
-            let mut heard = Vec::new();
-            while heard.last().is_none_or(|last: &String| !last.contains("close")) {
-                heard.push(platform.receive_text().await);
+        let (_, texts) = join!(close(&mut session, &mut link, &lost), async {
+            let mut texts = Vec::new();
+            while texts.last().is_none_or(|last: &String| !last.contains("close")) {
+                texts.push(platform.receive_text().await);
             }
             drop(platform);
-            heard
+            texts
         });
-        assert_eq!(heard.last().unwrap(), &format!("[close {code}]"));
+        assert_eq!(texts.last().unwrap(), &format!("[close {code}]"));
     }
 }
 
@@ -360,7 +360,7 @@ async fn close_codes_are_reported_as_received() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn end_without_close_frame_is_named() {
+async fn end_without_close_frame_is_reported_as_broken() {
     let (mut link, _batches) = link(1);
     let (mut session, platform) = authenticated_connection().await;
     drop(platform);
@@ -389,7 +389,7 @@ async fn stop_is_immediate_during_backpressure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn listener_without_receiver_ends() {
+async fn dropped_receiver_of_batches_stops_the_connection() {
     let (mut link, batches) = link(1);
     let (mut session, _platform) = authenticated_connection().await;
     drop(batches);

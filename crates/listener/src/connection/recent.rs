@@ -1,8 +1,8 @@
 //! Stores the last bytes that were read and the time of the last read: for close codes as the server sent
 //! them, and for the start of a gap.
 //!
-//! tungstenite replaces a close frame whose code must not be sent (0, 1005, 65535) by one with code 1002
-//! before it reports it. So the code is read from the stored bytes instead.
+//! If the code of a close frame must not be sent (0, 1005, 65535), tungstenite reports a frame with code 1002 instead.
+//! So the original code is read from the stored bytes.
 
 use std::{
     io,
@@ -50,7 +50,7 @@ impl<S> Recent<S> {
         if reported != replacement() {
             return reported;
         }
-        // Usually nothing follows the close frame. If something does, the first match is the most likely one.
+        // Usually nothing follows the close frame. Of several matches, the one nearest to the end is the most likely.
         let frames = (0..self.bytes.len()).filter_map(|start| {
             let (frame, rest) = close_frame(&self.bytes[start..])?;
             (!frame.code.is_allowed()).then_some((rest, frame))
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn protocol_violation_close_is_reported_as_such() {
+    fn close_code_1002_of_the_server_is_reported_unchanged() {
         let sent = CloseFrame {
             code: CloseCode::Protocol,
             reason: "mask missing".into(),
@@ -158,7 +158,7 @@ mod tests {
         let mut recent = Recent::new(());
         recent.keep(b"{\"id\":1}\x88\x0e\x03\xeamask missing");
         assert_eq!(recent.as_sent(sent.clone()), sent);
-        // Also with the text of tungstenite, because there is no other frame.
+        // Also if the server sent the text that tungstenite uses, because no other close frame is stored.
         assert_eq!(recent.as_sent(replacement()), replacement());
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets that rest after a read.
+//! Tests of sockets that rest (are not read for some milliseconds) after a read.
 
 use futures_util::{SinkExt, StreamExt};
 use neurobridge_core::secret::SecretSet;
@@ -41,7 +41,7 @@ async fn events_of_a_read_interval_are_one_batch() {
         batch.len()
     };
     let (_, ()) = join!(receive(&mut session, &mut link), async {
-        let (mut pings, mut said, mut sizes) = (0, 0, Vec::new());
+        let (mut pings, mut sent, mut sizes) = (0, 0, Vec::new());
         while pings < 3 {
             select! {
                 ping = platform.receive_text() => {
@@ -51,12 +51,12 @@ async fn events_of_a_read_interval_are_one_batch() {
                 }
                 Some(batch) = batches.recv() => sizes.push(take(batch)),
                 () = tokio::time::sleep(EVENT) => {
-                    platform.send_text(event(said)).await;
-                    said += 1;
+                    platform.send_text(event(sent)).await;
+                    sent += 1;
                 }
             }
         }
-        assert!(sizes.len() * 3 < said, "{} batches of {said} events", sizes.len());
+        assert!(sizes.len() * 3 < sent, "{} batches of {sent} events", sizes.len());
         assert!(sizes.iter().all(|size| *size <= 7), "{sizes:?}");
         interval.send_replace(Duration::ZERO);
         // Until the last rest has ended.
@@ -64,14 +64,14 @@ async fn events_of_a_read_interval_are_one_batch() {
         while let Ok(batch) = batches.try_recv() {
             take(batch);
         }
-        for id in said..said + 5 {
+        for id in sent..sent + 5 {
             tokio::time::sleep(EVENT).await;
             platform.send_text(event(id)).await;
             assert_eq!(take(batches.recv().await.unwrap()), 1);
         }
         stop.cancel();
     });
-    // The answer to a ping is read at once, so that its time is right.
+    // The answer to a ping is read at once, so that the measured round trip does not contain a rest.
     let rtt = stats.snapshot().ping_rtt;
     assert!(
         rtt.count() >= 2 && rtt.sum < 0.002 * rtt.count() as f64,
@@ -79,7 +79,7 @@ async fn events_of_a_read_interval_are_one_batch() {
     );
 }
 
-/// With a real socket, whose low-water mark is raised during a rest.
+/// Uses a real socket, whose low-water mark is raised during a rest.
 #[tokio::test]
 async fn last_events_before_a_silence_are_read_after_the_rest() {
     const EVENTS: usize = 150;

@@ -1,4 +1,5 @@
-//! An open WebSocket, and the handling of each message.
+//! The `Session`: an open WebSocket with its heartbeat and the state of its protocol. Handles each received message and
+//! queues the messages to send.
 
 use std::task::{Context, Poll, ready};
 
@@ -25,15 +26,15 @@ pub(crate) struct Session<S> {
     pub(crate) socket: Socket<S>,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) protocol: Protocol,
-    /// The values that must not be shown if the server repeats them.
+    /// The sent values that must not be shown if the server repeats them.
     pub(crate) secrets: SecretSet,
     max_frame_size: ByteSize,
     /// The replies that the frame being handled requires.
     replies: Vec<neurobridge_protocol::Message>,
     /// Whether written data may still be unflushed.
     pub(crate) is_flushing: bool,
-    /// The error after which nothing can be written. Reading continues until no data is left: a server that
-    /// closes has often sent events and its reason before.
+    /// The error after which nothing can be written. Reading continues until no data is left: a server that closes the
+    /// connection has often sent events and the reason before.
     write_error: Option<Lost>,
 }
 
@@ -68,7 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Queues acknowledgements of durable events.
+    /// Queues acknowledgements of stored events.
     pub(crate) fn acknowledge(&mut self, values: &[String]) {
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
         for message in self.protocol.acknowledge(&values) {
@@ -76,8 +77,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Sends a ping, unless the last one is not flushed yet: writes to a server that reads nothing must be
-    /// bounded, and the answer to the queued ping is awaited already.
+    /// Sends a ping, unless written data is not flushed yet: the data queued for a server that reads nothing must be
+    /// bounded.
     pub(crate) fn ping(&mut self) {
         let now = Instant::now();
         if self.is_flushing || self.write_error.is_some() {
@@ -100,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.send(Message::Close(Some(frame)));
     }
 
-    /// Flushes the written data, including pongs of the WebSocket protocol. Ready when everything is flushed.
+    /// Flushes the queued data, including pongs of the WebSocket protocol. Ready when everything is flushed.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_flushing {
             let flushed = ready!(self.socket.poll_flush(cx));
@@ -115,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Poll::Ready(Ok(message)) => return Poll::Ready(Ok(message)),
             Poll::Ready(Err(error)) => Lost::of_socket(error, self.max_frame_size),
             Poll::Pending => match self.write_error.take() {
-                // All data before the error is read.
+                // No data is left to read before the write error is returned.
                 Some(lost) if coop::has_budget_remaining() => lost,
                 write_error => {
                     self.write_error = write_error;
@@ -161,7 +162,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Ok(())
             }
             Message::Ping(_) => {
-                // The answer is queued and sent with the next read or flush; the next read may be far away.
+                // tungstenite has queued the answer, and sends it with the next read or flush. A flush is requested, because
+                // the next read may be far away.
                 self.is_flushing = true;
                 reading.frames.add(FrameKind::Control, 1);
                 Ok(())
@@ -174,12 +176,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Ok(())
             }
             Message::Close(frame) => {
-                // The answer to a close is queued too.
+                // The answer to a close frame is queued too.
                 self.is_flushing = true;
                 let frame = frame.map(|frame| self.socket.as_sent(frame));
                 Err(Lost::Closed(describe_close(frame, &self.secrets)))
             }
-            // Never returned by reading, according to its documentation.
+            // tungstenite never returns this variant when reading, according to its documentation.
             Message::Frame(_) => Ok(()),
         }
     }
@@ -265,8 +267,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn send(&mut self, message: Message) {
-        // Does not check for readiness: data that the socket does not accept is buffered, up to the limit of
-        // the write buffer.
+        // Sent without waiting for the socket: data that it does not accept is buffered, up to the limit of the write
+        // buffer.
         let sent = self.socket.queue(message);
         let is_sent = sent.is_ok();
         self.written(sent);
@@ -321,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reason_is_one_line_without_the_token() {
+    fn close_reason_is_one_line_without_the_token() {
         let secrets = SecretSet::default();
         secrets.add("a-\"token\"");
         let frame = CloseFrame {

@@ -1,4 +1,4 @@
-//! A WebSocket that can continue reading after a frame that could not be read.
+//! The `Socket`: a WebSocket that can continue reading after a frame that could not be read.
 //!
 //! tokio-tungstenite's `WebSocketStream` yields nothing after its first error. tungstenite itself continues
 //! after a frame that it has removed from its buffer. A frame that is too large never reaches it, because the
@@ -32,7 +32,7 @@ pub(crate) struct Socket<S> {
     context: WebSocketContext,
     /// Whether the start of the next frame is known and the frame can be interpreted.
     is_readable: bool,
-    /// `None` if what is read was sent just before.
+    /// The data that may have accumulated during a pause; `None` if everything up to the last read is read.
     backlog: Option<Backlog>,
     has_sent_close: bool,
     low_water: LowWater,
@@ -44,18 +44,20 @@ pub(crate) struct Socket<S> {
 struct Backlog {
     /// The time up to which everything that the server sent is read.
     since: Instant,
-    /// The time for which reading has to continue until what the server had kept is read, at the start of the pause or at its end.
+    /// The time for which reading has to continue until the accumulated data counts as read. At the start of a pause: what is
+    /// left from earlier pauses. At its end, the duration of the pause is added.
     owed: Duration,
     paused_at: Instant,
-    /// `None` during the pause.
+    /// The end of the last pause; `None` during the pause.
     resumed_at: Option<Instant>,
-    /// Whether all data was read once since then. The server may have more data that waits for the receive window.
+    /// Whether all available data was read at least once since `resumed_at`. The server may have more data that waits for the
+    /// receive window.
     is_dry: bool,
 }
 
 impl Backlog {
-    /// Returns the time for which reading still has to continue: as long as it paused. *Assumed*: a connection transmits events at
-    /// least twice as fast as they occur.
+    /// Returns the time for which reading still has to continue. In total that is the time for which reading paused.
+    /// *Assumed*: a connection transmits events at least twice as fast as they occur.
     fn owed(&self, now: Instant) -> Duration {
         let read_for = self
             .resumed_at
@@ -63,7 +65,7 @@ impl Backlog {
         self.owed.saturating_sub(read_for.unwrap_or_default())
     }
 
-    /// Returns whether a message that is read now was sent just before.
+    /// Returns whether the accumulated data is read, so that the next message was sent just before it is read.
     fn is_read(&self) -> bool {
         self.is_dry && self.resumed_at.is_some() && self.owed(Instant::now()).is_zero()
     }
@@ -93,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.low_water.raise();
     }
 
-    /// Reads a message. After an error reading can continue if [`Socket::is_readable`].
+    /// Reads a message. After an error, reading can continue if [`Socket::is_readable`] returns true.
     pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<tungstenite::Result<Message>> {
         self.low_water.lower();
         let read = self.context.read(&mut Polled {
@@ -103,17 +105,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         });
         let error = match read {
             Ok(message) => {
-                // The answer to a close frame is the last message of the server. Without one, a close frame may have been sent at
-                // any time of a pause.
+                // A close frame that answers the one of this side is the last message of the server: everything is read. Any
+                // other close frame may have been sent at any time of a pause.
                 let is_last = message.is_close() && self.has_sent_close;
                 self.backlog = self.backlog.filter(|backlog| !is_last && !backlog.is_read());
                 return Poll::Ready(Ok(message));
             }
             Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                // All frames before the oversized one are read.
+                // If the gate has found an oversized frame, all frames before it are read.
                 match self.gate.take_too_large() {
                     None => {
-                        // Without budget, more data may be available.
+                        // Without budget of the runtime, `Pending` does not mean that no data is available.
                         if let Some(backlog) = &mut self.backlog
                             && coop::has_budget_remaining()
                         {
@@ -157,7 +159,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Records the answer to a ping. *Assumed*: the server sends it after everything that it had to send at the time of the ping.
+    /// Records the answer to a ping that was sent at `pinged_at`. *Assumed*: the server sends the answer after all data that it
+    /// had to send at that time.
     pub(crate) fn answered(&mut self, pinged_at: Instant) {
         self.backlog = self.backlog.and_then(|backlog| {
             let is_read = backlog
@@ -181,7 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.is_readable
     }
 
-    /// Queues a message.
+    /// Queues a message, and writes as much of the queued data as the socket accepts.
     ///
     /// # Errors
     /// The connection fails, or the write buffer is full.
@@ -217,12 +220,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Returns the close frame that the server sent, given the one that was read.
+    /// Returns the close frame as the server sent it, given the one that tungstenite reports.
     pub(crate) fn as_sent(&self, reported: CloseFrame) -> CloseFrame {
         self.stream.as_sent(reported)
     }
 
-    /// Returns the time at which the last byte of the server was read, or the time up to which everything is read.
+    /// Returns the time up to which everything that the server sent is read: that of the last read, or after a pause
+    /// [`behind_since`](Self::behind_since).
     pub(crate) fn last_read(&self) -> Instant {
         self.behind_since().unwrap_or(self.stream.last_read())
     }
@@ -252,8 +256,8 @@ const fn leaves_next_frame(error: &tungstenite::Error) -> bool {
     )
 }
 
-/// The stream as a blocking one for tungstenite: operations that would wait return `WouldBlock` and register
-/// the waker.
+/// Presents the stream to tungstenite as a non-blocking one: operations that would wait register the waker and
+/// return `WouldBlock`.
 struct Polled<'a, 'b, S> {
     stream: &'a mut Recent<S>,
     gate: &'a mut Gate,
@@ -291,7 +295,7 @@ mod tests {
     use crate::connection::testing::{event, sockets};
 
     #[tokio::test(start_paused = true)]
-    async fn answer_to_a_ping_proves_what_is_read() {
+    async fn answer_to_a_ping_proves_data_before_the_ping_is_read() {
         let (mut socket, mut platform) = sockets().await;
         platform.send_text(event(1)).await;
         poll_fn(|cx| socket.poll_message(cx)).await.unwrap();
@@ -305,7 +309,7 @@ mod tests {
         assert_eq!(
             socket.behind_since(),
             Some(at(5)),
-            "the server may have more from the time after it"
+            "data that the server had after the ping may be unread"
         );
         socket.answered(at(4));
         assert_eq!(socket.behind_since(), Some(at(5)));

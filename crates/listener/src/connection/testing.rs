@@ -1,4 +1,4 @@
-//! A scripted platform for tests.
+//! Helpers for tests of connections: a scripted platform at the other end of an in-memory stream.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ pub(crate) const AUTH: &str = r#"{"action":"AUTH","data":{"token":"s3cret"}}"#;
 pub(crate) const PING: &str = r#"{"action":"PING"}"#;
 pub(crate) const LIMIT: ByteSize = ByteSize::from_kib(64);
 
-/// The frames that a connection delivered, as text.
+/// Collects the frames that a connection delivers, as text.
 #[derive(Default)]
 pub(crate) struct TestOutlet(Vec<String>);
 
@@ -85,13 +85,13 @@ pub(crate) async fn connection() -> (Session<DuplexStream>, Platform) {
     (Session::new(socket, neuroio(), secrets, LIMIT), platform)
 }
 
-/// The protocol with a time limit of 10 s for each answer, and a ping every 5 s.
+/// Returns NeuroIO's protocol with a time limit of 10 s for each answer, and a ping every 5 s.
 pub(crate) fn neuroio() -> Protocol {
     let seconds = Duration::from_secs;
     Protocol::Neuroio(Box::new(Neuroio::new(seconds(10), seconds(5), seconds(10), &[])))
 }
 
-/// The secrets of a connection.
+/// Returns the secrets of a connection: the token.
 pub(crate) fn token() -> Secrets {
     Secrets::from([(neurobridge_protocol::TOKEN.to_owned(), Secret::new(TOKEN))])
 }

@@ -1,7 +1,7 @@
 //! Requests the upgrade to a WebSocket, and checks the answer (RFC 6455, 4.1).
 //!
-//! tungstenite's own handshake fails on an interim answer, HTTP/1.0, a list in `Connection`, and many or slow
-//! headers, and accepts extensions that were not offered.
+//! Does not use tungstenite's own handshake, which fails on an interim answer, HTTP/1.0, a list in `Connection`, and
+//! many or slow headers, and which accepts extensions that were not offered.
 
 use std::io;
 
@@ -19,7 +19,7 @@ use super::head::{Head, HeadError};
 /// Why the upgrade failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpgradeError {
-    #[error("the request cannot be made")]
+    #[error("the upgrade request cannot be created")]
     Request(#[source] tungstenite::Error),
     // Without the value, which may contain a secret.
     #[error("the header \"{0}\" contains a character that HTTP does not allow; check the secrets in it")]
@@ -43,7 +43,7 @@ pub(crate) enum UpgradeError {
         "`Sec-WebSocket-Accept` does not match the request: a cache or proxy in between may have answered"
     )]
     WrongAccept,
-    // Without the value, which may be anything.
+    // Without the value, which the server may choose freely.
     #[error("the server uses a WebSocket extension that was not offered (`Sec-WebSocket-Extensions`)")]
     Extension,
     #[error("the server uses a subprotocol that was not offered (`Sec-WebSocket-Protocol`)")]
@@ -68,7 +68,8 @@ where
         stream.flush().await
     };
     let sent = sent.await;
-    // Read even if the request could not be sent: a server may refuse a connection before it reads from it.
+    // The answer is read even if the request could not be sent: a server may refuse a connection without reading the
+    // request.
     let mut head = match (Head::read(stream).await, sent) {
         (Ok(head), _) => head,
         (Err(HeadError::Io(_) | HeadError::Incomplete), Err(error)) => return Err(UpgradeError::Send(error)),
@@ -82,7 +83,7 @@ where
     Ok(head)
 }
 
-/// Returns the request and its key.
+/// Returns the encoded request, and the key in its header `Sec-WebSocket-Key`.
 fn request(uri: &Uri, additions: &ConnectionRequest) -> Result<(Vec<u8>, String), UpgradeError> {
     let mut request = with_query(uri, &additions.query)?
         .into_client_request()
@@ -131,11 +132,11 @@ fn check(head: &Head, accept_key: &str, offered: &[String]) -> Result<(), Upgrad
         Some(key) if key != accept_key => return Err(UpgradeError::WrongAccept),
         Some(_) => {}
     }
-    // None is offered. A server that compresses nevertheless sends frames that this client cannot read.
+    // No extension is offered. A server that compresses nevertheless sends frames that this client cannot read.
     if head.list("sec-websocket-extensions").next().is_some() {
         return Err(UpgradeError::Extension);
     }
-    // A server that supports none of the offered ones may answer without one (RFC 6455, 4.2.2).
+    // A server that supports none of the offered subprotocols may answer without the header (RFC 6455, 4.2.2).
     if head
         .list("sec-websocket-protocol")
         .any(|chosen| !offered.iter().any(|offered| offered == chosen))

@@ -6,7 +6,7 @@ use tokio::{
 
 use super::*;
 
-/// The status line of all answers below.
+/// The status line of a valid answer.
 const STATUS: &str = "HTTP/1.1 101 Switching Protocols\r\n";
 
 async fn read_request(stream: &mut DuplexStream) -> String {
@@ -17,7 +17,7 @@ async fn read_request(stream: &mut DuplexStream) -> String {
     String::from_utf8(request).unwrap()
 }
 
-/// Returns the key with which a server accepts a request.
+/// Returns the value of `Sec-WebSocket-Accept` for a request.
 fn accept_key(request: &str) -> String {
     let key = request
         .lines()
@@ -47,7 +47,7 @@ async fn answered(answer: &str, piece: usize) -> (Result<Head, UpgradeError>, Ve
         if result.is_ok() {
             ours.read_to_end(&mut rest).await.unwrap();
         }
-        // Otherwise the server waits for room.
+        // Without this, the server would wait for room in the stream if the client has stopped reading.
         drop(ours);
         (result, rest)
     };
@@ -154,7 +154,7 @@ async fn invalid_upgrade_is_rejected_with_its_reason() {
 }
 
 #[tokio::test]
-async fn response_before_the_request_is_accepted() {
+async fn status_sent_before_the_request_is_reported() {
     let (mut ours, mut theirs) = duplex(16);
     let uri = "ws://host".parse().unwrap();
     theirs.write_all(b"HTTP/1.0 429\n").await.unwrap();
@@ -176,7 +176,7 @@ async fn response_before_the_request_is_accepted() {
 proptest! {
     /// A valid answer in any spelling is accepted, and each status is reported, for any fragmentation.
     #[test]
-    fn header_spelling_and_splits_have_the_same_result(
+    fn spelling_and_fragmentation_do_not_change_the_result(
         interim in prop::collection::vec(100u16..200, 0..3),
         status in prop_oneof![Just(101u16), 200u16..600],
         version in "1\\.[01]",
@@ -215,9 +215,10 @@ proptest! {
         }
     }
 
-    /// For any answer, the error is a sentence that repeats no part of the answer.
+    /// The error consists of own words, without control characters of the answer, and never of the text "Attack attempt
+    /// detected" with which tungstenite's handshake rejects unusual answers.
     #[test]
-    fn no_close_reason_triggers_intrusion_detection(
+    fn error_for_any_answer_is_printable_ascii(
         start in prop::sample::select(vec!["", "HTTP/", "HTTP/1.1 101 X\r\n", "HTTP/1.1 100\n\n", "HTTP/1.1 "]),
         bytes in prop::collection::vec(any::<u8>(), 0..300),
         piece in 1usize..40,
@@ -232,7 +233,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn request_has_the_declared_additions() {
+async fn request_contains_the_declared_additions() {
     let additions = ConnectionRequest {
         headers: vec![("X-Key".into(), "s3cret".into())],
         query: "cursor=5&a=x%20y".into(),

@@ -30,7 +30,8 @@ use self::{coverage::Coverage, stopwatch::Stopwatch};
 
 /// A source that has read no event warns after this number of malformed or ignored frames.
 const MANY_FRAMES: u64 = 100;
-const BACKPRESSURE: &str = "backpressure: the socket is not read, because there is no room for more events (usually the spool is full)";
+/// The reason of the state `Blocked`, also logged.
+pub(crate) const BACKPRESSURE: &str = "backpressure: the socket is not read, because there is no room for more events (usually the spool is full)";
 
 /// The state and counters of a source, shared with the metrics and `/status`.
 ///
