@@ -1,8 +1,9 @@
-//! Determines which time the authenticated connections of a source have covered, to find gaps that a dead connection has hidden.
+//! Determines for which time the authenticated connections of a source have received everything, to find gaps that a dead
+//! connection has hidden.
 //!
-//! A connection that is half-open counts as authenticated until its loss is detected. Meanwhile another connection may be
-//! authenticated. Only at the end of the first one it is known that no connection has received events between its last byte and
-//! the authentication of the other one.
+//! A half-open connection counts as authenticated until its loss is detected. Meanwhile another connection may be
+//! authenticated. Only at the end of the half-open connection is it known that no connection has received events between
+//! its last byte and the authentication of the other connection: a hidden gap.
 
 use std::time::Duration;
 
@@ -12,17 +13,18 @@ use tokio::time::Instant;
 /// reported as too long, and never too short.
 const MAX_ENDED: usize = 16;
 
-/// The time in which a connection has received what the server sent.
+/// The period in which a connection has received everything that the server sent.
 #[derive(Clone, Copy, Debug)]
 struct Period {
+    /// The authentication.
     since: Instant,
-    /// The time up to which it is known to have received everything.
+    /// The time up to which the connection is known to have received everything.
     until: Instant,
     /// Whether the connection continued from the last stored event.
     resumes: bool,
 }
 
-/// A time that no connection has covered, although one counted as authenticated.
+/// A hidden gap: a time that no connection has covered, although a dead one counted as authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hidden {
     pub(super) began: Instant,
@@ -64,7 +66,7 @@ impl Coverage {
     /// Records an authentication.
     pub(super) fn begin(&mut self, since: Instant, resumes: bool) {
         if self.authenticated.is_empty() {
-            // A gap that ends now has its own record.
+            // The gap that ends now is not hidden: it is counted when it ends.
             self.covered = Some(since);
             self.ended.clear();
         }
@@ -83,7 +85,7 @@ impl Coverage {
     }
 
     /// Returns the time up to which everything is known to have been received, and whether a connection was authenticated after
-    /// it, so that there may be a gap in between. `None` before the first authentication.
+    /// that time, so that there may be a gap in between. `None` before the first authentication.
     pub(super) fn proven(&self) -> Option<(Instant, bool)> {
         let mut proven = self.covered?;
         let periods = || self.authenticated.iter().chain(&self.ended);
@@ -97,8 +99,9 @@ impl Coverage {
         Some((proven, periods().any(|period| period.since > proven)))
     }
 
-    /// Records the end of the connection that was authenticated at `since`. Returns the gaps that it has hidden, the oldest
-    /// first, and the time up to which the connections have covered everything else.
+    /// Records the end of the connection that was authenticated at `since`, with the time of its last byte. Returns the gaps
+    /// that the connection has hidden, the oldest first, and the time up to which the connections have covered everything
+    /// except these gaps.
     pub(super) fn end(&mut self, since: Instant, last_read: Instant) -> (Vec<Hidden>, Instant) {
         let until = last_read.max(since);
         let position = self
@@ -152,7 +155,7 @@ impl Coverage {
 mod tests {
     use super::*;
 
-    /// Connections whose times are seconds after the first moment.
+    /// A test set-up in which all times are seconds after `zero`.
     struct Bench {
         zero: Instant,
         coverage: Coverage,
@@ -191,7 +194,11 @@ mod tests {
     #[test]
     fn end_of_dead_connection_reports_the_gap_that_it_hid() {
         let mut bench = Bench::new(&[0, 1]);
-        assert_eq!(bench.end(0, 20), (vec![], 20), "the other one may be alive");
+        assert_eq!(
+            bench.end(0, 20),
+            (vec![], 20),
+            "the other connection may be alive"
+        );
         bench.begin(31);
         assert_eq!(bench.end(1, 20), (vec![(20, 31)], 31));
         assert_eq!(bench.end(31, 40), (vec![], 40));
@@ -204,9 +211,17 @@ mod tests {
         bench.begin(31);
         assert_eq!(bench.end(31, 35).0, []);
         bench.begin(60);
-        assert_eq!(bench.end(1, 55).0, [(55, 60)], "alive until then");
+        assert_eq!(
+            bench.end(1, 55).0,
+            [(55, 60)],
+            "the connection of second 1 was alive until then"
+        );
         bench.begin(65);
-        assert_eq!(bench.end(60, 65).0, [], "the next one begins at its last byte");
+        assert_eq!(
+            bench.end(60, 65).0,
+            [],
+            "the next connection begins at the last byte of this one"
+        );
     }
 
     #[test]
@@ -220,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn last_end_reports_the_gaps_before_it() {
+    fn end_of_last_connection_reports_the_gaps_before_it() {
         let mut bench = Bench::new(&[0, 1]);
         bench.end(0, 20);
         bench.begin(31);
@@ -251,7 +266,7 @@ mod tests {
         assert_eq!(
             proven(&bench),
             (21, true),
-            "the second one may be dead since then"
+            "the connection of second 1 may be dead since then"
         );
         let mut alive = Bench::new(&[0, 1]);
         alive.end(0, 20);

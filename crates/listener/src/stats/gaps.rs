@@ -1,4 +1,4 @@
-//! Gaps: their start, end and count.
+//! Gaps: records their start and end, counts them, and stores the most recent ones.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{
 /// The number of recent gaps that are stored for display.
 const GAPS_KEPT: usize = 8;
 
-/// A time between two authenticated connections without another one, or with dead ones only.
+/// A gap that has ended: a time without an authenticated connection to the feed, or with dead ones only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Gap {
@@ -21,20 +21,20 @@ pub struct Gap {
     pub began: Timestamp,
     /// The time until the next connection was authenticated.
     pub length: Duration,
-    /// Why the connection ended.
+    /// Why the connection before the gap ended.
     pub reason: DisconnectReason,
     /// Whether the events of the gap were missed.
     pub outcome: GapOutcome,
 }
 
-/// What an authentication changed.
+/// The result of recording an authentication.
 #[derive(Debug)]
 pub(crate) struct Authenticated {
     /// The time of the authentication.
     pub(crate) at: Instant,
     /// The duration of the gap that ended, if there was one.
     pub(crate) gap: Option<Duration>,
-    /// Whether no other connection of the source is authenticated.
+    /// Whether this is the only authenticated connection of the source.
     pub(crate) is_only: bool,
 }
 
@@ -50,16 +50,17 @@ pub(crate) struct WasAuthenticated {
 /// Gaps that a dead connection has hidden, because it counted as authenticated.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct HiddenGap {
-    /// Their total duration.
+    /// The total duration of the gaps.
     pub(crate) length: Duration,
+    /// `Unrecovered` if the events of any of the gaps are missed.
     pub(crate) outcome: GapOutcome,
     /// Whether another connection of the source is authenticated.
     pub(crate) is_connected: bool,
 }
 
 impl SourceStats {
-    /// Records an authenticated connection. `resumes` is whether it continues from the last stored event. Returns the duration
-    /// of the gap that ends, if there was one.
+    /// Records the authentication of a connection, which ends the current gap. `resumes` is whether the connection continues
+    /// from the last stored event.
     pub(crate) fn authenticated(&self, resumes: bool) -> Authenticated {
         let mut inner = self.lock();
         let now = Instant::now();
@@ -89,8 +90,8 @@ impl SourceStats {
 
     /// Records the end of an open connection. If it was the only authenticated one, and the source is not being stopped, a gap
     /// begins at the time of the last byte that was read: everything that the server has sent since then is missed, however
-    /// late the loss is detected. If another one was authenticated between that time and the detection, the gap has ended
-    /// already and is returned.
+    /// late the loss is detected. If another connection was authenticated between that time and the detection, the gap was
+    /// hidden and has already ended: it is counted and returned.
     pub(crate) fn disconnected(
         &self,
         reason: DisconnectReason,

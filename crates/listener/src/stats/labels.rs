@@ -1,4 +1,4 @@
-//! The label values of a source's metrics.
+//! The label values of a source's metrics and `/status`, as closed sets: states, outcomes and reasons.
 
 use neurobridge_core::labels;
 pub use neurobridge_core::labels::{Counts, Label};
@@ -30,17 +30,17 @@ labels! {
     pub enum ConnectionOutcome {
         /// The token was accepted.
         Authenticated = "authenticated",
-        /// The token file cannot be read, or is empty.
+        /// A secret is not available: its file cannot be read or is empty, its variable is not set, or the token provider failed.
         TokenUnreadable = "token_unreadable",
-        /// The host name has no address.
+        /// The host name could not be resolved, or has no address.
         ResolveFailed = "resolve_failed",
         /// No address accepted the TCP connection.
         ConnectFailed = "connect_failed",
-        /// The connection was not open within the time limit.
+        /// The connection was not open within `open_timeout`.
         OpenTimeout = "open_timeout",
         /// The process has no file descriptor left.
         TooManyOpenFiles = "too_many_open_files",
-        /// The proxy refused, or did not answer with HTTP.
+        /// The proxy refused the connection, did not answer with HTTP, or its password cannot be read.
         ProxyFailed = "proxy_failed",
         /// The TLS handshake failed, usually because of a certificate.
         TlsFailed = "tls_failed",
@@ -56,9 +56,9 @@ labels! {
         HttpOther = "http_other",
         /// The answer to the upgrade is not a WebSocket handshake.
         HandshakeFailed = "handshake_failed",
-        /// The platform refused the token.
+        /// The feed refused the token or the connection.
         TokenRefused = "token_refused",
-        /// No answer to AUTH.
+        /// No answer to AUTH, or to a step of a declared opening, within the time limit.
         AuthTimeout = "auth_timeout",
         /// The connection was lost before AUTH was answered.
         LostBeforeAuthenticated = "lost_before_authenticated",
@@ -90,11 +90,12 @@ labels! {
         /// The connection ended during backpressure, or before the data that had accumulated meanwhile was
         /// read.
         Blocked = "blocked",
-        /// The platform refused the token.
+        /// The feed refused the token or the connection.
         TokenRefused = "token_refused",
-        /// No answer to AUTH.
+        /// No answer to AUTH, or to a step of a declared opening, within the time limit.
         AuthTimeout = "auth_timeout",
-        /// Another connection took its place: because of its age, or because a secret has changed.
+        /// Another connection replaced this one: at its maximum age, after a change of a secret, token or address, because
+        /// another source replaced this one, or because the feed allows one connection for each token.
         Replaced = "replaced",
         /// The source was stopped.
         Stopped = "stopped",
@@ -113,15 +114,15 @@ labels! {
         Auth = "auth",
         /// An error of the feed.
         Error = "error",
-        /// A message that is replied to, such as a ping of a declared feed.
+        /// A message that requires a reply, such as a ping of a declared feed.
         Request = "request",
         /// A message that the declaration of the feed ignores.
         Ignored = "ignored",
-        /// Text that is not JSON.
+        /// A frame that is not JSON or not UTF-8.
         NotJson = "not_json",
-        /// JSON that the protocol of the feed does not know.
+        /// JSON of a kind that the protocol of the feed does not define.
         Unknown = "unknown",
-        /// A binary frame: dropped, as by the platform's own clients.
+        /// A binary frame of a feed with text frames only: dropped, as by the platform's own clients.
         Binary = "binary",
         /// A ping or pong of the WebSocket protocol itself.
         Control = "control",

@@ -28,7 +28,7 @@ pub use self::labels::{
 };
 use self::{coverage::Coverage, stopwatch::Stopwatch};
 
-/// A source that has read no event warns after this number of malformed or ignored frames.
+/// The number of malformed or ignored frames after which a source that has read no event is reported.
 const MANY_FRAMES: u64 = 100;
 /// The reason of the state `Blocked`, also logged.
 pub(crate) const BACKPRESSURE: &str = "backpressure: the socket is not read, because there is no room for more events (usually the spool is full)";
@@ -48,7 +48,7 @@ pub struct SourceStats {
 pub struct SourceSnapshot {
     /// The current state of the source.
     pub state: SourceState,
-    /// The reason why the source is not authenticated, not reading, or receives no event, as a sentence. `None` if it works.
+    /// The reason why the source is not authenticated, not reading, or receives no event, as a sentence. `None` otherwise.
     pub reason: Option<String>,
     /// The time of the last change between connected, not connected and blocked, or of the start of standby. Failed attempts do
     /// not change it, so that the duration of an outage can be derived from it.
@@ -159,7 +159,7 @@ pub(crate) struct Reading {
     pub(crate) bytes: u64,
     /// While data that accumulated during a pause may be unread: the time up to which everything that the server sent has been read.
     pub(crate) behind_since: Option<Instant>,
-    /// The period in which the connection received everything; `None` before the authentication.
+    /// The period in which the connection has received everything; `None` before the authentication.
     pub(crate) received: Option<ReceivedPeriod>,
     pub(crate) last_event: Option<Timestamp>,
     pub(crate) platform_errors: u64,
@@ -278,12 +278,12 @@ impl SourceStats {
         }
     }
 
-    /// Returns whether a connection is authenticated.
+    /// Returns whether any connection of the source is authenticated.
     pub(crate) fn is_authenticated(&self) -> bool {
         self.lock().coverage.authenticated() > 0
     }
 
-    /// Records the start of backpressure. Only its time is counted: a busy feed has many short ones.
+    /// Records the start of backpressure. Its time is counted, and the state stays: a busy feed has many short waits.
     pub(crate) fn blocked_briefly(&self) {
         let mut inner = self.lock();
         inner.blocked_connections += 1;
@@ -302,7 +302,8 @@ impl SourceStats {
         inner.reason = Some(BACKPRESSURE.into());
     }
 
-    /// Records the end of a connection's backpressure. `changed_state`: `blocked_for_long` was called for it.
+    /// Records the end of a connection's backpressure. `changed_state` is whether `blocked_for_long` was called for this
+    /// backpressure.
     pub(crate) fn unblocked(&self, changed_state: bool) {
         let mut inner = self.lock();
         inner.blocked_connections = inner.blocked_connections.saturating_sub(1);
@@ -320,8 +321,8 @@ impl SourceStats {
         }
     }
 
-    /// Records the data that one wake-up of the socket has read. Returns a warning once when `MANY_FRAMES` frames were malformed
-    /// or ignored and no event was read.
+    /// Records the data that one wake-up of the socket has read. Returns a warning when the number of malformed or ignored
+    /// frames reaches [`MANY_FRAMES`] and no event was read.
     pub(crate) fn read(&self, reading: Reading, at: Timestamp) -> Option<String> {
         let mut inner = self.lock();
         let lacked_events = inner.lacks_events();
@@ -349,6 +350,7 @@ impl SourceStats {
         (inner.lacks_events() && !lacked_events).then(|| no_event(inner.frames_without_event))
     }
 
+    /// Records the measured round trip of a ping.
     pub(crate) fn pong(&self, round_trip: Duration) {
         self.ping_rtt.observe(round_trip.as_secs_f64());
         self.lock().last_ping_rtt = Some(round_trip);
@@ -385,10 +387,12 @@ impl SourceStats {
 }
 
 impl Inner {
+    /// Returns whether many frames were read and none was an event.
     const fn lacks_events(&self) -> bool {
         self.frames_without_event >= MANY_FRAMES
     }
 
+    /// Changes the state. Keeps `since` at changes between states of an outage, such as failed attempts.
     fn enter(&mut self, state: SourceState) {
         let is_connected = |state| matches!(state, SourceState::Authenticated | SourceState::Blocked);
         let was_blocked = self.state == SourceState::Blocked;

@@ -1,4 +1,4 @@
-//! Measures the time for which a condition holds.
+//! Measures the total time for which a condition holds, such as backpressure.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ impl Stopwatch {
         self.running_since.get_or_insert(now);
     }
 
-    /// Stops, and returns whether it was running.
+    /// Stops, and returns whether the stopwatch was running.
     pub(super) fn stop(&mut self, now: Instant) -> bool {
         self.sum = self.elapsed(now);
         self.running_since.take().is_some()

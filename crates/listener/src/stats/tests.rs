@@ -71,7 +71,7 @@ async fn refused_token_is_the_reason_of_its_gap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn proof_of_life_is_the_last_byte_of_a_connection() {
+async fn proof_of_life_is_the_time_of_the_last_byte() {
     let stats = SourceStats::new();
     let reading = |since: Option<Instant>| {
         let mut reading = Reading::default();
@@ -138,7 +138,7 @@ async fn failed_attempts_keep_the_start_of_the_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn newest_gaps_are_kept() {
+async fn only_the_eight_newest_gaps_are_stored() {
     let stats = SourceStats::new();
     for second in 0..20 {
         stats.authenticated(false);
@@ -156,7 +156,7 @@ async fn newest_gaps_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stop_is_no_gap_and_blocked_time_is_counted() {
+async fn stop_is_no_gap_and_backpressure_is_timed() {
     let stats = SourceStats::new();
     stats.authenticated(false);
     stats.blocked_briefly();
@@ -194,7 +194,7 @@ async fn backpressure_of_two_connections_ends_with_both() {
     assert_eq!(
         stats.snapshot().state,
         SourceState::Blocked,
-        "the other one is blocked"
+        "the other connection is blocked"
     );
     tokio::time::advance(Duration::from_secs(5)).await;
     stats.unblocked(true);
@@ -217,7 +217,7 @@ async fn hidden_gap(resumes: bool, reason: DisconnectReason) -> (SourceStats, Op
 }
 
 #[tokio::test(start_paused = true)]
-async fn hidden_gap_is_counted_like_others() {
+async fn hidden_gap_is_counted_and_stored_like_others() {
     for (resumes, outcome) in [(false, GapOutcome::Unrecovered), (true, GapOutcome::Recovered)] {
         let (stats, gap) = hidden_gap(resumes, DisconnectReason::PongTimeout).await;
         let length = Duration::from_secs(10);
