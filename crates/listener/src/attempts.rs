@@ -1,4 +1,4 @@
-//! One connection of a source: opened again whenever it ends.
+//! Keeps one connection of a source open: dials, authenticates, receives, closes, and after a delay begins again.
 
 use std::time::Duration;
 
@@ -19,11 +19,10 @@ use crate::{
     stats::{DisconnectReason, GapOutcome, HiddenGap, Label, SourceState, WasAuthenticated},
 };
 
-/// The maximum `Retry-After` that is obeyed: a wrong value must not silence a source for days.
+/// The longest delay that a server can request with `Retry-After`: a wrong value must not silence a source for days.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// The maximum length of the reason of a lost connection, in characters. Its causes may quote text of the
-/// server.
+/// The maximum length of the shown reason of a failure, in characters: the reason may quote text of the server.
 const MAX_REASON_CHARS: usize = 1000;
 
 impl<D> Setup<D> {
@@ -41,13 +40,13 @@ enum Ended {
     Lost(Lost, Duration),
 }
 
-/// One of the connections of a source, which is opened again after it ends.
+/// The place of one connection among those of a source. A connection that ends is opened again in the same slot.
 pub(crate) struct Slot {
     /// The number of the slot.
     pub(crate) number: u64,
-    /// Whether the connection is being replaced, so that it is not opened again when it ends.
+    /// Cancelled when the connection is being replaced, so that it is not opened again when it ends.
     pub(crate) retires: CancellationToken,
-    /// Reports to the owner of the slots.
+    /// The channel for reports to the owner of all slots of the source.
     pub(crate) reports: mpsc::UnboundedSender<(u64, Report)>,
 }
 
@@ -73,7 +72,7 @@ pub(crate) enum Report {
 
 impl Slot {
     fn report(&self, report: Report) {
-        // The owner waits for all slots before it ends.
+        // Cannot fail: the owner waits for all slots before it ends.
         let _ = self.reports.send((self.number, report));
     }
 }
@@ -115,7 +114,7 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
             ),
             Ended::NotAuthenticated(lost @ Lost::TokenRefused { answer, is_declared })
             | Ended::Lost(lost @ Lost::TokenRefused { answer, is_declared }, _) => {
-                // Another connection may work, with the previous token.
+                // Not while another connection is authenticated, which may use the previous token.
                 if setup.config.exit_on_refused_token && !link.stats.is_authenticated() {
                     let reason = setup.shown(lost);
                     link.stats.waiting(SourceState::Refused, reason);
@@ -163,7 +162,7 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
                 () = link.items.closed() => return Ok(()),
                 () = slot.retires.cancelled() => return Ok(()),
                 () = sleep_until(until) => break,
-                // Repeats the line, because the server may request a delay of more than a minute.
+                // Repeats the line about the outage, because the server may request a delay of more than a minute.
                 () = sleep(throttle::INTERVAL) => outage.log(&link.name, label, &text, until),
             }
         }
@@ -172,12 +171,12 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
 
 /// Returns the delay before the next attempt, which is not shorter than the server's `Retry-After`.
 fn retry_delay(backoff: &mut Backoff, retry_after: Option<Duration>) -> Duration {
-    // The sum, not the maximum: with the maximum, all clients that a server rejected would reconnect at the same
+    // The sum of both, not the longer one: otherwise all clients that a server rejected would reconnect at the same
     // moment.
     backoff.next_delay() + retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)
 }
 
-/// The time since the last authenticated connection, or since the start of the source.
+/// The time since the last authenticated connection, or since the start of the source, and the attempts in it.
 struct Outage {
     since: Instant,
     attempts: u64,
@@ -217,7 +216,8 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
         }
     }
     link.stats.dialling();
-    // Before the secrets are read: a token that is set meanwhile replaces this connection.
+    // The version is read before the secrets: a token that is set in between has a higher version, and replaces this
+    // connection.
     let version = setup.reader.live.version();
     let expires = setup.reader.live.expires();
     let opened = stop
@@ -288,7 +288,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
     }
     if let Ended::NotAuthenticated(lost) | Ended::Lost(lost, _) = &mut ended {
         let mut last_read = session.socket.last_read();
-        // Before the end is counted, because events that are read meanwhile belong to this connection.
+        // The end is counted after the close, because events that are read during the close belong to this connection.
         let is_all_read = connection::close(&mut session, link, lost).await;
         if is_all_read {
             last_read = session.socket.last_read();
@@ -322,6 +322,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
     ended
 }
 
+/// Logs an authentication; after a gap with the duration, and whether the events of the gap are missed.
 fn log_authenticated<O: Outlet>(link: &Link<O>, gap: Option<Duration>, resumes: bool) {
     match gap {
         None => info!(source = %link.name, "authenticated"),
@@ -341,7 +342,7 @@ fn log_authenticated<O: Outlet>(link: &Link<O>, gap: Option<Duration>, resumes: 
     }
 }
 
-/// Logs a gap that is found at the end of a connection, and lets the program fetch its events.
+/// Logs a gap that a dead connection has hidden, and reports it, so that the program can fetch the events of the gap.
 fn hidden_gap<O: Outlet>(link: &Link<O>, reason: DisconnectReason, gap: &HiddenGap) {
     let length = format_duration(gap.length);
     let reason = reason.as_str();
@@ -361,7 +362,7 @@ fn hidden_gap<O: Outlet>(link: &Link<O>, reason: DisconnectReason, gap: &HiddenG
         source = %link.name, reason, gap = length,
         "connection was dead before the next one was authenticated{missed}"
     );
-    // Otherwise the next authentication does.
+    // Without an authenticated connection, the hold begins at the next authentication.
     if gap.is_connected {
         link.hold.begin();
     }

@@ -1,4 +1,5 @@
-//! The connections of a source: as many as configured, each opened again when it ends, or replaced before it ends.
+//! Opens and replaces the connections of a source: as many as configured. A connection that ends is opened again; one with an
+//! old token, an old address or its maximum age is replaced before it is closed.
 
 use std::time::Duration;
 
@@ -20,32 +21,35 @@ use crate::{
     source::{Replacement, Setup},
 };
 
-/// The time between the first attempts of two connections, so that a fault at the start does not affect all.
+/// The time between the first attempts of two connections, so that a fault at the start does not affect all of them.
 const STAGGER: Duration = Duration::from_secs(1);
-/// The time after the authentication of a connection within which the end of another one counts as its consequence.
+/// The time after the authentication of a connection within which the end of another one counts as displacement: the platform
+/// may have closed it because of the new connection.
 const DISPLACED_WITHIN: Duration = Duration::from_secs(2);
-/// The number of consecutive ends of this kind after which the platform is assumed to allow only one connection.
+/// The number of consecutive displacements after which the platform is assumed to allow one connection for each token.
 const DISPLACED: u32 = 3;
 
 /// The time for which a replaced connection stays open after the new one is authenticated: a platform may answer AUTH before it
 /// sends events to the new connection.
 pub const REPLACEMENT_OVERLAP: Duration = Duration::from_secs(1);
 
-/// The state of one connection, as recorded by its owner.
+/// The state of one connection, as recorded by its [`Owner`].
 struct Connection {
     number: u64,
     stop: CancellationToken,
+    /// Cancelled when the connection is being replaced.
     retires: CancellationToken,
+    /// The time of the authentication; `None` while the connection is not authenticated.
     authenticated_at: Option<Instant>,
-    /// The version of the token with which it authenticated last.
+    /// The version of the token with which the connection authenticated last.
     version: u64,
     /// The time at which the connection reaches its maximum age.
     expires_at: Option<Instant>,
     /// The time at which the connection is closed, because its replacement is authenticated.
     closes_at: Option<Instant>,
-    /// The connection that ends when this one is authenticated.
+    /// The number of the connection that this one replaces, until this one is authenticated.
     replaces: Option<u64>,
-    /// The connection that is about to be closed, because this one is authenticated.
+    /// The number of the replaced connection that is about to be closed, because this one is authenticated.
     closing: Option<u64>,
 }
 
@@ -77,7 +81,7 @@ async fn keep_open_while<D: Dial, O: Outlet>(
                 () = link.items.closed() => return Ok(()),
                 allowed = may_connect.wait_for(|may_connect| *may_connect) => allowed.is_ok(),
             };
-            // Without a sender, it will never be allowed.
+            // Without a sender, connecting will never be allowed again.
             if !allowed {
                 link.stop.cancelled().await;
                 return Ok(());
@@ -104,6 +108,7 @@ async fn keep_open_while<D: Dial, O: Outlet>(
     }
 }
 
+/// Keeps the configured number of connections open until the source is stopped, and replaces them after changes.
 async fn keep_open<D: Dial, O: Outlet>(setup: &Setup<D>, link: &Link<O>) -> Result<(), SourceError> {
     let (reports, mut reported) = mpsc::unbounded_channel();
     let mut owner = Owner {
@@ -139,7 +144,7 @@ async fn keep_open<D: Dial, O: Outlet>(setup: &Setup<D>, link: &Link<O>) -> Resu
         let connection = owner.add(&link.stop, None);
         running.push(open(connection, STAGGER * index));
     }
-    let mut changes = secrets::SecretFileWatch::new(setup.reader.clone());
+    let mut secret_files = secrets::SecretFileWatch::new(setup.reader.clone());
     let mut live_changes = setup.reader.live.changes();
     let mut waits_for_token = setup.reader.waits_for_token();
     loop {
@@ -166,7 +171,7 @@ async fn keep_open<D: Dial, O: Outlet>(setup: &Setup<D>, link: &Link<O>) -> Resu
                     }
                 }
             }
-            () = changes.changed(), if failure.is_none() => {
+            () = secret_files.changed(), if failure.is_none() => {
                 info!(source = %link.name, "secret changed; replacing all connections");
                 for number in owner.numbers() {
                     if let Some(connection) = owner.replace(number, &link.stop) {
@@ -233,8 +238,8 @@ impl Owner {
             .collect()
     }
 
-    /// Notes that the current token is in use, if every authenticated connection uses it, and it was not refused since
-    /// the last authentication.
+    /// Records that the current token is in use, if every authenticated connection uses it, and the token was not refused
+    /// since the last authentication.
     fn note_token(&self) {
         let current = self.live.version();
         if self.live.handle().token_state() != TokenState::Waiting {
@@ -263,7 +268,7 @@ impl Owner {
             Some(number)
         } else {
             old.stop.cancel();
-            // The old connection may itself replace one that is still open.
+            // The old connection may itself be the replacement of one that is still open.
             old.replaces.take()
         };
         Some(self.add(stop, replaces))
@@ -347,9 +352,9 @@ impl Owner {
         }
     }
 
-    /// Returns the time at which the next connection reaches its maximum age.
+    /// Returns the next time at which a connection reaches its maximum age, or a replaced connection has to be closed.
     fn next_change(&self) -> Instant {
-        /// The caller calls again after this time, so its length does not matter.
+        /// Any long time, because the caller calls this function again afterwards.
         const LATER: Duration = Duration::from_secs(86_400);
         let expiries = self
             .connections
@@ -359,7 +364,7 @@ impl Owner {
         expiries.min().unwrap_or_else(|| Instant::now() + LATER)
     }
 
-    /// Closes the connections whose replacement has been authenticated for long enough.
+    /// Closes the connections whose replacement has been authenticated for [`REPLACEMENT_OVERLAP`].
     fn close_replaced(&mut self, now: Instant) {
         for connection in &mut self.connections {
             if connection.closes_at.take_if(|at| *at <= now).is_some() {
@@ -368,6 +373,7 @@ impl Owner {
         }
     }
 
+    /// Returns the numbers of the connections that have reached their maximum age.
     fn expired(&self, now: Instant) -> Vec<u64> {
         let expired = |connection: &&Connection| connection.expires_at.is_some_and(|at| at <= now);
         self.connections

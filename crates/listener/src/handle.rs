@@ -1,4 +1,4 @@
-//! Changing the token and the address of a feed while it is read.
+//! The `Handle`: changes the token and the address of a feed while a source runs.
 
 use std::{error::Error, fmt, pin::Pin, sync::Arc, time::Duration};
 
@@ -51,12 +51,12 @@ pub struct Handle {
 /// Whether the feed accepted the current token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenState {
-    /// No connection has authenticated with it yet, or another connection still uses an older token.
+    /// No connection has authenticated with the token yet, or another connection still uses an older one.
     #[default]
     Waiting,
-    /// Every authenticated connection uses it.
+    /// Every authenticated connection uses the token.
     InUse,
-    /// The feed refused it. Connecting is retried with growing delay, until it is accepted or another token is set.
+    /// The feed refused the token. Connecting is retried with growing delay, until the token is accepted or another one is set.
     Refused,
 }
 
@@ -64,13 +64,13 @@ pub enum TokenState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TokenRequest {
-    /// Whether the feed refused the last token, so that the same one would probably be refused again.
+    /// Whether the feed refused the last token, so that it would probably refuse the same token again.
     pub is_refused: bool,
 }
 
 type ProvidedToken = Pin<Box<dyn Future<Output = Result<Secret, Box<dyn Error + Send + Sync>>> + Send>>;
 
-/// Returns a token for each connection.
+/// A function of the program that provides a token for each connection.
 #[derive(Clone)]
 pub(crate) struct Provider(Arc<dyn Fn(TokenRequest) -> ProvidedToken + Send + Sync>);
 
@@ -108,7 +108,7 @@ impl Provider {
 #[derive(Clone, Default)]
 pub(crate) struct Live {
     settings: watch::Sender<Settings>,
-    /// The state of the token with this version.
+    /// The version of a token, and the state of this token.
     state: watch::Sender<(u64, TokenState)>,
     provider: Option<Provider>,
 }
@@ -143,7 +143,7 @@ impl Live {
         LiveChanges(self.settings.subscribe())
     }
 
-    /// Returns the address that replaces the configured one.
+    /// Returns the address that replaces the configured one; `None` if none was set.
     pub(crate) fn endpoint(&self) -> Option<Arc<Endpoint>> {
         self.settings.borrow().endpoint.clone()
     }
@@ -182,7 +182,7 @@ impl Live {
         let _ = settings.wait_for(|settings| settings.token.is_some()).await;
     }
 
-    /// Notes the state of the token with this version, if it is still the current one.
+    /// Records the state of the token with this version, if it is still the current token.
     pub(crate) fn note(&self, version: u64, state: TokenState) {
         self.state.send_if_modified(|current| {
             let is_new = current.0 == version && current.1 != state;
@@ -213,8 +213,8 @@ impl Handle {
         self.set(token.into(), None);
     }
 
-    /// As [`set_token`](Self::set_token), for a token that expires at a known time. A connection with it may receive no further events
-    /// from then on, although it stays open: without an event, the time after it counts as a gap.
+    /// As [`set_token`](Self::set_token), for a token that expires at a known time. A connection with an expired token may
+    /// receive no further events although it stays open, so the time from the expiry to the next event counts as a gap.
     pub fn set_expiring_token(&self, token: impl Into<Secret>, expires: Instant) {
         self.set(token.into(), Some(expires));
     }

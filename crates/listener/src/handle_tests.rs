@@ -1,7 +1,7 @@
 use super::*;
 
 #[tokio::test]
-async fn state_belongs_to_the_newest_token() {
+async fn token_state_is_that_of_the_newest_token() {
     let live = Live::default();
     let handle = live.handle();
     handle.set_token("first");

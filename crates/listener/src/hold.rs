@@ -13,14 +13,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// The end of a gap, or the first authentication of a source.
+/// Reports the end of a gap, or the first authentication of a source.
 ///
-/// No event is read until this is dropped, or until the time limit of [`Source::on_gap_end`](crate::Source::on_gap_end) has
-/// passed.
+/// No event is read until this report is dropped, or until the time limit of
+/// [`Source::on_gap_end`](crate::Source::on_gap_end) has passed.
 #[derive(Debug)]
 pub struct GapEnded {
     hold: Arc<Hold>,
-    /// The number of the hold, because a later one may follow.
+    /// The number of the hold that this report ends, because a later hold may have begun.
     number: u64,
 }
 
@@ -38,12 +38,13 @@ impl Drop for GapEnded {
     }
 }
 
-/// The state of holding back the events of a source, shared by its connections.
+/// A hold: whether the events of a source wait until those of a gap are fetched. Shared by the connections of the source.
 #[derive(Debug, Default)]
 pub(crate) struct Hold {
     /// A copy of whether `until` has a value, which a connection can read without a lock at each wake-up.
     is_active: AtomicBool,
     inner: Mutex<Inner>,
+    /// Wakes the connections that wait for the end.
     ended: Notify,
     /// The receiver of the ends of gaps, and the longest time for which events wait.
     observer: OnceLock<(mpsc::Sender<GapEnded>, Duration)>,
@@ -51,7 +52,9 @@ pub(crate) struct Hold {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// The number of the last hold.
     number: u64,
+    /// The time limit of the current hold; `None` without one.
     until: Option<Instant>,
 }
 
@@ -66,7 +69,7 @@ impl Hold {
         self.observer.get().is_some_and(|(ends, _)| !ends.is_closed())
     }
 
-    /// Reports the end of a gap, and holds the events back if the report is received.
+    /// Reports the end of a gap to the observer, and begins a hold if there is one that can receive the report.
     pub(crate) fn begin(self: &Arc<Self>) {
         let Some((ends, limit)) = self.observer.get() else {
             return;
@@ -78,14 +81,15 @@ impl Hold {
             self.is_active.store(true, Ordering::Release);
             inner.number
         };
-        // Without room, the receiver has an earlier end of a gap to handle, and nothing waits for this one.
+        // If the channel is full, the observer still has an earlier report to handle. Then this report is dropped here, which
+        // ends the hold.
         let _ = ends.try_send(GapEnded {
             hold: Arc::clone(self),
             number,
         });
     }
 
-    /// Returns whether events have to wait. May still return true for a moment after the time limit.
+    /// Returns whether events have to wait. Still returns true after the time limit until [`ended`](Self::ended) is polled.
     pub(crate) fn is_active(&self) -> bool {
         self.is_active.load(Ordering::Acquire)
     }
@@ -173,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_waits_without_a_receiver_that_is_ready() {
+    fn events_do_not_wait_without_a_ready_receiver() {
         let hold = Arc::<Hold>::default();
         hold.begin();
         assert!(!hold.is_active() && !hold.is_observed());

@@ -1,4 +1,4 @@
-//! The `EventListener`: typed messages of the feed for Rust programs.
+//! The `EventListener`: passes the messages of NeuroIO's feed as types to a handler or a stream.
 
 use std::{
     fmt,
@@ -26,7 +26,8 @@ use crate::{
     stats::SourceStats,
 };
 
-/// The number of batches between the connection and the handler. While they are full, the socket is not read.
+/// The capacity of the channel between the connection and the handler, in batches. While the channel is full, the socket
+/// is not read.
 const BATCHES: usize = 16;
 
 /// Listens to a NeuroIO event feed: connects, authenticates, sends pings, and reconnects whenever the
@@ -116,7 +117,7 @@ impl EventListener {
     }
 
     /// Returns the handle by which the token and the address are changed while the listener runs. Clones of a listener
-    /// share it.
+    /// share the handle.
     pub fn handle(&self) -> Handle {
         self.live.handle()
     }
@@ -200,7 +201,7 @@ impl EventListener {
         let stop = stop.child_token();
         let link = Link::new(
             name,
-            Messages::default(),
+            MessageOutlet::default(),
             items,
             stop.clone(),
             Arc::clone(&stats),
@@ -221,14 +222,14 @@ impl EventListener {
 pub struct EventStream {
     batches: mpsc::Receiver<Vec<Message>>,
     batch: std::vec::IntoIter<Message>,
-    /// `None` after the task's end was reported.
+    /// The task that holds the connection; `None` after its end was reported.
     task: Option<JoinHandle<Result<(), SourceError>>>,
     stats: Arc<SourceStats>,
     _stop: DropGuard,
 }
 
 impl EventStream {
-    /// Returns state and counters of the connection.
+    /// Returns the state and the counters of the connection.
     pub fn stats(&self) -> Arc<SourceStats> {
         Arc::clone(&self.stats)
     }
@@ -271,13 +272,13 @@ impl Stream for EventStream {
     }
 }
 
-/// Collects the messages of a wake-up.
+/// Collects the messages of one wake-up of the socket.
 #[derive(Default)]
-struct Messages {
+struct MessageOutlet {
     messages: Vec<Message>,
 }
 
-impl Outlet for Messages {
+impl Outlet for MessageOutlet {
     type Item = Vec<Message>;
 
     fn for_connection(&self) -> Self {

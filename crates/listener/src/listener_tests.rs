@@ -5,12 +5,13 @@ use tokio_tungstenite::{WebSocketStream, accept_async, tungstenite};
 use super::*;
 use crate::stats::DisconnectReason;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit of everything that a test waits for.
+const LIMIT: Duration = Duration::from_secs(20);
 
 async fn platform() -> (TcpListener, EventListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
-    (listener, EventListener::new("t").url(url).open_timeout(PATIENCE))
+    (listener, EventListener::new("t").url(url).open_timeout(LIMIT))
 }
 
 async fn accept(listener: &TcpListener) -> WebSocketStream<TcpStream> {
@@ -30,8 +31,8 @@ async fn send_texts(socket: &mut WebSocketStream<TcpStream>, texts: &[&str]) {
     }
 }
 
-/// One word for each message.
-fn word(message: &Message) -> String {
+/// Returns a short description of a message.
+fn described(message: &Message) -> String {
     match message {
         Message::Connected => "connected".into(),
         Message::Authenticated => "authenticated".into(),
@@ -72,17 +73,17 @@ async fn stream_yields_all_kinds_in_order() {
     };
     let receive_text = async {
         let mut stream = client.stream().unwrap();
-        let mut words = Vec::new();
-        while words.len() < 8 {
-            words.push(word(&stream.next().await.unwrap().unwrap()));
+        let mut messages = Vec::new();
+        while messages.len() < 8 {
+            messages.push(described(&stream.next().await.unwrap().unwrap()));
         }
-        (words, stream)
+        (messages, stream)
     };
-    let ((words, stream), mut second) =
-        tokio::time::timeout(PATIENCE, async { tokio::join!(receive_text, server) })
+    let ((messages, stream), mut second) =
+        tokio::time::timeout(LIMIT, async { tokio::join!(receive_text, server) })
             .await
             .unwrap();
-    insta::assert_snapshot!(words.join("\n"), @r"
+    insta::assert_snapshot!(messages.join("\n"), @r"
     connected
     authenticated
     pong, measured: true
@@ -93,11 +94,11 @@ async fn stream_yields_all_kinds_in_order() {
     connected
     ");
     drop(stream);
-    // The connection goes with the stream.
-    let farewell = tokio::time::timeout(PATIENCE, second.next()).await.unwrap();
+    // The drop of the stream closes the connection.
+    let last = tokio::time::timeout(LIMIT, second.next()).await.unwrap();
     assert!(
-        matches!(farewell, Some(Ok(tungstenite::Message::Close(Some(_))))),
-        "{farewell:?}"
+        matches!(last, Some(Ok(tungstenite::Message::Close(Some(_))))),
+        "{last:?}"
     );
 }
 
@@ -128,7 +129,7 @@ async fn handler_receives_each_message_until_the_stop() {
         }
         std::future::ready(Ok::<_, std::convert::Infallible>(()))
     });
-    let (result, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(run, server) })
+    let (result, ()) = tokio::time::timeout(LIMIT, async { tokio::join!(run, server) })
         .await
         .unwrap();
     result.unwrap();
@@ -149,7 +150,7 @@ async fn handler_error_ends_the_listener() {
             _ => Ok(()),
         }
     });
-    let (result, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(run, server) })
+    let (result, ()) = tokio::time::timeout(LIMIT, async { tokio::join!(run, server) })
         .await
         .unwrap();
     assert!(matches!(result, Err(ListenError::Handler(error)) if error.to_string() == "the disk is full"));
@@ -165,10 +166,10 @@ async fn refused_token_ends_the_stream_if_configured() {
     };
     let receive_text = async {
         let mut stream = client.exit_on_refused_token().stream().unwrap();
-        let mut heard = Vec::new();
+        let mut messages = Vec::new();
         while let Some(message) = stream.next().await {
-            heard.push(match message {
-                Ok(message) => word(&message),
+            messages.push(match message {
+                Ok(message) => described(&message),
                 Err(error) => error.to_string(),
             });
         }
@@ -180,12 +181,12 @@ async fn refused_token_ends_the_stream_if_configured() {
                 .get(DisconnectReason::TokenRefused),
             1
         );
-        heard
+        messages
     };
-    let (heard, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(receive_text, server) })
+    let (messages, ()) = tokio::time::timeout(LIMIT, async { tokio::join!(receive_text, server) })
         .await
         .unwrap();
-    insta::assert_snapshot!(heard.join("\n"), @r"
+    insta::assert_snapshot!(messages.join("\n"), @r"
     connected
     error Invalid token
     disconnected token_refused

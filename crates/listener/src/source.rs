@@ -1,4 +1,4 @@
-//! A source: stays connected to a feed.
+//! The `Source`: stays connected to an event feed, and sends its events in batches through a channel.
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,18 +43,19 @@ pub struct Source {
 pub struct Replacement {
     /// Cancelled by the source once one of its connections is authenticated for the first time.
     pub authenticated: CancellationToken,
-    /// Cancelled by the program before it stops a source that another one has replaced: its connections count as replaced.
+    /// Cancelled by the program before it stops a source that another one has replaced, so that the connections of the stopped
+    /// source are counted as replaced.
     pub retires: CancellationToken,
 }
 
-/// The parts of a source that outlive its connections.
+/// The settings of a source, which all of its connections use.
 pub(crate) struct Setup<D> {
     pub(crate) dialler: D,
     pub(crate) reader: SecretReader,
     /// The sent values that must not be shown when the server repeats them.
     pub(crate) secrets: SecretSet,
     pub(crate) config: SourceConfig,
-    /// The protocol at the start of a connection.
+    /// The protocol, in the state at the start of a connection.
     pub(crate) protocol: Protocol,
 }
 
@@ -62,7 +63,7 @@ impl Source {
     /// Creates a source. `ledger` counts its events and malformed frames. The positions of `fields` are located when an event
     /// is read; a later access to any other field scans the event, which takes longer.
     ///
-    /// Reads the proxy variables of the environment, and reads the TLS files once to report errors in them.
+    /// Reads the proxy variables of the environment, and the TLS files, so that errors in them are reported at the start.
     ///
     /// # Errors
     /// The configuration is invalid, or TLS cannot be set up with it.
@@ -92,7 +93,7 @@ impl Source {
         &self.name
     }
 
-    /// Returns its state and counters, which are available while the source runs and after its end.
+    /// Returns the state and the counters of the source, which are available while it runs and after its end.
     pub fn stats(&self) -> Arc<SourceStats> {
         Arc::clone(&self.stats)
     }
@@ -108,7 +109,8 @@ impl Source {
         Arc::clone(&self.stored)
     }
 
-    /// Counts in this ledger, and continues after the last one of these stored events.
+    /// Counts events in this ledger instead of that of [`new`](Self::new), and continues after the last one of these
+    /// stored events.
     #[must_use]
     pub fn continuing(mut self, ledger: Arc<SourceLedger>, stored: Arc<StoredEvents>) -> Self {
         self.ledger = ledger;
@@ -122,7 +124,7 @@ impl Source {
     /// reported.
     ///
     /// The events that the feed sends from then on wait until the report is dropped, for `limit` at most: the socket is not
-    /// read. While a report waits to be received, a further one is not sent, and holds nothing back. Only the first call has an
+    /// read. While a report waits in the channel, no further report is sent, and no events wait. Only the first call has an
     /// effect.
     pub fn on_gap_end(&self, limit: Duration) -> mpsc::Receiver<GapEnded> {
         let (sender, ends) = mpsc::channel(1);
@@ -130,16 +132,18 @@ impl Source {
         ends
     }
 
-    /// Continues the state and the counters of the source that this one replaces. While a connection of either is authenticated,
-    /// there is no gap.
+    /// Continues the state and the counters of the source that this one replaces. While a connection of either source is
+    /// authenticated, there is no gap.
     #[must_use]
     pub fn replacing(mut self, stats: Arc<SourceStats>) -> Self {
         self.stats = stats;
         self
     }
 
-    /// Connects only while the value is true. When it becomes false, the source closes its connections as at a stop, and is in the
-    /// state [`SourceState::Standby`](crate::SourceState::Standby) when they are closed. Call it before [`replacing`](Self::replacing).
+    /// Connects only while the value is true. When it becomes false, the source closes its connections as at a stop, and is in
+    /// the state [`SourceState::Standby`](crate::SourceState::Standby) when they are closed.
+    ///
+    /// Call this method before [`replacing`](Self::replacing), so that it does not change the state of the replaced source.
     #[must_use]
     pub fn connecting_while(mut self, may_connect: watch::Receiver<bool>) -> Self {
         if !*may_connect.borrow() {
@@ -150,7 +154,7 @@ impl Source {
     }
 
     /// Reads the sockets at this interval while it is longer than the configured
-    /// [`read_interval`](crate::SourceConfig::read_interval). Like that one it is shorter if more than 32 KiB would wait.
+    /// [`read_interval`](crate::SourceConfig::read_interval). Either interval is shortened if more than 32 KiB would wait.
     #[must_use]
     pub fn reading_every(mut self, interval: watch::Receiver<Duration>) -> Self {
         self.read_interval = Some(interval);
@@ -163,9 +167,8 @@ impl Source {
     }
 
     /// Connects, authenticates, and sends the batches that `batcher` makes of the events to `batches`; a further connection
-    /// has a batcher of its own ([`Batcher::for_connection`]).
-    /// Reconnects whenever the connection ends, until `stop` is cancelled or the receiver of `batches` is
-    /// dropped.
+    /// has a batcher of its own ([`Batcher::for_connection`]). Reconnects whenever the connection ends,
+    /// until `stop` is cancelled or the receiver of `batches` is dropped.
     ///
     /// While `batches` is full, the socket is not read. A batch is counted as received in the ledger just
     /// before it is sent, without an await in between: when this future ends, all frames counted as received
@@ -247,12 +250,12 @@ impl Setup<Dialler> {
     }
 }
 
-/// Counts events and malformed frames as received when their batch is sent or has to wait.
+/// Counts events and malformed frames in the ledger as received, when their batch is sent or has to wait.
 struct Counted<B> {
     batcher: B,
     /// The number of events and malformed frames in the batcher.
     items: usize,
-    /// The number of them that are counted as received.
+    /// The number of these `items` that the ledger has already counted as received.
     counted: usize,
     ledger: Arc<SourceLedger>,
 }
