@@ -1,8 +1,8 @@
 //! Listens to the feed and prints its messages: the platform's documented Python example in Rust.
 //!
-//! `NEUROIO_TOKEN` contains the API token, `NEUROIO_URL` the address of the feed (the platform's own by
-//! default). Stops cleanly on SIGHUP,
-//! SIGTERM and SIGINT.
+//! Run it with `cargo run --package neurobridge-listener --example listen`. The environment variable `NEUROIO_TOKEN` contains
+//! the API token, `NEUROIO_URL` the address of the feed (the platform's own by default). Closes the connection and ends on
+//! SIGHUP, SIGTERM and SIGINT.
 
 use std::{convert::Infallible, env, error::Error};
 
@@ -40,12 +40,13 @@ async fn handle(message: Message) -> Result<(), Infallible> {
     Ok(())
 }
 
-/// Prints to standard output; other messages go to standard error.
-#[allow(clippy::print_stdout, reason = "what the example is for")]
+/// Prints an event to standard output; other messages are printed to standard error.
+#[allow(clippy::print_stdout, reason = "the example prints events")]
 fn report(line: &str) {
     println!("{line}");
 }
 
+/// Returns a token that is cancelled by the first signal to stop.
 fn stop_on_signals() -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     for kind in [

@@ -16,9 +16,9 @@ const PLATFORM_FEED: &str = "events.neuroio.com";
 /// The address of the platform's own REST interface.
 const PLATFORM_REST: &str = "https://api.neuroio.com";
 
-/// The bounds of `max_pages`. With more pages, no platform keeps the entries for as long as reading them takes.
+/// The largest `max_pages`. Reading more pages takes longer than a platform keeps the entries.
 const MAX_PAGES: u32 = 100_000;
-/// The bounds of `rate`. The interface of a platform is shared by all of its clients.
+/// The largest `rate`. All clients of a platform share its interface.
 const MAX_RATE: u32 = 1_000;
 /// The largest `hold`. Live events that wait longer are late for every consumer.
 const MAX_HOLD: Duration = Duration::from_secs(60);
@@ -55,8 +55,8 @@ pub struct BackfillConfig {
     /// recovered.
     #[schemars(range(min = 1, max = MAX_PAGES))]
     pub max_pages: u32,
-    /// Largest number of requests per second. The limit of the platform is unknown; if it answers 429, the time that
-    /// it requests is waited.
+    /// Largest number of requests per second. The limit of the platform is unknown. After an answer 429, the next request is
+    /// delayed by the time that the platform requests.
     #[schemars(range(min = 1, max = MAX_RATE))]
     pub rate: u32,
     /// Time limit for one answer, from the request to its last byte. Opening a connection has the limit `open_timeout`
@@ -94,7 +94,7 @@ impl BackfillConfig {
     }
 
     /// Returns the configuration errors, each with its key below the source and a sentence that states the found and the
-    /// expected value. `declared` states of a declared feed whether it has a list of past events.
+    /// expected value. `declared` is whether a declared feed has a list of past events; `None` for NeuroIO.
     pub(crate) fn check(&self, feed: &str, declared: Option<bool>) -> Vec<(&'static str, String)> {
         let mut errors = Vec::new();
         match &self.url {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn all_errors_are_reported() {
+    fn all_backfill_errors_are_reported() {
         let config = BackfillConfig {
             enabled: Some(true),
             hold: Duration::from_secs(61),

@@ -9,7 +9,7 @@ use crate::{event::Message, received::Received};
 /// Converts the frames of one wake-up of a source's socket into a batch for the channel.
 ///
 /// Runs in the task that reads the socket, on text that is in the processor's cache: do all work here
-/// that needs no other frame. [`Messages`] keeps the frames as [`Message`]s.
+/// that needs no other frame. The batcher [`Messages`] collects the frames as [`Message`]s.
 pub trait Batcher: Sized + Send + 'static {
     /// The batch that is sent through the channel.
     type Batch: Send + 'static;
@@ -28,8 +28,8 @@ pub trait Batcher: Sized + Send + 'static {
     /// provides that many. A frame may contain several events.
     fn push(&mut self, received: Received<'_>);
 
-    /// Returns the batch of all events and malformed frames added since the last call; at least one. The returned batch is always
-    /// sent.
+    /// Returns the batch of all events and malformed frames that were added since the last call, at least one. The returned batch
+    /// is always sent.
     ///
     /// `received_at` is the time of reading by the guarded clock, which decreases only if the system clock
     /// was set back.

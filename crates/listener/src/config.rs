@@ -28,16 +28,15 @@ use crate::{
 /// The maximum number of connections to a feed. More have no benefit, and a server may treat them as an attack.
 const MAX_CONNECTIONS: u32 = 8;
 
-/// The longest time between two reads of a socket, because a connection that breaks loses what is unread.
+/// The longest `read_interval`: a connection that breaks loses its unread data.
 pub const MAX_READ_INTERVAL: Duration = Duration::from_millis(100);
-/// The range of the time between two reads of a socket.
+/// The values of `read_interval` besides zero.
 const READ_INTERVALS: RangeInclusive<Duration> = LEAST_REST..=MAX_READ_INTERVAL;
 
 /// The address of NeuroIO's feed.
 const NEUROIO: &str = "wss://events.neuroio.com";
 
-/// The upper limit of `max_frame_size`: offsets within a frame have 32 bits, and a frame is held in memory as
-/// a whole.
+/// The largest `max_frame_size`: offsets within a frame have 32 bits, and a whole frame is held in memory.
 const MAX_FRAME_SIZE: ByteSize = ByteSize::from_mib(1024);
 
 /// An event feed to connect to: NeuroIO's, or with `feed` a declared one.
@@ -66,7 +65,7 @@ pub struct SourceConfig {
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub open_timeout: Duration,
-    /// Time limit for the answer to AUTH. Then the connection is replaced.
+    /// Time limit for the answer to AUTH. After it, the connection is replaced.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub auth_timeout: Duration,
@@ -74,7 +73,7 @@ pub struct SourceConfig {
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub ping_interval: Duration,
-    /// Time limit for the answer to a ping. Then the connection counts as dead and is replaced.
+    /// Time limit for the answer to a ping. After it, the connection counts as dead and is replaced.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub pong_timeout: Duration,
@@ -178,7 +177,7 @@ impl Default for SourceConfig {
             auth_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(5),
             pong_timeout: Duration::from_secs(10),
-            // Short compared with the time from a recognition to its event.
+            // Short compared with the time from a recognition until the platform sends its event.
             read_interval: Duration::from_millis(4),
             max_frame_size: ByteSize::from_mib(8),
             connections: 1,
@@ -316,7 +315,7 @@ impl SourceConfig {
         self.check_with(false)
     }
 
-    /// As [`check`](Self::check), for a program that may provide the token itself.
+    /// As [`check`](Self::check). `has_provider` is whether the program provides the token with a function.
     pub(crate) fn check_with(&self, has_provider: bool) -> Vec<Problem> {
         let mut errors = Vec::new();
         match &self.feed {

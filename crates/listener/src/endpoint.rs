@@ -1,9 +1,9 @@
-//! The address of a feed.
+//! The parsed address of a feed, or of an HTTP interface of its platform.
 
 use neurobridge_core::address::{self, Address, describe_scheme};
 use tokio_tungstenite::tungstenite::http::Uri;
 
-/// A parsed `url`.
+/// The parsed address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub(crate) uri: Uri,
@@ -24,7 +24,7 @@ impl Endpoint {
             Some(scheme) if scheme.eq_ignore_ascii_case("ws") => false,
             scheme => {
                 let found = describe_scheme(scheme);
-                // Only scheme, host and port; nothing if the URL contains a user.
+                // `shown` contains only scheme, host and port, and nothing if the URL contains a user.
                 let shown = address::shown(url);
                 let corrected = |scheme| match shown.split_once("://") {
                     Some((_, rest)) => format!("\"{scheme}://{rest}\""),
@@ -39,7 +39,7 @@ impl Endpoint {
                 });
             }
         };
-        // A user would be shown wherever the address is shown, and the platform supports only tokens.
+        // A user and password in the address would be shown with it, and the platform supports only tokens.
         if address.user.is_some() {
             return Err(format!("found a user or password in the URL, {EXPECTED}"));
         }
@@ -54,7 +54,7 @@ impl Endpoint {
         })
     }
 
-    /// Returns `host:port`, as CONNECT and logs contain it.
+    /// Returns `host:port`, with the brackets of an IPv6 address, for CONNECT and logs.
     pub(crate) fn authority(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_parsed() {
+    fn valid_urls_parse_and_errors_hide_passwords() {
         let endpoint = Endpoint::parse("wss://events.neuroio.com").unwrap();
         assert_eq!(
             (endpoint.host.as_str(), endpoint.port, endpoint.is_tls),

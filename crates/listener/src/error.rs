@@ -1,4 +1,4 @@
-//! The errors of a source: each with its message, its outcome in the metrics, and its effect on the backoff.
+//! The errors of a source, with their texts, their labels in the metrics, and the delay that a server requests.
 
 use std::{
     error::Error,
@@ -66,7 +66,7 @@ pub(crate) enum DialError {
     Connect { address: SocketAddr, source: io::Error },
     #[error("no file descriptor is left for a connection: raise the limit of open files")]
     TooManyOpenFiles { source: io::Error },
-    #[error("{target} was not open within {}{}: {stage}", format_duration(*timeout), tried(*addresses))]
+    #[error("no connection to {target} within {}{}: {stage}", format_duration(*timeout), tried(*addresses))]
     Timeout {
         target: String,
         timeout: Duration,
@@ -88,7 +88,7 @@ pub(crate) enum DialError {
     Handshake { target: String, source: UpgradeError },
 }
 
-/// The steps of opening a connection, in order. Each is displayed as what was missing when the time was up.
+/// The steps of opening a connection, in order. `Display` states the step that was not complete at the time limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum DialStage {
     #[default]
@@ -250,7 +250,7 @@ impl Lost {
         }
     }
 
-    /// Returns why the connection ended, without the information whether it was blocked before.
+    /// Returns the original reason, without [`Lost::Blocked`] and [`Lost::Unread`] around it.
     pub(crate) fn root(&self) -> &Self {
         match self {
             Self::Blocked { source } | Self::Unread { source } => source.root(),
@@ -258,7 +258,7 @@ impl Lost {
         }
     }
 
-    /// Returns whether the error is a frame of the server that could not be read.
+    /// Returns whether the connection ended because a frame of the server could not be read.
     pub(crate) fn is_unreadable_frame(&self) -> bool {
         matches!(
             self.root(),
@@ -276,7 +276,7 @@ impl Lost {
     }
 }
 
-/// Describes a refusal.
+/// Returns the beginning of the text about a refusal.
 const fn refusal(is_declared: bool) -> &'static str {
     if is_declared {
         "the feed refused the connection"
@@ -285,7 +285,7 @@ const fn refusal(is_declared: bool) -> &'static str {
     }
 }
 
-/// Names a step of the opening by its index; `None` for AUTH.
+/// Returns the name of a step of the opening, by its index; `None` for AUTH.
 fn opening_step(step: Option<usize>) -> String {
     step.map_or_else(
         || "AUTH".to_owned(),
@@ -293,7 +293,7 @@ fn opening_step(step: Option<usize>) -> String {
     )
 }
 
-/// Formats an error and its causes as one sentence. Omits a cause that the error above it contains already.
+/// Formats an error and its causes as one sentence. Omits a cause whose text the sentence already ends with.
 pub(crate) fn sentence(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -312,7 +312,7 @@ fn is_too_many_open_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(24 | 23))
 }
 
-/// Returns the explanation of a status for people.
+/// Returns what an HTTP status other than 101 means, and what to do.
 const fn explain_status(status: u16) -> &'static str {
     match status {
         401 => {
@@ -329,6 +329,7 @@ const fn explain_status(status: u16) -> &'static str {
     }
 }
 
+/// Returns the number of addresses that were tried, in parentheses.
 fn tried(addresses: usize) -> String {
     match addresses {
         0 => String::new(),
@@ -337,6 +338,7 @@ fn tried(addresses: usize) -> String {
     }
 }
 
+/// Returns the size that was found, in parentheses.
 fn found(size: Option<usize>) -> String {
     size.map_or_else(String::new, |size| format!(" (found {size} bytes)"))
 }

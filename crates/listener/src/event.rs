@@ -1,4 +1,4 @@
-//! The messages of the platform as types.
+//! The messages of NeuroIO's feed as types.
 
 use std::{
     borrow::Cow,
@@ -54,7 +54,7 @@ pub struct PlatformError {
 }
 
 impl PlatformError {
-    /// Returns the message; as JSON if the platform sent another value than a string.
+    /// Returns the text of the message; JSON if the platform sent another value than a string.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -78,7 +78,7 @@ struct Inner {
     positions: PositionsBuf,
 }
 
-/// The fields of [`Event`] that have a method, besides id, time, type and body.
+/// The paths of the fields for which [`Event`] has a method, without those that every projection contains (id, time, type, body).
 static FIELDS: LazyLock<Fields> = LazyLock::new(|| {
     let path = |path| FieldPath::parse(path).expect("a constant path is valid");
     Fields {
@@ -98,7 +98,7 @@ struct Fields {
     full_image: FieldPath,
 }
 
-/// Returns the fields of an entry whose positions [`Event`] needs.
+/// Returns the fields of an entry whose positions the methods of [`Event`] use.
 pub(crate) fn projected_fields() -> Vec<FieldPath> {
     let Fields {
         pid,
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn any_field_is_that_of_the_entry() {
+    fn field_is_looked_up_in_the_entry_not_in_the_frame() {
         let event = event(r#"{"id":1,"data":{"id":2,"feed":"f","groups":[{"name":"vip"}]}}"#);
         let fields = ["id", "feed", "groups.0.name"].map(|path| event.field(path));
         assert_eq!(fields, [Some("2"), Some("\"f\""), Some("\"vip\"")]);

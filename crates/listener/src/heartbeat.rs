@@ -1,4 +1,4 @@
-//! Decides when to send a ping, and when a silent connection is dead.
+//! The `Heartbeat`: decides when to send a ping, and when a silent connection is dead.
 
 use std::time::Duration;
 
@@ -7,26 +7,30 @@ use tokio::time::Instant;
 
 use crate::error::Lost;
 
-/// The time to the next ping of a feed without pings: longer than any connection.
+/// The time to the next ping of a feed without pings. Longer than any connection stays open.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// The heartbeat of one connection.
 ///
-/// Answers cannot be matched to pings by a payload, but only by counting. One ping at a time is measured, so the
-/// state has a constant size for any number of unanswered pings.
+/// An answer has no payload that identifies its ping, so pings and answers are counted. One ping at a time is measured,
+/// so the state has a constant size for any number of unanswered pings.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     pings: Pings,
+    /// The time of the next ping.
     due: Instant,
     /// The last time at which frames were read; recorded only if frames are a proof of life.
     heard: Instant,
+    /// The number of pings that were sent.
     sent: u64,
+    /// The number of pings that were answered.
     answered: u64,
     /// The time since which an answer is expected.
     waiting_since: Option<Instant>,
     /// The number of the measured ping, and the time at which it was sent.
     measured: Option<(u64, Instant)>,
-    /// The same of the ping whose answer proves what is read, also if reading pauses meanwhile.
+    /// The number of a ping, and the time at which it was sent: its answer proves that everything that the server sent before
+    /// that time is read. Unlike `measured`, stays when reading pauses.
     proving: Option<(u64, Instant)>,
 }
 
@@ -35,7 +39,8 @@ pub(crate) struct Heartbeat {
 pub(crate) struct Answer {
     /// The round-trip time, if it was measured.
     pub(crate) round_trip: Option<Duration>,
-    /// The time of an answered ping: everything that the server sent before is read (*assumed*). `None` if that time is not known.
+    /// The time at which an answered ping was sent: everything that the server sent before that time is read (*assumed*). `None`
+    /// if that time is not known.
     pub(crate) pinged_at: Option<Instant>,
 }
 
@@ -89,15 +94,15 @@ impl Heartbeat {
         self.waiting_since.is_some()
     }
 
-    /// Returns the time at which the connection is dead, unless an answer arrives. Must not be used during
-    /// backpressure: then answers may be unread behind events.
+    /// Returns the time at which the connection counts as dead, unless an answer or frame arrives. Must not be used during
+    /// backpressure: the answer may be among the unread data, after events.
     pub(crate) fn dead_at(&self) -> Option<Instant> {
         let unanswered = self.waiting_since.map(|since| since + self.pings.timeout);
         let idle = self.pings.idle_timeout.map(|timeout| self.heard + timeout);
         unanswered.into_iter().chain(idle).min()
     }
 
-    /// Returns the reason why a dead connection ends.
+    /// Returns the reason for which a dead connection is closed: the time limit that has passed.
     pub(crate) fn lost(&self) -> Lost {
         let is_unanswered = self
             .waiting_since
@@ -119,7 +124,7 @@ impl Heartbeat {
         self.proving.get_or_insert((self.sent, now));
     }
 
-    /// Records that a due ping was not sent, because the last one is not flushed yet.
+    /// Records that a due ping was not sent, and schedules the next one.
     pub(crate) fn skip(&mut self, now: Instant) {
         self.due = now + self.pings.interval.unwrap_or(NEVER);
     }
@@ -127,7 +132,7 @@ impl Heartbeat {
     /// Records an answer.
     pub(crate) fn answered(&mut self, now: Instant) -> Answer {
         if self.answered == self.sent {
-            // An answer without a ping.
+            // The server sent an answer without a ping.
             return Answer::default();
         }
         self.answered += 1;
@@ -139,13 +144,13 @@ impl Heartbeat {
         };
         Answer {
             round_trip: sent_at(&mut self.measured).map(|sent_at| now.saturating_duration_since(sent_at)),
-            // A WebSocket library may answer ahead of the messages that the server has queued.
+            // A WebSocket library may answer a ping before it sends the messages that the server has queued.
             pinged_at: sent_at(&mut self.proving).filter(|_| !self.pings.websocket),
         }
     }
 
-    /// Records the end of a backpressure of this duration. The time does not count against the server, and a
-    /// round trip that includes it is not measured.
+    /// Records the end of a pause in reading, such as backpressure, of this duration. The pause does not count against the
+    /// server, and a round trip that includes the pause is not measured.
     pub(crate) fn released(&mut self, held: Duration, now: Instant) {
         self.measured = None;
         self.heard = (self.heard + held).min(now);
@@ -170,7 +175,7 @@ mod tests {
     };
 
     #[tokio::test(start_paused = true)]
-    async fn any_frame_proves_life_without_a_declared_answer() {
+    async fn any_frame_proves_life_if_no_answer_is_declared() {
         let start = Instant::now();
         let idle = Duration::from_secs(30);
         let pings = Pings {
@@ -192,7 +197,7 @@ mod tests {
         assert_eq!(
             heartbeat.dead_at(),
             Some(later + idle * 3),
-            "not the server's silence"
+            "the pause is no silence of the server"
         );
     }
 
@@ -209,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn answer_to_a_websocket_ping_proves_nothing_about_events() {
+    async fn websocket_pong_does_not_prove_that_events_are_read() {
         let start = Instant::now();
         for websocket in [false, true] {
             let mut heartbeat = Heartbeat::new(Pings { websocket, ..PINGS }, start);
@@ -221,11 +226,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pong_is_measured_and_keeps_the_connection() {
+    async fn pong_is_measured_and_ends_the_wait_for_it() {
         let start = Instant::now();
         let mut heartbeat = Heartbeat::new(PINGS, start);
         assert_eq!((heartbeat.due(), heartbeat.dead_at()), (start, None));
-        assert_eq!(heartbeat.answered(start).round_trip, None, "an answer to nothing");
+        assert_eq!(
+            heartbeat.answered(start).round_trip,
+            None,
+            "an answer without a ping"
+        );
         heartbeat.sent(start);
         assert_eq!(heartbeat.due(), start + INTERVAL);
         assert_eq!(heartbeat.dead_at(), Some(start + TIMEOUT));
@@ -248,7 +257,7 @@ mod tests {
         assert_eq!(
             heartbeat.dead_at(),
             Some(late + TIMEOUT),
-            "a ping not sent changes nothing"
+            "a skipped ping changes nothing"
         );
     }
 
@@ -263,7 +272,7 @@ mod tests {
         assert_eq!(
             heartbeat.dead_at(),
             Some(start + held + TIMEOUT),
-            "one second was its own"
+            "the second before the pause counts against the server"
         );
         assert_eq!(heartbeat.answered(released).round_trip, None, "not measured");
         heartbeat.sent(released);
@@ -274,7 +283,7 @@ mod tests {
         assert_eq!(
             heartbeat.dead_at(),
             Some(released + TIMEOUT),
-            "never judged from the future"
+            "the wait does not begin in the future"
         );
     }
 }

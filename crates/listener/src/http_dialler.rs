@@ -1,5 +1,5 @@
-//! Connections to the HTTP interfaces of the platform, opened like those to its feed: with the same proxy, certificates
-//! and time limit.
+//! The `HttpDialler`: opens connections to the HTTP interfaces of a platform, with the proxy, the certificates and the time
+//! limit of the connections to its feed.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl HttpDialler {
     /// a proxy to `secrets` when it is sent. Blocks while it reads the certificates.
     ///
     /// # Errors
-    /// The key of the source that is invalid, and a sentence about it.
+    /// The invalid key of the source (`backfill.url` for `url`), and a sentence with what was found and what was expected.
     pub fn new(config: &SourceConfig, url: &str, secrets: SecretSet) -> Result<Self, (&'static str, String)> {
         let endpoint = backfill::parse_endpoint(url).map_err(|error| ("backfill.url", error))?;
         let proxy = config

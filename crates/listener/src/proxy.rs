@@ -25,7 +25,7 @@ use crate::{
     endpoint::Endpoint,
 };
 
-/// How a source selects its proxy.
+/// The proxy setting of a source.
 #[derive(Clone, Debug)]
 pub(crate) enum ProxyChoice {
     /// The proxy that the environment variables define for an address.
@@ -69,7 +69,7 @@ pub(crate) enum ProxyError {
         #[source]
         source: SecretError,
     },
-    #[error("the proxy {proxy} did not answer CONNECT")]
+    #[error("no valid answer to CONNECT from the proxy {proxy}")]
     Answer { proxy: String, source: HeadError },
     #[error("the proxy {proxy} requires a valid user and password (HTTP 407)")]
     AuthenticationRequired { proxy: String },
@@ -146,7 +146,7 @@ impl Proxy {
         }
         let proxy = Self {
             host: address.host.to_owned(),
-            // curl's default.
+            // The port that curl uses by default.
             port: address.port.unwrap_or(1080),
             login: None,
         };
@@ -187,7 +187,7 @@ impl Proxy {
         Ok(Some(format!("Basic {encoded}").into()))
     }
 
-    /// Sends CONNECT for `endpoint`. Afterwards the stream is connected to it.
+    /// Sends CONNECT for `endpoint`. Afterwards the stream is connected to `endpoint`.
     ///
     /// # Errors
     /// The proxy refuses, or is not an HTTP proxy.
@@ -241,7 +241,7 @@ impl Proxy {
     }
 }
 
-/// Decodes a user or password, which may contain characters that are not allowed in a URL.
+/// Decodes the percent-encoding of a user or password. A `%` without two hexadecimal digits is kept as it is.
 fn percent_decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connect_request_contains_the_password() {
+    async fn connect_request_contains_user_and_password() {
         let (request, answer) = answered("HTTP/1.1 200 Connection established\r\n\r\n").await;
         assert!(answer.is_ok());
         insta::assert_snapshot!(request.replace("\r\n", "\n").trim_end(), @r"
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_are_described() {
+    async fn refusals_state_the_reason_without_the_password() {
         for (answer, expected) in [
             (
                 "HTTP/1.1 407 X\r\n\r\n",
@@ -367,7 +367,7 @@ mod tests {
                 "HTTP/1.1 200 X\r\nA",
                 "the connection ended before the answer was complete",
             ),
-            // Truncated, but with a known status.
+            // The answer is truncated, but its status is known.
             ("HTTP/1.1 403 X\r\nA", "HTTP 403"),
         ] {
             let (_, result) = answered(answer).await;

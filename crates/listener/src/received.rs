@@ -1,4 +1,4 @@
-//! Items that a connection receives and passes on.
+//! The items that a connection receives: events and malformed frames, borrowed from its buffer.
 
 use neurobridge_protocol::{FeedEvent, MalformedReason};
 

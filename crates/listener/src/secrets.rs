@@ -1,4 +1,4 @@
-//! The secrets of a source, read again for every connection.
+//! Reads the secrets of a source (values, files, environment variables) for every connection, and detects changed files.
 
 use std::{collections::BTreeMap, env, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     handle::{Live, ProviderError},
 };
 
-/// Why a secret is not available.
+/// Why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", unreadable_message(name))]
 pub struct SecretsError {
@@ -48,7 +48,7 @@ pub async fn read_secrets(config: &SourceConfig) -> Result<Secrets, SecretsError
     reader.read().await
 }
 
-/// The sources of the secrets, by name, and the token that replaces the configured one.
+/// The places of the secrets, by name, and the token that the program sets or provides instead of the configured one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SecretReader {
     pub(crate) sources: BTreeMap<String, SecretSource>,
@@ -56,7 +56,7 @@ pub(crate) struct SecretReader {
 }
 
 impl SecretReader {
-    /// Returns whether the token has to be set before a connection is opened.
+    /// Returns whether no token is configured, set or provided, so that connecting waits for the first one.
     pub(crate) fn waits_for_token(&self) -> bool {
         let has_source = |source: &SecretSource| {
             source.value.is_some() || source.file.is_some() || source.variable.is_some()
@@ -66,7 +66,7 @@ impl SecretReader {
             && self.sources.get(TOKEN).is_some_and(|source| !has_source(source))
     }
 
-    /// Reads the current secrets: files are read at every connection, so that a replaced secret is used.
+    /// Reads the current secrets. Called for every connection, so that a replaced secret in a file is used.
     pub(crate) async fn read(&self) -> Result<Secrets, SecretsError> {
         let mut secrets = Secrets::new();
         for (name, source) in &self.sources {
@@ -79,7 +79,7 @@ impl SecretReader {
         Ok(secrets)
     }
 
-    /// Reads the secrets in files.
+    /// Reads only the secrets that are in files.
     async fn read_files(&self) -> Result<Secrets, Reason> {
         let mut secrets = Secrets::new();
         for (name, source) in self.sources.iter().filter(|(_, source)| source.file.is_some()) {
@@ -98,7 +98,7 @@ impl SecretReader {
     }
 }
 
-/// The time between two checks of the files of secrets.
+/// The time between two checks of the secret files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Detects changes of the secret files of a source by comparing their contents, because Kubernetes replaces files by changing
@@ -113,8 +113,8 @@ impl SecretFileWatch {
         Self { reader, known: None }
     }
 
-    /// Waits for a change. Never returns if no secret is in a file. An unreadable file counts as unchanged: the connection
-    /// stays. Cancel-safe.
+    /// Waits for a change. Never returns if no secret is in a file. An unreadable file counts as unchanged, so the connections
+    /// stay open. Cancel-safe.
     pub(crate) async fn changed(&mut self) {
         if self.reader.sources.values().all(|source| source.file.is_none()) {
             return std::future::pending().await;

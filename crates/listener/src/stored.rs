@@ -1,4 +1,5 @@
-//! Reports stored events to the connections of a source, which acknowledge them to the feed and resume after them.
+//! Passes the positions of stored events to the connections of a source: a connection acknowledges stored events to the feed,
+//! and the next one resumes after the last stored event.
 
 use std::{
     collections::BTreeMap,
@@ -8,11 +9,11 @@ use std::{
 use tokio::sync::Notify;
 
 /// The maximum number of acknowledgement values that wait to be sent on a connection. Further values are dropped: the feed
-/// sends their events again, which are duplicates then.
+/// sends the events of these values again, and they are recognised as duplicates.
 const MAX_WAITING: usize = 8192;
 /// The maximum length of an acknowledgement value; an event with a longer one is not acknowledged.
 const MAX_ACK_BYTES: usize = 256;
-/// The maximum length of a resume value. A longer one is not used: it would not fit into a request.
+/// The maximum length of a resume value. A longer value is ignored: it would not fit into a request.
 const MAX_RESUME_BYTES: usize = 4096;
 
 /// The progress of a source: acknowledgements and resume value of its stored events, set by the program that stores them.
@@ -51,9 +52,10 @@ impl StoredEvents {
         lock(&self.inner).resume.clone()
     }
 
-    /// Sends the acknowledgements of stored events, whose values are in the order of the feed. Values of events of a connection
-    /// that has ended are ignored, because acknowledgements of most feeds are valid only on the connection of the event: the
-    /// feed sends these events again.
+    /// Queues acknowledgements of stored events for the connection with this number. The values are in the order of the feed.
+    ///
+    /// If the connection has ended, the values are ignored, because acknowledgements of most feeds are valid only on the
+    /// connection of the event: the feed sends these events again.
     pub fn acknowledge(&self, connection: u64, values: &mut Vec<String>) {
         let mut inner = lock(&self.inner);
         let Some(waiting) = inner.connections.get(&connection).and_then(Weak::upgrade) else {
@@ -69,12 +71,13 @@ impl StoredEvents {
         waiting.changed.notify_one();
     }
 
-    /// Returns the number of acknowledgements that were dropped because a connection could not send them fast enough.
+    /// Returns the number of acknowledgements that were dropped, because a connection could not send them fast enough or a value
+    /// was too long.
     pub fn dropped_acknowledgements(&self) -> u64 {
         lock(&self.inner).dropped
     }
 
-    /// Starts a connection.
+    /// Starts a connection: assigns its number, and returns the queue of its acknowledgements.
     pub(crate) fn begin(self: &Arc<Self>) -> Acknowledgements {
         let waiting = Arc::<Waiting>::default();
         let mut inner = lock(&self.inner);
@@ -86,7 +89,8 @@ impl StoredEvents {
     }
 }
 
-/// The acknowledgements to send on one connection. Clones share them; they end with the last clone.
+/// The acknowledgements to send on one connection. Clones share one queue. The connection counts as ended when the last clone
+/// is dropped.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Acknowledgements {
     connection: u64,
@@ -123,7 +127,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn acknowledgements_go_only_to_the_connection_of_their_event() {
+    async fn acknowledgements_are_sent_on_the_connection_of_the_event() {
         let stored = Arc::<StoredEvents>::default();
         let (first, second) = (stored.begin(), stored.begin());
         stored.acknowledge(first.connection(), &mut vec!["1".into(), "2".into()]);
@@ -137,12 +141,12 @@ mod tests {
         assert_eq!(
             lock(&stored.inner).connections.len(),
             2,
-            "ended connections are forgotten"
+            "ended connections are removed"
         );
     }
 
     #[test]
-    fn waiting_values_are_bounded() {
+    fn waiting_values_and_resume_value_are_bounded() {
         let stored = Arc::<StoredEvents>::default();
         let connection = stored.begin();
         let mut values = vec!["1".to_owned(); MAX_WAITING + 7];

@@ -1,4 +1,5 @@
-//! TLS: the trusted and the own certificates, and a stream that may be encrypted.
+//! TLS for connections to a feed: the configuration from files, the handshake and its errors, and a stream with or without
+//! TLS.
 
 use std::{
     io,
@@ -56,12 +57,13 @@ impl Stream {
     }
 }
 
-/// Reads the files. Blocks for up to [`file::TIME_LIMIT`](neurobridge_core::file::TIME_LIMIT) for each.
+/// Reads the TLS files and creates the configuration. Blocks for up to
+/// [`file::TIME_LIMIT`](neurobridge_core::file::TIME_LIMIT) for each file.
 pub(crate) fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsSetupError> {
     tls::client_config(files).map(Arc::new)
 }
 
-/// Performs the handshake.
+/// Performs the TLS handshake with `host`.
 pub(crate) async fn connect(
     config: Arc<ClientConfig>,
     host: &str,
@@ -83,7 +85,7 @@ pub(crate) fn is_tls_error(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-/// Converts a handshake error to a description.
+/// Converts an error of the handshake with `host`, so that its text states the cause.
 pub(crate) fn explain(host: &str, error: io::Error) -> TlsError {
     let host = host.to_owned();
     match error

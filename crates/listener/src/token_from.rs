@@ -1,4 +1,4 @@
-//! The configuration of a token that the program creates itself.
+//! The configuration `token_from`: the credential with which the program creates the tokens of a source.
 
 use std::path::PathBuf;
 
@@ -14,8 +14,8 @@ const PLATFORM_IAM: &str = "https://iam.neuroio.com";
 /// A long-lived credential with which the bridge creates temporary tokens at the platform's IAM interface, in place of
 /// `token` and `token_file`.
 ///
-/// A source with it connects after a token was [set](crate::Handle::set_token): the program that runs the source creates
-/// the tokens.
+/// The program that runs the source creates the tokens. The source connects after the program has
+/// [set](crate::Handle::set_token) the first one.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -29,8 +29,8 @@ pub struct TokenFromConfig {
     /// A file with the credential, read at every request, so that a rotated credential is used. A line break at its end
     /// does not belong to the credential.
     pub credential_file: Option<PathBuf>,
-    /// The id of the space for which tokens are created. By default that of the credential, which is the default space
-    /// of its account if it belongs to no space.
+    /// The id of the space for which tokens are created. By default the space of the credential, or the default space of its
+    /// account if the credential belongs to no space.
     pub space: Option<u64>,
 }
 

@@ -1,4 +1,5 @@
-//! The tracing spans of a source. In a process of its own, because `tracing` caches for the whole process what is logged.
+//! The tracing spans of a source. An integration test, so that it has its own process: `tracing` caches for the whole process
+//! which log statements are enabled.
 
 use std::{fs, sync::Mutex};
 

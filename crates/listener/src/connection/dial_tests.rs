@@ -126,7 +126,7 @@ async fn each_failure_has_its_own_outcome() {
     assert_eq!(
         error.to_string(),
         format!(
-            "{address} was not open within 100ms (1 address tried): no complete answer to the WebSocket upgrade"
+            "no connection to {address} within 100ms (1 address tried): no complete answer to the WebSocket upgrade"
         )
     );
 }

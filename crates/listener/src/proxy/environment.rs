@@ -1,7 +1,7 @@
-//! The proxy of the environment variables, and the exceptions in `NO_PROXY`.
+//! Selects a proxy from the environment variables (`HTTPS_PROXY` and so on), with the exceptions in `NO_PROXY`.
 //!
-//! hyper-util's matcher ignores an invalid value instead of reporting it, and does not support ports in
-//! exceptions.
+//! Does not use the matcher of hyper-util, which ignores an invalid value instead of reporting it, and does not support
+//! ports in exceptions.
 
 use std::net::IpAddr;
 

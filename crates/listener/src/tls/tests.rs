@@ -73,7 +73,7 @@ async fn unsuitable_certificates_are_rejected_with_a_reason() {
 }
 
 #[test]
-fn encrypted_private_key_is_named_as_such() {
+fn encrypted_or_missing_private_key_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let (cert_file, key_file) = (folder.path().join("client.pem"), folder.path().join("client.key"));
     let key = KeyPair::generate().unwrap();
