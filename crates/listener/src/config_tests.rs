@@ -31,7 +31,7 @@ fn any_scalar_parses_as_a_token() {
 }
 
 #[test]
-fn all_keys_are_read_and_unknown_ones_refused() {
+fn all_keys_are_parsed_and_unknown_keys_rejected() {
     let config: SourceConfig = serde_json::from_str(
         r#"{"url":"ws://[::1]:8080/feed","token_file":"/run/t","open_timeout":"1s","auth_timeout":"2s",
             "ping_interval":"3s","pong_timeout":"4s","read_interval":"20ms","max_frame_size":"1 MiB","exit_on_refused_token":true,
@@ -91,7 +91,7 @@ fn all_errors_are_reported() {
 }
 
 #[test]
-fn every_key_has_its_explanation_in_the_schema() {
+fn every_key_has_a_description_in_the_schema() {
     let schema = schemars::schema_for!(SourceConfig).to_value();
     let properties = schema["properties"].as_object().unwrap();
     assert_eq!(properties.len(), 19);
@@ -101,7 +101,7 @@ fn every_key_has_its_explanation_in_the_schema() {
 }
 
 #[test]
-fn several_connections_need_an_id() {
+fn several_connections_to_a_feed_without_id_are_an_error() {
     let text = r#"{ "connections": 2, "feed": { "url": "ws://localhost", "rules": [{ "is": "event" }] } }"#;
     let config: SourceConfig = serde_json::from_str(text).unwrap();
     assert_eq!(keys(&config), ["connections"]);

@@ -1,4 +1,4 @@
-//! Several connections of a source, and the replacement of one. The clock is paused: a sleep takes no time.
+//! Tests of several connections of a source, and of their replacement. The clock is paused: a sleep takes no real time.
 
 use neurobridge_protocol::Declaration;
 
@@ -13,6 +13,7 @@ impl Bench {
         }
     }
 
+    /// Authenticates the next connection.
     pub(super) async fn authenticated(&mut self) -> Platform {
         let mut platform = self.platforms.recv().await.unwrap();
         platform.authenticate().await;
@@ -48,7 +49,7 @@ async fn loss_of_one_of_two_connections_is_no_gap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn platform_with_one_connection_for_a_token_gets_one() {
+async fn one_connection_is_kept_if_each_new_one_displaces_another() {
     let (source, mut bench) = bench(|config| config.connections = 2, Vec::new());
     let (result, ()) = join!(source, async {
         let mut open = bench.authenticated().await;
@@ -72,7 +73,7 @@ async fn platform_with_one_connection_for_a_token_gets_one() {
     result.unwrap();
 }
 
-/// Returns a declaration without opening whose connections have a maximum age.
+/// Configures a declared feed without an opening, whose connections have a maximum age.
 fn ageing(config: &mut SourceConfig) {
     let text = r#"{ "url": "ws://localhost", "rules": [{ "is": "event" }], "max_age": "1m" }"#;
     let declaration: Declaration = serde_json::from_str(text).unwrap();
@@ -110,7 +111,7 @@ async fn old_connection_is_read_until_its_successor_is_authenticated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn old_connection_stays_while_its_successor_fails() {
+async fn old_connection_is_read_while_its_successor_fails() {
     let failures = || DialError::NoAddress {
         host: "localhost".into(),
     };

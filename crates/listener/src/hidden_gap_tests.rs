@@ -1,4 +1,5 @@
-//! Gaps that a dead connection hides, because it counts as authenticated until its loss is detected. The clock is paused.
+//! Tests of gaps that a dead connection hides, because it counts as authenticated until its loss is detected, and of the
+//! start of gaps after a pause in reading. The clock is paused: a sleep takes no real time.
 
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -20,7 +21,8 @@ impl Bench {
         reports
     }
 
-    /// Waits one second, sends an event and waits until it is read. Returns that time: the last byte of the connection.
+    /// Waits one second, sends an event, and waits until the event is read. Returns the time of the read, which is the last byte
+    /// of the connection.
     async fn send_event_after_a_second(&mut self, platform: &mut Platform) -> Instant {
         tokio::time::sleep(Duration::from_secs(1)).await;
         platform.send_text(event(1)).await;
@@ -116,7 +118,7 @@ async fn orderly_replacement_is_no_gap() {
         let mut new = bench.platforms.recv().await.unwrap();
         new.receive_text().await;
         new.send_text(r#"{"auth":"ok"}"#).await;
-        // Answers the close frame.
+        // Reads until the end, which answers the close frame.
         old.answer_pings().await;
         bench.open_connections(1).await;
         let snapshot = bench.snapshot();
@@ -177,7 +179,7 @@ async fn events_wait_while_those_of_a_gap_are_fetched() {
     result.unwrap();
 }
 
-/// Advances the paused clock of the test, so that no real time passes.
+/// Advances the paused clock of the test.
 async fn advance(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }

@@ -1,9 +1,9 @@
-//! A client of WebSocket event feeds, NeuroIO's or declared ones: connects, authenticates, sends pings, classifies frames,
-//! and reconnects whenever the connection ends.
+//! A client of WebSocket event feeds, NeuroIO's or any feed with a declaration: connects, authenticates, sends pings,
+//! classifies frames, and reconnects whenever the connection ends.
 //!
-//! - [`EventListener`] is for programs that need typed messages, by a handler or as a stream.
+//! - [`EventListener`] is for programs that need the messages of NeuroIO's feed as types, by a handler or as a stream.
 //! - [`Source`] is for programs that move many events: it sends batches, which a [`Batcher`] makes of the
-//!   events, through a bounded channel, keeps a ledger, and publishes its state and counters as
+//!   events, through a bounded channel, counts the events in a ledger, and publishes its state and counters as
 //!   [`SourceStats`].
 //!
 //! NeuroIO's protocol is known from the platform's public Python and JavaScript clients, their documentation and

@@ -1,4 +1,4 @@
-//! A declared feed on a scripted server. The clock is paused: a sleep takes no time.
+//! Tests of a source with a declared feed on a scripted server. The clock is paused: a sleep takes no real time.
 
 use neurobridge_protocol::Declaration;
 
@@ -103,7 +103,7 @@ async fn each_step_of_the_opening_has_its_own_time_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusal_hides_the_secret() {
+async fn refusal_is_reported_without_the_secret() {
     let (source, mut bench) = bench(declared, Vec::new());
     let (result, ()) = join!(source, async {
         let mut platform = bench.platforms.recv().await.unwrap();

@@ -1,8 +1,8 @@
-//! Frames are counted as received before they are sent.
+//! Tests of the ledger of a source: frames are counted as received before they are sent through the channel.
 
 use super::*;
 
-/// A source whose frames are counted in a ledger, on a channel without room.
+/// Returns a source whose frames are counted in a ledger, with a channel that is full.
 fn counted_source() -> (impl Future<Output = Result<(), SourceError>>, Counting) {
     let (platforms_in, platforms) = mpsc::unbounded_channel();
     let (items, batches) = mpsc::channel(1);
@@ -49,7 +49,7 @@ struct Counting {
 }
 
 #[tokio::test(start_paused = true)]
-async fn early_frames_are_counted_and_survive_a_stop() {
+async fn frames_before_auth_are_counted_and_survive_a_stop() {
     let (source, mut test) = counted_source();
     let (result, ()) = join!(source, async {
         let mut platform = test.platforms.recv().await.unwrap();

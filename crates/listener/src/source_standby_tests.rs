@@ -1,4 +1,4 @@
-//! A source that connects only while the program allows it.
+//! Tests of a source that connects only while the program allows it.
 
 use super::*;
 

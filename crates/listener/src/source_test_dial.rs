@@ -1,4 +1,4 @@
-//! A dialler whose server ends are held by a test.
+//! A dialler for tests: connects to a scripted platform in memory, whose ends a test receives.
 
 use super::*;
 
@@ -7,7 +7,7 @@ pub(super) struct TestDial {
     pub(super) platforms: mpsc::UnboundedSender<Platform>,
     /// The errors of the first dials.
     pub(super) failures: Arc<Mutex<Vec<DialError>>>,
-    /// The query of each request.
+    /// The query of each request, after the address if it is not the configured one.
     pub(super) requests: Arc<Mutex<Vec<String>>>,
 }
 
@@ -28,7 +28,7 @@ impl Dial for TestDial {
         }
         let (socket, platform) = sockets().await;
         if self.platforms.send(platform).is_err() {
-            // No dial succeeds any more.
+            // The test has closed the channel, so that no dial succeeds any more.
             std::future::pending::<()>().await;
         }
         Ok(Dialled {

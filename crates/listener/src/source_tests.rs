@@ -32,6 +32,7 @@ mod several;
 #[path = "source_standby_tests.rs"]
 mod standby;
 
+/// A running source on a scripted platform.
 struct Bench {
     handle: Handle,
     platforms: mpsc::UnboundedReceiver<Platform>,
@@ -40,6 +41,7 @@ struct Bench {
     stats: Arc<SourceStats>,
     stored: Arc<StoredEvents>,
     requests: Arc<Mutex<Vec<String>>>,
+    /// The errors of the next dials.
     failures: Arc<Mutex<Vec<DialError>>>,
     hold: Arc<Hold>,
 }
@@ -167,7 +169,7 @@ async fn no_server_fault_causes_a_hot_loop() {
     seen.push((answers_wrongly, DisconnectReason::BadPong));
     for (snapshot, reason) in seen {
         let count = snapshot.disconnections.get(reason);
-        // Fifteen seconds on average, after the delays have grown.
+        // Once the delays have grown, an attempt every fifteen seconds on average.
         assert!((15..=80).contains(&count), "{reason}: {count}");
         assert_eq!(
             snapshot.connections - snapshot.open_connections,
@@ -206,7 +208,7 @@ async fn each_outcome_is_counted_and_shown() {
         assert_eq!(
             bench.snapshot().gaps.total(),
             0,
-            "nothing was lost: there was nothing yet"
+            "no gap before the first authentication"
         );
         platform.close(CloseCode::Away).await;
         bench.in_state(SourceState::Waiting).await;
@@ -224,26 +226,26 @@ async fn each_outcome_is_counted_and_shown() {
 
 #[tokio::test(start_paused = true)]
 async fn retry_after_delays_the_next_attempt() {
-    let told = Duration::from_secs(42);
+    let requested = Duration::from_secs(42);
     let failure = DialError::Status {
         target: "host:80".into(),
         status: 429,
         words: "",
-        retry_after: Some(told),
+        retry_after: Some(requested),
     };
     let (source, mut bench) = bench(|_| {}, vec![failure]);
     let start = Instant::now();
     let (result, ()) = join!(source, async {
         bench.platforms.recv().await.unwrap();
-        assert!(start.elapsed() >= told && start.elapsed() <= told + Duration::from_millis(500));
+        assert!(start.elapsed() >= requested && start.elapsed() <= requested + Duration::from_millis(500));
         bench.stop.cancel();
     });
     result.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn delay_resets_only_after_a_stable_connection() {
-    for (lasts, begins_anew) in [(29, false), (31, true)] {
+async fn delay_is_reset_only_after_a_stable_connection() {
+    for (lasts, is_reset) in [(29, false), (31, true)] {
         let (source, mut bench) = bench(|config| config.backoff.min = Duration::from_secs(8), Vec::new());
         let (result, ()) = join!(source, async {
             for _ in 0..3 {
@@ -264,11 +266,7 @@ async fn delay_resets_only_after_a_stable_connection() {
                 bench.in_state_after_delay(SourceState::Opening).await;
                 longest = longest.max(since.elapsed());
             }
-            assert_eq!(
-                longest <= Duration::from_millis(16_100),
-                begins_anew,
-                "{longest:?}"
-            );
+            assert_eq!(longest <= Duration::from_millis(16_100), is_reset, "{longest:?}");
             bench.stop.cancel();
         });
         result.unwrap();
@@ -292,7 +290,7 @@ async fn refused_token_ends_the_source_only_if_configured() {
             let mut platform = bench.platforms.recv().await.unwrap();
             assert_eq!(platform.receive_text().await, AUTH);
             platform.send_text(r#"{"auth":"denied s3cret"}"#).await;
-            // It answers the close frame.
+            // The platform answers the close frame.
             platform.answer_pings().await;
             bench.in_state(SourceState::Refused).await;
             let reason = bench.snapshot().reason.unwrap();
@@ -321,7 +319,7 @@ async fn stop_is_immediate_in_every_state() {
     let failure = DialError::NoAddress { host: "h".into() };
     let (source, bench) = self::bench(|_| {}, vec![failure]);
     stopped_at_once(source, &bench, SourceState::Waiting).await;
-    // Authenticated; backpressure is tested with the receiving functions.
+    // Authenticated. A stop during backpressure is tested with `connection::receive`.
     let (source, mut bench) = self::bench(|_| {}, Vec::new());
     let mut platforms = std::mem::replace(&mut bench.platforms, mpsc::unbounded_channel().1);
     let server = async {
@@ -360,7 +358,7 @@ async fn stopped_at_once(
 }
 
 #[tokio::test(start_paused = true)]
-async fn source_without_receiver_ends() {
+async fn source_ends_when_the_receiver_of_batches_is_dropped() {
     let (source, mut bench) = bench(|_| {}, vec![DialError::NoAddress { host: "h".into() }]);
     bench.batches.close();
     source.await.unwrap();
@@ -413,7 +411,7 @@ async fn rotated_token_is_used_at_the_next_connection() {
 }
 
 #[test]
-fn errors_are_found_when_a_source_is_created() {
+fn creating_a_source_reports_configuration_and_tls_errors() {
     let make = |config| Source::new("main", config, Arc::default(), &[]).map(|_| ());
     let error = make(SourceConfig::default()).unwrap_err();
     assert!(
@@ -455,7 +453,7 @@ async fn hundred_sources_run_in_one_process() {
         }
         Ok(())
     });
-    // Fewer places than sources: no source may hold one that it does not use.
+    // Room for fewer batches than there are sources: no source may reserve room that it does not use.
     let (batches_in, mut batches) = mpsc::channel(4);
     let stop = CancellationToken::new();
     let mut ledgers = Vec::new();
@@ -486,5 +484,5 @@ async fn hundred_sources_run_in_one_process() {
             .all(|ledger| ledger.counts().received == EVENTS as u64)
     );
     stop.cancel();
-    assert!(batches.recv().await.is_none(), "all have ended");
+    assert!(batches.recv().await.is_none(), "all sources have ended");
 }
