@@ -1,4 +1,4 @@
-//! A client of one HTTP interface of the platform: one request at a time, over a connection that is kept open.
+//! An HTTP/1.1 client of one interface of the platform: the REST or IAM interface of NeuroIO, or the list of a declared feed.
 
 use std::{fmt, time::Duration};
 
@@ -25,8 +25,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{PlatformAnswer, RequestError};
 
-/// The largest accepted answer. It fits two of the platform's largest valid entries, with pictures of several MiB each; a
-/// larger page is requested again with fewer entries.
+/// The largest accepted answer. Two of the largest valid entries fit, which contain pictures of several MiB each. The reader of
+/// a list requests a larger page again with fewer entries.
 const MAX_ANSWER: ByteSize = ByteSize::from_mib(16);
 /// The largest accepted head of an answer.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -35,7 +35,8 @@ const SHOWN_CHARS: usize = 60;
 
 /// A client of one HTTP interface of the platform.
 ///
-/// It follows no redirect, because the token would be sent to another host. A connection that is still open is used again.
+/// The client follows no redirect, because it would send the token to another host. It keeps the connection of the last request
+/// open, and uses it for the next one.
 pub struct Client {
     dialler: HttpDialler,
     secrets: SecretSet,
@@ -45,7 +46,7 @@ pub struct Client {
     idle: Mutex<Option<Connection>>,
 }
 
-/// What gives a request access to an interface.
+/// The headers that authorise a request.
 #[derive(Clone, Copy)]
 pub(crate) enum Access<'a> {
     /// The header `Authorization: Token …` of NeuroIO.
@@ -56,7 +57,7 @@ pub(crate) enum Access<'a> {
 
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    /// Reads and writes the connection.
+    /// The task that reads and writes the socket.
     _task: AbortOnDropHandle<()>,
 }
 
@@ -65,7 +66,7 @@ impl Client {
     /// source. Blocks while it reads the certificates.
     ///
     /// # Errors
-    /// The key of the source that is invalid, and a sentence about it.
+    /// Returns the invalid configuration key of the source, and a description of the problem.
     pub fn new(config: &SourceConfig, url: &str) -> Result<Self, (&'static str, String)> {
         let secrets = SecretSet::default();
         Ok(Self {
@@ -88,7 +89,7 @@ impl Client {
         self.dialler.authority()
     }
 
-    /// Removes further secrets from the texts of errors.
+    /// Registers further secrets, which the client removes from the texts of errors.
     pub(crate) fn add_secrets<'a>(&self, secrets: impl IntoIterator<Item = &'a Secret>) {
         secrets
             .into_iter()
@@ -108,12 +109,12 @@ impl Client {
         }
         let request = self.build(method, path, access, body)?;
         let used = self.idle.lock().await.take();
-        // A server may close an idle connection at any time, so an error of a reused one is not an error of the request.
+        // A server may close an idle connection at any time. If a reused connection fails, a new one is opened for the request.
         if let Some(mut connection) = used
             && connection.sender.ready().await.is_ok()
         {
             match self.exchange(&mut connection, request.clone()).await {
-                // The connection was closed before the request was sent, or during a request without an effect.
+                // Safe to send again: the request was not sent, or a GET has no effect on the server.
                 Err(RequestError::Connection { source, .. })
                     if source.is_canceled() || request.method() == Method::GET => {}
                 answered => return self.finish(connection, answered).await,
@@ -168,7 +169,7 @@ impl Client {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| self.failed(source))?;
-        // An error of the connection is also the error of its request.
+        // The request returns the same error, so the task does not report it.
         let task = tokio::spawn(async move { drop(connection.await) });
         Ok(Connection {
             sender,
@@ -233,9 +234,10 @@ impl Client {
             300..=399 => RequestError::Redirected {
                 host,
                 status,
-                location: self
-                    .secrets
-                    .clean(&address::shown(text(headers, &LOCATION).unwrap_or("nowhere"))),
+                location: self.secrets.clean(
+                    &text(headers, &LOCATION)
+                        .map_or_else(|| "an unspecified address".to_owned(), address::shown),
+                ),
             },
             401 => RequestError::Unauthorised {
                 host,
@@ -254,7 +256,7 @@ impl Client {
         })
     }
 
-    /// Keeps the connection for the next request, if its answer was read to the end.
+    /// Keeps the connection for the next request if the answer was read to the end.
     async fn finish(
         &self,
         connection: Connection,
@@ -288,7 +290,7 @@ impl Client {
         }
     }
 
-    /// Returns the error for an answer of another shape.
+    /// Returns the error for JSON of an unexpected shape.
     pub(crate) fn other_shape(&self, problem: &str, expected: &'static str) -> RequestError {
         RequestError::OtherShape {
             host: self.host().to_owned(),
@@ -297,7 +299,7 @@ impl Client {
         }
     }
 
-    /// Parses an answer as JSON of a known shape.
+    /// Parses an answer as JSON. `expected` describes the expected shape, for the error.
     pub(crate) fn parse<'a, T: serde::Deserialize<'a>>(
         &self,
         body: &'a [u8],

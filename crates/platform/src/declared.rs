@@ -1,9 +1,11 @@
-//! Reads a declared list page by page, without I/O.
+//! Reads a declared list page by page, without I/O: the list of past events of a feed that the configuration declares.
 //!
-//! The ids of a declared feed have no order. So the order of the list is declared, or recognised from the times of the events, and
-//! a list with the newest events first waits in memory until it was read; a page in the other order ends the reading. Consecutive
-//! pages by offset overlap by one entry: where no entry of a page was read before, earlier ones were deleted, and the page before is
-//! requested again.
+//! The ids of a declared feed have no order. The order of the list is therefore declared, or recognised from the times of the
+//! events. The events of a list with the newest first wait in memory until the list was read to its end. A page in the opposite
+//! order ends the reading with an error.
+//!
+//! Consecutive pages by offset overlap by one entry. If no entry of a page was read before, entries at lower offsets were
+//! deleted meanwhile, and the previous page is requested again.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -19,14 +21,15 @@ use crate::{
     pager::{LEAST_PAGE_ENTRIES, MAX_HELD, Missed, PagingError},
 };
 
-/// The number of pages whose events are recognised when they are on a later page again. The deduplication window recognises those
-/// of earlier pages.
+/// The number of last pages whose ids are stored, to recognise events that a later page repeats. The deduplication window
+/// recognises repeated events of earlier pages.
 const RECENT_PAGES: usize = 2;
 
-/// The least time by which the first and the last event of a page have to deviate from the order of the list to contradict it.
+/// A page contradicts the order of the list if its first and last event are in the opposite order and further apart than the
+/// overlap of the window, and than this minimum.
 const LEAST_CONTRADICTION: SignedDuration = SignedDuration::from_mins(1);
 
-/// The name of a position without a number, for an error.
+/// The name of a position that has no number, for error texts.
 const NEXT_PAGE: &str = "the next page";
 
 /// The state of reading a declared list.
@@ -36,32 +39,32 @@ pub(crate) struct DeclaredListing<'a> {
     window: ListWindow,
     max_pages: u32,
     position: Position,
-    /// Path and query of the next request.
+    /// The path and query of the next request.
     target: String,
     limit: Option<u32>,
     order: Option<ListOrder>,
     tally: Tally,
-    /// The last page.
+    /// The hash of the ids on the last page.
     fingerprint: Option<u64>,
     /// Whether the last page was the same as the one before.
     has_repeated_page: bool,
     /// The hashes of the cursors and links that were followed.
     cursors: HashSet<u64>,
-    /// The id at the offset of the next page, where that was read before.
+    /// The id of the last entry that was read, if the next page is to begin with this entry.
     expected: Option<String>,
     /// The number of entries on the largest page.
     largest: usize,
     /// The id of the entry that was read last.
     last: Option<String>,
-    /// The number of short pages in a row that ended with the entry that was read last.
+    /// The number of consecutive short pages that ended with the same entry as the page before.
     ends: u32,
-    /// The ids on the last pages.
+    /// The ids on the last [`RECENT_PAGES`] pages.
     recent: VecDeque<HashSet<String>>,
     last_time: Option<Timestamp>,
     /// The time by which the events of a page may deviate from the order of the list.
     disorder: SignedDuration,
     known: Known,
-    /// New events, which wait for older ones while the order is unknown or the newest come first.
+    /// New events that cannot be returned yet: the order is unknown, the newest come first, or the known event was not found.
     held: Vec<Missed>,
     held_bytes: u64,
     ready: Vec<Missed>,
@@ -69,11 +72,11 @@ pub(crate) struct DeclaredListing<'a> {
 
 /// The events that are dropped because they were stored before the gap.
 enum Known {
-    /// None: copies are recognised as duplicates.
+    /// No event: the deduplication window recognises repeated events.
     None,
     /// The event with this id, after which the list was requested.
     Last(String),
-    /// The event with this id and all before it, if it is not later than this time.
+    /// The event with this id and the events before it in time, except events after this time.
     UpTo(String, Timestamp),
 }
 
@@ -130,18 +133,19 @@ impl<'a> DeclaredListing<'a> {
             held_bytes: 0,
             ready: Vec::new(),
         };
-        listing.aim();
+        listing.render_target();
         listing
     }
 
-    /// Renders the next request.
-    fn aim(&mut self) {
+    /// Renders the path and query of the next request.
+    fn render_target(&mut self) {
         self.target = self
             .list
             .target(&self.window, &self.position, self.limit, self.secrets);
     }
 
-    /// Holds the events of a page that are not on an earlier one. `overlaps` if the first entry was read before.
+    /// Adds the new events of a page to `held`. `overlaps` states whether the first entry was read before, as the last
+    /// entry of the previous page.
     fn collect(&mut self, page: &mut ListPage, overlaps: bool) -> Result<(), PagingError> {
         let mut ids = HashSet::new();
         let mut times = None;
@@ -177,15 +181,17 @@ impl<'a> DeclaredListing<'a> {
             return Ok(());
         }
         if self.order == Some(ListOrder::OldestFirst) {
-            // Copies of events before the gap are recognised as duplicates, within the deduplication window.
+            // The limit is reached, so the search for the known event ends. The deduplication window recognises repeated
+            // events.
             self.known = Known::None;
             return Ok(());
         }
         Err(PagingError::TooMuch)
     }
 
-    /// Returns whether two short pages in a row ended with the entry that was read last. Then it is the last one of the list,
-    /// although entries that are added at the start shift it to each position that is requested.
+    /// Returns whether two consecutive short pages ended with the same entry as the page before. This entry is the last one
+    /// of the list: new entries at the start of the list shift it to each requested position, so no empty page marks the
+    /// end.
     fn has_ended(&mut self, count: usize, last: Option<&String>) -> bool {
         let is_short = count < self.largest || count < LEAST_PAGE_ENTRIES;
         let is_end = self.order != Some(ListOrder::OldestFirst)
@@ -198,7 +204,7 @@ impl<'a> DeclaredListing<'a> {
         self.ends == 2
     }
 
-    /// Recognises the order from the first and the last time on a page, and checks that a known order is that of the page.
+    /// Recognises the order from the first and the last time on a page, or checks that the page has the known order.
     fn recognise_order(&mut self, first: Timestamp, last: Timestamp) -> Result<(), PagingError> {
         // A page of one event is compared with the page before.
         let before = match self.last_time {
@@ -228,8 +234,8 @@ impl<'a> DeclaredListing<'a> {
         Ok(())
     }
 
-    /// Drops the events that were stored before the gap, and releases the others if none may precede them. Returns whether all
-    /// further entries are older.
+    /// Drops the events that were stored before the gap, and moves the others to `ready` if no older event can follow. Returns
+    /// whether all further entries of the list are older than the gap.
     fn release(&mut self) -> bool {
         if let Known::UpTo(id, limit) = &self.known {
             let limit = *limit;
@@ -265,8 +271,8 @@ impl<'a> DeclaredListing<'a> {
         false
     }
 
-    /// Drops the events of a part of the list that was stored before the gap, but none that is later than `limit`: the order of
-    /// the list is not certain. Returns whether all were dropped.
+    /// Drops the events of a part of the list that was stored before the gap. Keeps events later than `limit`, because the
+    /// order of the list is not certain. Returns whether all events were dropped.
     fn drop_known(&mut self, part: Vec<Missed>, limit: Timestamp) -> bool {
         let count = part.len();
         let is_later = |missed: &Missed| missed.time.is_some_and(|time| time > limit);
@@ -277,7 +283,7 @@ impl<'a> DeclaredListing<'a> {
         are_all_dropped
     }
 
-    /// Moves to the page after one with this number of entries. Returns whether the list was read to its end.
+    /// Moves to the next page after a page of `count` entries. Returns whether the list was read to its end.
     fn advance(
         &mut self,
         pages: &Pages,
@@ -306,7 +312,7 @@ impl<'a> DeclaredListing<'a> {
                 };
                 let is_new = self.cursors.insert(xxh3_64(next.as_bytes()));
                 if !is_new && count == 0 {
-                    // The server names the last position again.
+                    // At the end of the list the server returns the last position again.
                     return Ok(true);
                 }
                 if !is_new {
@@ -321,7 +327,7 @@ impl<'a> DeclaredListing<'a> {
                 *position = Position::Cursor(next);
             }
         }
-        self.aim();
+        self.render_target();
         Ok(false)
     }
 
@@ -333,8 +339,8 @@ impl<'a> DeclaredListing<'a> {
         }
     }
 
-    /// Requests the page before an offset again while no entry of the page was read before: then entries before it were deleted.
-    /// Returns whether it did.
+    /// Moves back to the previous page if no entry of this page was read before: entries at lower offsets were deleted, so that
+    /// this page would skip entries. Returns whether the position was moved.
     fn step_back(&mut self, page: &ListPage) -> bool {
         let Some(expected) = &self.expected else {
             return false;
@@ -355,7 +361,7 @@ impl<'a> DeclaredListing<'a> {
             }
         }
         self.fingerprint = None;
-        self.aim();
+        self.render_target();
         true
     }
 }
@@ -416,13 +422,13 @@ impl Listing for DeclaredListing<'_> {
     }
 
     fn shrink(&mut self) -> bool {
-        // Another size would change the meaning of a number of a page, and is not part of a link.
+        // Another page size would change the meaning of a page number, and cannot be set in a link to the next page.
         let can_shrink =
             matches!(&self.list.declaration().pages, Some(pages) if pages.kind == PageType::Offset);
         match &mut self.limit {
             Some(limit) if can_shrink && *limit > 1 => {
                 *limit /= 2;
-                self.aim();
+                self.render_target();
                 true
             }
             _ => false,
@@ -436,7 +442,7 @@ impl Listing for DeclaredListing<'_> {
     fn finish(&mut self) -> Vec<Missed> {
         match (&self.known, self.order) {
             (_, Some(ListOrder::NewestFirst)) => self.held.reverse(),
-            // Whether the others are later is unknown.
+            // The order is unknown, so only the known event itself is dropped.
             (Known::UpTo(id, _), None) => {
                 let before = self.held.len();
                 self.held.retain(|missed| missed.id != *id);
@@ -453,7 +459,8 @@ impl Listing for DeclaredListing<'_> {
     }
 }
 
-/// Returns a hash of the ids on a page; `None` without an event. The rest of an answer may contain the time of the server.
+/// Returns a hash of the ids on a page; `None` without an event. The whole answer is not hashed, because it may contain the
+/// time of the server, which differs in each answer.
 fn fingerprint(page: &ListPage) -> Option<u64> {
     let id = |entry: &ListEntry| match entry {
         ListEntry::Event { id, .. } => Some(id.clone()),

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A server with a list of events, whose ids are texts without an order.
+/// A simulated server with a list of events, whose ids are texts without an order.
 #[derive(Clone, Debug)]
 struct Server {
     /// The numbers of the events, the oldest first.
@@ -105,7 +105,8 @@ fn window(after: Option<u64>) -> Window {
     }
 }
 
-/// Reads a list; `change` changes it after each page. Returns the numbers of the events in the order in which they were returned.
+/// Reads a list; `change` changes it after each page. Returns the numbers of the events in the order in which they were
+/// returned.
 fn read(
     pages: &str,
     window: &Window,
@@ -145,7 +146,7 @@ proptest! {
     ) {
         let server = Server { events: (0..count).collect(), newest_first, max_page, has_cursor: kind == 3 };
         let found = read(KINDS[kind], &window(known), server, &mut |_| {}).unwrap();
-        // Without an event at the start, none is known.
+        // If the known event is not in the list, all events of the window are new.
         let first = match known {
             Some(known) if known < count => known + 1,
             Some(known) => known.saturating_sub(20),
@@ -154,7 +155,7 @@ proptest! {
         prop_assert_eq!(found, ids(first..count.max(first)));
     }
 
-    /// Events that are added while a list with the newest first is read are no reason to miss one, or to return one twice.
+    /// Additions to a list with the newest first, while it is read, cause no missed and no repeated event.
     #[test]
     fn growing_list_by_offset_is_complete(count in 1_u64..60, max_page in 4_usize..20, growth in 0_u64..2) {
         let server = Server { events: (0..count).collect(), newest_first: true, max_page, has_cursor: false };
@@ -167,7 +168,7 @@ proptest! {
         prop_assert_eq!(old, ids(0..count));
     }
 
-    /// Events that are deleted while a list is read do not shift another one out of it.
+    /// Deletions from a list while it is read cause no other event to be missed.
     #[test]
     fn shrinking_list_by_offset_is_complete(
         count in 2_u64..60, max_page in 2_usize..20, newest_first: bool, deleted in proptest::collection::vec(0_u64..60, 1..4),
@@ -294,7 +295,7 @@ fn body(numbers: &[u64], rest: &str) -> String {
 }
 
 #[test]
-fn order_is_that_of_a_page_not_of_its_first_events() {
+fn order_is_recognised_from_the_ends_of_a_page() {
     // The first two events of a list with the oldest first are out of order.
     let known = Window {
         from: START + Duration::from_secs(10),
@@ -343,7 +344,7 @@ fn events_after_the_window_are_left_out() {
 }
 
 #[test]
-fn list_that_lost_more_than_a_page_is_complete() {
+fn deletion_of_more_than_a_page_skips_no_other_event() {
     let server = Server {
         events: (0..40).collect(),
         newest_first: false,

@@ -1,4 +1,5 @@
-//! Reads the entries of a gap.
+//! Reads the events that a source missed during a gap from a list of past events: sends the requests for each page, retries
+//! them, and sends the events to a channel.
 
 use std::{fmt, time::Duration};
 
@@ -31,15 +32,16 @@ use crate::{
 
 /// The number of attempts for one page.
 const ATTEMPTS: u32 = 5;
-/// The largest number of events that are sent at once. A list with the newest first is sent at its end, as a whole.
+/// The maximum number of events in one message to the channel: the events of a list with the newest first are sent
+/// together, when the list was read to its end.
 const MAX_SENT: usize = 4096;
-/// The longest delay that a server may request. Entries that are read later are of little use to a consumer that waits,
-/// and the same gap can be filled by hand.
+/// The longest delay that a server may request. After a longer one the events would be of little use to a waiting consumer, and
+/// the same gap can be filled by hand.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
-/// The description of a declared list, for an error.
+/// The expected shape of a declared list, for error texts.
 const EXPECTED_LIST: &str = "an array at the path `feed.backfill.list`, or the answer itself as an array";
 
-/// A list with past events: `GET /v1/entries/` of NeuroIO, or that of a declared feed.
+/// A reader of a list of past events: `GET /v1/entries/` of NeuroIO, or the list of a declared feed.
 #[derive(Debug)]
 pub struct Entries {
     requester: Requester,
@@ -51,7 +53,7 @@ pub struct Entries {
 enum List {
     Neuroio {
         /// Whether requests contain `ordering`; false after the server has refused it.
-        asks_for_order: bool,
+        requests_order: bool,
     },
     Declared(Box<EventList>),
 }
@@ -65,14 +67,14 @@ struct Requester {
     next_request: Instant,
 }
 
-/// The part of the list that was missed.
+/// The gap to fill: the part of the list that the source missed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The newest id before the gap, if it is known. For NeuroIO it alone selects the first entry then: creation times are neither
-    /// in the order of ids nor close to the time of recognition.
+    /// The newest id before the gap, if it is known. For NeuroIO this id alone selects the first entry, because creation
+    /// times are neither in the order of the ids nor close to the times of recognition.
     pub after: Option<String>,
-    /// Whether the event with that id and those before it in the list are left out, because the deduplication window may not
-    /// recognise them. NeuroIO's list leaves them out in any case.
+    /// Whether the event with the id `after` and older events are dropped, because the deduplication window may not recognise
+    /// them. Those of NeuroIO's list are always dropped.
     pub skips_known: bool,
     /// The start of the gap.
     pub from: Timestamp,
@@ -91,7 +93,7 @@ pub struct Report {
     pub requests: u32,
     /// The number of events that were sent to the channel.
     pub entries: u64,
-    /// The number of entries that the answers contained, but that were known before the gap.
+    /// The number of entries in the answers that the source had received before the gap.
     pub known: u64,
     /// The number of entries that were skipped because they have no usable id.
     pub without_id: u64,
@@ -110,11 +112,11 @@ pub enum Outcome {
     Failed(StopReason),
 }
 
-/// Why not all entries were read.
+/// The reason why not all entries were read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// A request failed, also when it was repeated.
+    /// A request failed with a permanent error, or in the last of several attempts.
     #[error(transparent)]
     Request(#[from] RequestError),
     /// The list cannot be read further, although the server answers.
@@ -127,20 +129,18 @@ pub enum StopReason {
         delay: Duration,
     },
     /// Entries without an id were skipped.
-    #[error(
-        "{count} entries have no whole number as `id`; expected one in each entry, so that it can be identified"
-    )]
+    #[error("{count} entries were skipped, because they have no whole number as `id`")]
     WithoutId {
-        /// Their number.
+        /// The number of skipped entries.
         count: u64,
     },
     /// Entries of a declared list were skipped.
     #[error(
-        "{count} entries of the list yielded no event with an id; compare `feed.backfill.frame` with `feed.rules` and \
-         `feed.event.id`"
+        "{count} entries of the list were skipped, because they yield no event with an id; compare `feed.backfill.frame` with \
+         `feed.rules` and `feed.event.id`"
     )]
     NoEvents {
-        /// Their number.
+        /// The number of skipped entries.
         count: u64,
     },
     /// The start of a declared list is unknown.
@@ -189,7 +189,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The counts of one run.
+/// The counts of one call of [`Entries::fetch`].
 #[derive(Default)]
 struct Counts {
     requests: u32,
@@ -200,7 +200,7 @@ impl Entries {
     /// Creates a reader with a client of the REST interface and the settings of a source: its token, `backfill` and
     /// `backoff`.
     pub fn new(client: Client, config: &SourceConfig) -> Self {
-        let list = List::Neuroio { asks_for_order: true };
+        let list = List::Neuroio { requests_order: true };
         Self::of(client, config, list)
     }
 
@@ -221,17 +221,17 @@ impl Entries {
         }
     }
 
-    /// Reads the entries of a window, and sends them to `events`, page by page, in the order in which they occurred (NeuroIO: in
-    /// ascending order of id), as the events that the feed would have sent. Returns when the list is read, or cannot be read
-    /// further; waits while the channel is full. Dropping the future stops the reading.
+    /// Reads the entries of a window, and sends them to `events`, page by page, in the order in which they occurred
+    /// (NeuroIO: in ascending order of id), as the events that the feed would have sent. Returns when the list is read, or
+    /// cannot be read further; waits while the channel is full. Dropping the future stops the reading.
     ///
-    /// Reads the secrets at the start, so that a rotated token is used. A list with the newest entries first is held in
-    /// memory, at most 64 MiB of it, and sent at the end.
+    /// Reads the secrets at the start, so that a rotated token is used. The events of a list with the newest entries first are
+    /// held in memory, at most 64 MiB, and sent at the end.
     pub async fn fetch(&mut self, window: &Window, events: &mpsc::Sender<Vec<Missed>>) -> Report {
         match &mut self.list {
-            List::Neuroio { asks_for_order } => {
+            List::Neuroio { requests_order } => {
                 let mut listing =
-                    EntryListing::new(window, self.requester.config.backfill.max_pages, asks_for_order);
+                    EntryListing::new(window, self.requester.config.backfill.max_pages, requests_order);
                 let token = match self.requester.token().await {
                     Ok(token) => token,
                     Err(error) => return Report::failed(error.into()),
@@ -277,7 +277,7 @@ impl Report {
         }
     }
 
-    /// Sets the reason of a list that was read to its end, or as far as the receiver needs it, but of which entries were skipped.
+    /// Sets the reason if entries were skipped and the list was read to its end, or as far as the receiver needed.
     fn with_skipped(mut self, reason: impl FnOnce(u64) -> StopReason) -> Self {
         let is_read = matches!(self.outcome.reason(), None | Some(StopReason::Stopped));
         if is_read && self.without_id > 0 {
@@ -370,7 +370,7 @@ impl Requester {
         Ok(token.unwrap_or_else(|| Secret::new("")))
     }
 
-    /// Requests one part, and retries if the error may be temporary and the events are still needed.
+    /// Requests one page, and retries after a temporary error while the receiver of the events exists.
     async fn page(
         &mut self,
         listing: &mut (dyn Listing + Send),
@@ -410,7 +410,7 @@ impl Requester {
         }
     }
 
-    /// Waits until the rate allows another request.
+    /// Waits until `backfill.rate` allows another request.
     async fn wait_for_turn(&mut self) {
         sleep_until(self.next_request).await;
         self.next_request = Instant::now() + Duration::from_secs(1) / self.config.backfill.rate.max(1);
@@ -439,7 +439,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn skipped_entry_is_reported_of_a_list_read_up_to_a_bound() {
+    fn skipped_entry_changes_a_complete_or_stopped_outcome() {
         for outcome in [Outcome::Complete, Outcome::Partly(StopReason::Stopped)] {
             let report = Report {
                 entries: 3,

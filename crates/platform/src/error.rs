@@ -1,4 +1,4 @@
-//! The errors of requests.
+//! The errors of requests to the platform, and the description of an error in an answer.
 
 use std::{fmt, time::Duration};
 
@@ -13,7 +13,7 @@ use serde::Deserialize;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// The token cannot be read, or contains characters that a header cannot contain.
+    /// The token is empty or cannot be read.
     #[error("the token cannot be used")]
     Token(#[source] SecretError),
     /// The token contains a character that no header can contain.
@@ -23,7 +23,7 @@ pub enum RequestError {
     #[error(transparent)]
     Secrets(#[from] SecretsError),
     /// The address of the next page contains a character that no URL contains.
-    #[error("the address of the next page cannot be requested; expected a URL")]
+    #[error("the address of the next page is not a valid URL")]
     Target,
     /// No connection could be opened.
     #[error(transparent)]
@@ -53,24 +53,24 @@ pub enum RequestError {
         limit: ByteSize,
     },
     /// The platform does not accept the token.
-    #[error("{host} refused the token (HTTP 401){answer}; expected a valid one")]
+    #[error("{host} refused the token (HTTP 401){answer}; expected a valid token")]
     Unauthorised {
         /// The host of the interface.
         host: String,
         /// The answer.
         answer: PlatformAnswer,
     },
-    /// The platform limits the requests.
-    #[error("{host} limits the requests (HTTP 429){}", wait(*retry_after))]
+    /// The platform received too many requests.
+    #[error("{host} rejected the request: too many requests (HTTP 429){}", retry_text(*retry_after))]
     RateLimited {
         /// The host of the interface.
         host: String,
-        /// The delay that it requests.
+        /// The delay that the platform requests.
         retry_after: Option<Duration>,
     },
-    /// The interface is at another address. No request follows, because it would send the token there.
+    /// The interface is at another address. The client does not follow, because it would send the token there.
     #[error(
-        "{host} redirects to {location} (HTTP {status}); set the address of the interface to it if it is right"
+        "{host} redirects to {location} (HTTP {status}); redirects are not followed, configure the final address instead"
     )]
     Redirected {
         /// The host of the interface.
@@ -89,11 +89,11 @@ pub enum RequestError {
         status: u16,
         /// The answer.
         answer: PlatformAnswer,
-        /// The delay that it requests.
+        /// The delay that the platform requests.
         retry_after: Option<Duration>,
     },
     /// The answer is not JSON.
-    #[error("the answer of {host} is not JSON: found {found:?}; is the address that of the interface?")]
+    #[error("the answer of {host} is not JSON: found {found:?}; check the address of the interface")]
     NotJson {
         /// The host of the interface.
         host: String,
@@ -132,14 +132,16 @@ impl RequestError {
     }
 }
 
-fn wait(retry_after: Option<Duration>) -> String {
-    retry_after.map_or_else(String::new, |delay| format!(" for {}", format_duration(delay)))
+fn retry_text(retry_after: Option<Duration>) -> String {
+    retry_after.map_or_else(String::new, |delay| {
+        format!(", retry after {}", format_duration(delay))
+    })
 }
 
 const fn advice(status: u16) -> &'static str {
     match status {
-        403 => "; expected a token with the rights for it",
-        404 => "; is the address that of the interface?",
+        403 => "; expected a token with the rights for this request",
+        404 => "; check the address of the interface",
         _ => "",
     }
 }

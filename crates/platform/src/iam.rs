@@ -15,7 +15,7 @@ use crate::{
 /// The address of the platform's own IAM interface.
 pub const IAM_URL: &str = "https://iam.neuroio.com";
 
-/// The life of a temporary token whose answer does not state it, as documented.
+/// The documented life of a temporary token, for an answer that does not state the life.
 const DOCUMENTED_LIFE: Duration = Duration::from_secs(24 * 3_600);
 
 const TOKEN: &str =
@@ -31,8 +31,7 @@ pub struct Iam {
 /// The owner of a new token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The account of the credential, or its space if it is a token of one. A token of an account acts on its default
-    /// space.
+    /// The owner of the credential: an account or a space. A token of an account acts on the default space of the account.
     Own,
     /// A space of the account.
     Space(u64),
@@ -45,8 +44,8 @@ pub struct CreatedToken {
     pub id: u64,
     /// The token.
     pub key: Secret,
-    /// The time from its creation to its expiry; `None` for a permanent token. The difference of two times of the
-    /// platform's clock, so that the deviation of the local one has no effect.
+    /// The time from creation to expiry; `None` for a permanent token. The difference of two times of the platform's clock, so
+    /// that a deviation of the local clock has no effect.
     pub life: Option<Duration>,
 }
 
@@ -76,8 +75,8 @@ impl Iam {
         Self { client }
     }
 
-    /// Creates a token. The request is not repeated: if its answer is lost, a token exists whose key is unknown; a
-    /// temporary one expires by itself.
+    /// Creates a token. A request that was sent is not repeated: if the answer is lost, a token exists whose key is unknown. A
+    /// temporary token then expires by itself.
     ///
     /// # Errors
     /// The platform refuses the credential or the request, or cannot be reached.
@@ -163,7 +162,7 @@ struct Token {
     expires: Option<Timestamp>,
 }
 
-/// Parses a time with or without an offset; without one it is UTC. Another text is no time.
+/// Parses a time with or without an offset; a time without an offset is in UTC. Returns `None` for any other text.
 fn time<'de, D: Deserializer<'de>>(time: D) -> Result<Option<Timestamp>, D::Error> {
     let text = Option::<String>::deserialize(time)?;
     Ok(text.and_then(|text| {

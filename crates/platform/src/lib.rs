@@ -7,11 +7,11 @@
 //!
 //! # A backfilled event
 //! The frame is `{"id":…,"data":…}` with the id of the entry and the entry as the interface returned it, byte for byte. So
-//! its identity is that of the live event. Its body, and the hash of it, are the same if the platform formats an entry
-//! for REST as for the feed, and if the entry was not changed since then. What may differ:
+//! its identity is that of the live event. The body and its hash equal those of the live event if the platform formats an
+//! entry for REST as for the feed, and if the entry was not changed after the live event. What may differ:
 //! - The platform may have merged persons, removed pictures or changed groups: the entry is as it is now.
-//! - White space between values, if the interface formats its answers for people.
-//! - An entry or a person may have been deleted: it is not found.
+//! - White space between values, if the interface pretty-prints its answers.
+//! - An entry, or a person in it, may have been deleted, and is then missing.
 //! - An entry that cannot be read, because it has no id, is counted, and makes the outcome [`Outcome::Partly`].
 //!
 //! The protocol is known from the platform's public clients, their documentation and their tests. *Assumed*, because none of

@@ -1,4 +1,5 @@
-//! What reading a list needs to know of the list: NeuroIO's, or a declared one.
+//! The common interface of the two kinds of list, for the code that sends the requests: NeuroIO's list, and the list of a
+//! declared feed.
 
 use neurobridge_protocol::ListError;
 
@@ -9,7 +10,7 @@ use crate::{
 
 /// The state of reading one list, without I/O: what to request next, and what an answer contains.
 pub(crate) trait Listing {
-    /// Returns path and query of the next request.
+    /// Returns the path and query of the next request.
     ///
     /// # Errors
     /// The limit of pages is reached.
@@ -21,7 +22,8 @@ pub(crate) trait Listing {
     /// The list cannot be read further. The events that are ready are valid.
     fn accept(&mut self, body: &[u8]) -> Result<bool, Unreadable>;
 
-    /// Changes the request, because the server refused it with the status 400. Returns false if there is no other request.
+    /// Changes the form of the requests, because the server refused one with status 400. Returns false if there is no other
+    /// form.
     fn change_refused(&mut self) -> bool;
 
     /// Requests fewer entries, because the answer was too large. Returns false if there is no smaller page.
@@ -47,7 +49,7 @@ pub(crate) struct Tally {
     pub(crate) without_id: u64,
 }
 
-/// Why an answer cannot be used.
+/// The reason why an answer cannot be used.
 #[derive(Debug)]
 pub(crate) enum Unreadable {
     Page(PageError),

@@ -1,4 +1,4 @@
-//! The list of NeuroIO, `GET /v1/entries/`.
+//! Reads NeuroIO's list of entries, `GET /v1/entries/`, without I/O: renders the requests and passes the answers to a [`Pager`].
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::debug;
@@ -20,21 +20,21 @@ pub(crate) struct EntryListing<'a> {
     /// Whether requests contain `id_from`.
     is_by_id: bool,
     /// Whether requests contain `ordering`.
-    asks_for_order: &'a mut bool,
+    requests_order: &'a mut bool,
     max_pages: u32,
-    /// The pages of a pager that was replaced.
+    /// The number of pages that a replaced pager has read.
     earlier_pages: u32,
     pager: Pager,
 }
 
 impl<'a> EntryListing<'a> {
-    pub(crate) fn new(window: &'a Window, max_pages: u32, asks_for_order: &'a mut bool) -> Self {
+    pub(crate) fn new(window: &'a Window, max_pages: u32, requests_order: &'a mut bool) -> Self {
         let after = window.after.as_deref().and_then(|id| id.parse().ok());
         Self {
             window,
             after,
             is_by_id: after.is_some(),
-            asks_for_order,
+            requests_order,
             max_pages,
             earlier_pages: 0,
             pager: Pager::new(after, after.is_some(), max_pages),
@@ -46,7 +46,7 @@ impl Listing for EntryListing<'_> {
     fn next(&self) -> Result<String, PagingError> {
         let after = self.after.filter(|_| self.is_by_id);
         let mut target = query(self.window, after, self.pager.next()?);
-        if *self.asks_for_order {
+        if *self.requests_order {
             target.push_str(OLDEST_FIRST);
         }
         Ok(target)
@@ -69,7 +69,7 @@ impl Listing for EntryListing<'_> {
     }
 
     fn change_refused(&mut self) -> bool {
-        std::mem::take(self.asks_for_order)
+        std::mem::take(self.requests_order)
     }
 
     fn shrink(&mut self) -> bool {
@@ -93,9 +93,10 @@ impl Listing for EntryListing<'_> {
     }
 }
 
-/// Returns path and query of a request for a part of the list.
+/// Returns the path and query of a request for a part of the list.
 ///
-/// With a known id there is no lower limit of the time. The id itself is requested too, in case the limit is exclusive.
+/// With a known id there is no lower limit of the time. `id_from` is the known id and not the next one, in case the platform
+/// excludes the id itself.
 fn query(window: &Window, after: Option<u64>, part: Part) -> String {
     let overlap = SignedDuration::try_from(window.overlap).unwrap_or(SignedDuration::MAX);
     let upper = window.to.map_or_else(String::new, |to| {

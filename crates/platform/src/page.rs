@@ -1,11 +1,11 @@
-//! The answer to a request for a list, in both documented shapes.
+//! Parses a page of NeuroIO's list, in both documented shapes: `{"results": […]}` and `[…]`.
 
 use neurobridge_core::{frame_reader::FrameReader, path::Path};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The description of the shapes, for an error.
+/// The expected shapes, for error texts.
 pub(crate) const EXPECTED: &str = "{\"results\": […]} or […], with entries as objects";
 
 /// One page of a list.
@@ -21,12 +21,12 @@ pub(crate) struct Page<'a> {
 /// An entry as the interface returned it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawEntry<'a> {
-    /// The id, if it is a number that counts entries.
+    /// The id, if it is a non-negative whole number.
     pub(crate) id: Option<u64>,
     pub(crate) text: &'a str,
 }
 
-/// Why an answer is not a page.
+/// The reason why an answer is not a page.
 #[derive(Debug)]
 pub(crate) enum PageError {
     NotJson,
@@ -47,7 +47,7 @@ fn present<'de, D: Deserializer<'de>>(next: D) -> Result<Option<Option<IgnoredAn
     Option::deserialize(next).map(Some)
 }
 
-/// Reads an answer whose first entry has this offset in the list.
+/// Parses an answer. `offset` is the position of its first entry in the list.
 pub(crate) fn parse(body: &[u8], offset: u64) -> Result<Page<'_>, PageError> {
     let text = str::from_utf8(body).map_err(|_| PageError::NotJson)?.trim();
     let explain = |error: serde_json::Error| match error.classify() {
@@ -73,7 +73,7 @@ pub(crate) fn parse(body: &[u8], offset: u64) -> Result<Page<'_>, PageError> {
         let text = value.get();
         if !text.starts_with('{') {
             return Err(PageError::OtherShape(
-                "found an element of the list that is no object".to_owned(),
+                "found an element of the list that is not an object".to_owned(),
             ));
         }
         let spans = reader.read(text).map_err(|_| PageError::NotJson)?;
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn last_page_is_known_where_it_is_stated() {
+    fn last_page_is_recognised_by_next_or_count() {
         for (body, offset, is_last) in [
             (r#"[{"id":1}]"#, 0, false),
             (r#"{"results":[{"id":1}]}"#, 0, false),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn other_answers_are_errors() {
+    fn invalid_or_unexpected_json_is_an_error() {
         for body in [
             "",
             "<html>",

@@ -1,8 +1,9 @@
-//! Reads a list page by page, without I/O: which part to request next, which entries are new, and when to stop.
+//! Reads NeuroIO's list page by page, without I/O: which part to request next, which entries are new, and when to stop.
 //!
-//! Consecutive pages overlap by one entry. The first entry of a page is the last one of the page before, unless the list was
-//! changed in between: entries that are added before it shift it forwards, deleted ones shift it backwards, and an entry
-//! would be skipped without a trace. In that case the page before is requested again.
+//! Consecutive pages overlap by one entry: the first entry of a page is the last entry of the previous page, unless the
+//! list was changed in between. Entries that are added before it move it to a higher offset, which only repeats entries.
+//! Entries that are deleted before it move it to a lower offset, so that the page would skip an entry unnoticed: the
+//! previous page is requested again.
 
 use std::collections::BTreeMap;
 
@@ -16,12 +17,13 @@ use crate::page::{Page, RawEntry};
 /// returns fewer.
 const PAGE_ENTRIES: u64 = 100;
 
-/// The least number of entries on a full page. A shorter list with the newest first that grows while it is read looks like
-/// a repeated page. *Assumed*: no server limits a page to so few entries, so that such a list was read to its end.
+/// The minimum number of entries on a full page. A list with fewer entries and the newest first that grows while it is read
+/// looks like a repeated page. *Assumed*: no server limits a page to fewer entries, so a repeated page with fewer is the
+/// end of the list.
 pub(crate) const LEAST_PAGE_ENTRIES: usize = 3;
 
-/// The largest size of entries that wait in memory: those of a list with the newest first, and of a server that does not
-/// offer another order.
+/// The maximum size of the entries that wait in memory for older ones: those of a list with the newest first, on a server that
+/// does not offer another order.
 pub(crate) const MAX_HELD: ByteSize = ByteSize::from_mib(64);
 
 /// A missed event, as the feed would have sent it.
@@ -36,7 +38,7 @@ pub struct Missed {
 }
 
 impl Missed {
-    /// Returns the id, if it counts events.
+    /// Returns the id as a number, if it is one.
     pub fn number(&self) -> Option<u64> {
         self.id.parse().ok()
     }
@@ -50,7 +52,7 @@ impl Missed {
     }
 }
 
-/// Why a list cannot be read further, although the server answers.
+/// The reason why a list cannot be read further, although the server answers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PagingError {
@@ -83,7 +85,7 @@ pub enum PagingError {
         /// The id.
         found: u64,
     },
-    /// The events of a page of a declared list are in the other order.
+    /// The events of a page of a declared list are in the opposite order.
     #[error(
         "a page of the list begins with {first} and ends with {last}; expected the {order} first: set `feed.backfill.order`, or \
          request another order"
@@ -97,13 +99,15 @@ pub enum PagingError {
         last: Timestamp,
     },
     /// The limit of pages is reached.
-    #[error("the list has more than {pages} pages; raise `backfill.max_pages`, or fill a shorter time")]
+    #[error("the list has more than {pages} pages; raise `backfill.max_pages`, or fill a shorter period")]
     TooManyPages {
         /// The limit.
         pages: u32,
     },
     /// The entries that have to wait in memory exceed their limit.
-    #[error("the list has the newest entries first, and more than {MAX_HELD} of them; fill a shorter time")]
+    #[error(
+        "the list has the newest entries first, and its new entries exceed {MAX_HELD} in memory; fill a shorter period"
+    )]
     TooMuch,
 }
 
@@ -146,19 +150,19 @@ pub(crate) struct Pager {
     last: Option<u64>,
     /// The first id of the list when it was first read.
     first: Option<u64>,
-    /// The id at the offset of the next part, where that was read before.
+    /// The id of the last entry that was read, if the next part is to begin with this entry.
     expected: Option<u64>,
-    /// Whether entries that were read before are read again.
+    /// Whether entries are read again, after a step back.
     is_repeated: bool,
-    /// The last page.
+    /// The fingerprint and the number of entries of the last page.
     fingerprint: Option<(u64, usize)>,
     /// Whether the last page was the same as the one before.
     has_repeated_page: bool,
     /// The number of entries on the largest page.
     largest: usize,
-    /// The number of short pages in a row that ended with the entry that was read last.
+    /// The number of consecutive short pages that ended with the entry that was read last.
     ends: u32,
-    /// New entries, which wait for the older ones while the order is unknown or the newest come first.
+    /// New entries that wait for older ones: the order is unknown, or the newest come first.
     held: BTreeMap<u64, String>,
     held_bytes: u64,
     /// New entries in the order of ids.
@@ -257,7 +261,7 @@ impl Pager {
         let entries = &page.entries[..];
         let expected = self.expected;
         if entries.is_empty() {
-            // The entry that was at this offset has moved forwards.
+            // The entry at this offset has moved to a lower one, because entries before it were deleted.
             if expected.is_some() && self.part.offset > 0 {
                 self.step_back(PAGE_ENTRIES);
                 return Ok(Progress::Continue);
@@ -318,8 +322,8 @@ impl Pager {
         Ok(Progress::Continue)
     }
 
-    /// Returns whether two short pages in a row ended with the entry that was read last. Then it is the last one of the list,
-    /// although entries that are added at the start shift it to each offset that is requested.
+    /// Returns whether two consecutive short pages ended with the entry that was read last. This entry is the last one of
+    /// the list: new entries at the start of the list shift it to each requested offset, so no empty page marks the end.
     fn has_ended(&mut self, entries: &[RawEntry<'_>]) -> bool {
         let last = entries.last().and_then(|entry| entry.id);
         let is_end = self.order == Some(Order::NewestFirst)
@@ -377,7 +381,7 @@ impl Pager {
             self.last = Some(id);
             return self.hold(id, entry.text);
         }
-        // The entry should have been read before, or was added at the start of the list since then.
+        // An entry against the order is valid only if it was read before, or was added at the start of the list meanwhile.
         let is_known = match self.order {
             Some(Order::NewestFirst) if self.first.is_some_and(|first| id > first) => {
                 return self.hold(id, entry.text);

@@ -7,7 +7,7 @@ use super::*;
 struct List {
     ids: Vec<u64>,
     newest_first: bool,
-    most: u64,
+    max_page: u64,
 }
 
 impl List {
@@ -16,7 +16,7 @@ impl List {
         if self.newest_first {
             ids.reverse();
         }
-        let limit = usize::try_from(part.limit.min(self.most)).unwrap();
+        let limit = usize::try_from(part.limit.min(self.max_page)).unwrap();
         ids.into_iter()
             .skip(usize::try_from(part.offset).unwrap())
             .take(limit)
@@ -59,7 +59,7 @@ fn missed_event_has_the_frame_of_the_feed() {
 }
 
 #[test]
-fn same_page_is_an_error() {
+fn third_identical_page_is_an_error() {
     for (page, offset) in [(&[1, 2][..], 2), (&[3, 2, 1], 4)] {
         let mut pager = Pager::new(None, false, 10);
         for _ in 0..2 {
@@ -71,7 +71,7 @@ fn same_page_is_an_error() {
 }
 
 #[test]
-fn list_shifted_by_a_page_is_read_on() {
+fn list_shifted_by_one_page_is_read_completely() {
     let mut pager = Pager::new(None, false, 10);
     for page in [&[9, 8][..], &[9, 8], &[8, 7], &[7]] {
         assert_eq!(accept(&mut pager, page), Ok(Progress::Continue));
@@ -114,7 +114,7 @@ fn list_that_grows_at_each_request_is_read() {
         let mut list = List {
             ids: (1..=count).collect(),
             newest_first: true,
-            most: 100,
+            max_page: 100,
         };
         let read = read(&mut list, None, |list, page| {
             if page > 0 && page < 50 {
@@ -135,7 +135,7 @@ fn exceeded_page_limit_is_an_error() {
 }
 
 #[test]
-fn ignored_id_is_noticed() {
+fn ignored_id_from_is_detected() {
     let mut pager = Pager::new(Some(5), true, 10);
     assert_eq!(accept(&mut pager, &[1, 2]), Ok(Progress::IgnoresId));
     // With the newest first, the older entries follow the missed ones.
@@ -161,7 +161,7 @@ fn entries_without_an_id_are_counted_once() {
     let mut pager = Pager::new(None, false, 10);
     for (body, progress) in [
         (r#"[{"id":9},{},{"id":7}]"#, Progress::Continue),
-        // The first one was on the page before, with its id.
+        // The first entry was on the page before, with its id.
         (r#"[{},{"id":6},{"x":1}]"#, Progress::Continue),
         ("[]", Progress::Done),
     ] {
@@ -177,10 +177,10 @@ fn lists() -> impl Strategy<Value = List> {
         any::<bool>(),
         1_u64..130,
     )
-        .prop_map(|(ids, newest_first, most)| List {
+        .prop_map(|(ids, newest_first, max_page)| List {
             ids: ids.into_iter().collect(),
             newest_first,
-            most,
+            max_page,
         })
 }
 
@@ -197,13 +197,13 @@ proptest! {
     }
 
     #[test]
-    fn entries_that_stay_are_read_while_others_go_and_come(
+    fn remaining_entries_are_read_despite_additions_and_deletions(
         list in lists(),
         deletions in prop::collection::vec((any::<prop::sample::Index>(), 1_u32..20, 1_usize..30), 0..4),
         additions in prop::collection::vec((0_u32..7, 1_u64..10), 0..7),
     ) {
-        // Smaller pages may be shifted by a page several times.
-        let mut list = List { most: list.most + 11, ..list };
+        // With smaller pages, the changes may shift the list by exactly one page several times.
+        let mut list = List { max_page: list.max_page + 11, ..list };
         let original = list.ids.clone();
         let mut staying = original.clone();
         let mut next = 1_000;

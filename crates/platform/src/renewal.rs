@@ -7,19 +7,21 @@ use neurobridge_core::backoff::Backoff;
 
 use crate::{iam::CreatedToken, token_file::StoredToken};
 
-/// The part of its life after which a token is renewed, as numerator and denominator. A fifth of 24 hours is left for a
-/// platform that cannot be reached.
+/// The share of its life after which a token is renewed, as numerator and denominator. The rest, a fifth of usually 24
+/// hours, is left for retries while the platform cannot be reached.
 const RENEW_AFTER: (u32, u32) = (4, 5);
 
-/// The delays after a failed request. The upper one also limits a requested delay, which must not outlast the token.
+/// The minimum and maximum delay after a failed request. The maximum also limits a delay that the platform requests, which must
+/// not outlast the token.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
-/// The longest delay of the bridge's own while there is no valid token, and the longest one after the expiry of the current token:
-/// the source receives no event then. A delay that the platform requests is respected, up to the limit of [`RETRY`].
+/// The maximum delay after a failed request without a valid token, because the source receives no event then. A retry
+/// follows the expiry of the current token by at most this time, too. A delay that the platform requests may be longer, up
+/// to that of [`RETRY`].
 const WITHOUT_TOKEN: Duration = Duration::from_secs(10);
 
-/// The delays before another token is created in place of a refused one.
+/// The minimum and maximum delay before another token is created in place of a refused one.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// The age from which a token counts as having worked, so that the delays after a refusal start again.
+/// The age from which a token counts as having worked before it was refused: the delays start again at the minimum.
 const STABLE: Duration = Duration::from_secs(600);
 /// The shortest time between the creation of two tokens, so that tokens with a very short life make no hot loop.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,7 +57,7 @@ pub enum Step {
     Wait(Duration),
 }
 
-/// The tokens of a source that creates its own: at most two are valid at a time.
+/// The tokens that the bridge creates for a source: at most two are valid at a time.
 #[derive(Debug)]
 pub struct Renewal {
     current: Option<Held>,
@@ -65,10 +67,10 @@ pub struct Renewal {
     is_in_use: bool,
     /// Whether the platform refused the current token.
     is_refused: bool,
-    /// Whether it refused the old one.
+    /// Whether the platform refused the old token, while that was the current one.
     is_old_refused: bool,
     refusals: Backoff,
-    /// No token is created until this time has passed since then.
+    /// The start and length of a pause in which no token is created.
     pause: Option<(Instant, Duration)>,
     backoff: Backoff,
     /// The time of the last failure, and the delay after it.
@@ -79,14 +81,16 @@ pub struct Renewal {
 #[derive(Clone, Debug)]
 struct Held {
     token: CreatedToken,
-    /// The time of receipt; for a token of an earlier process the time at which it was read, and its age then.
+    /// The monotonic time of receipt; for a token of an earlier process, the time at which its file was read.
     since: Instant,
+    /// The age of the token at `since`.
     age_then: Duration,
+    /// The time of receipt by the system's clock.
     received_at: Timestamp,
 }
 
 impl Held {
-    /// Returns the age: the longer one by the two clocks, so that a token is never used for too long.
+    /// Returns the age: the larger one of the ages by the two clocks, so that a token is never used for too long.
     fn age(&self, now: Now) -> Duration {
         let monotonic = self.age_then + now.monotonic.saturating_duration_since(self.since);
         let wall = now.wall.duration_since(self.received_at);
@@ -111,8 +115,8 @@ impl Held {
 }
 
 impl Renewal {
-    /// Starts without a token, or with that of an earlier process. A stored token from the future, by a clock that was
-    /// set back, has an unknown age and is replaced at once.
+    /// Starts without a token, or with that of an earlier process. If the time of receipt of a stored token is in the future,
+    /// because the clock was set back, the age is unknown and the token is replaced at once.
     pub fn new(stored: Option<StoredToken>, now: Now) -> Self {
         let mut renewal = Self {
             current: None,
@@ -153,8 +157,8 @@ impl Renewal {
         self.current.as_ref()?.left(now)
     }
 
-    /// Returns the time until the next attempt to create a token, with the delay after a failure; `None` if the current token
-    /// does not expire.
+    /// Returns the time until the next attempt to create a token, including the delay after a failure; `None` if the
+    /// current token does not expire.
     pub fn renews_in(&self, now: Now) -> Option<Duration> {
         let planned = match &self.current {
             Some(current) if !self.is_refused => current.until_renewal(now)?,
@@ -168,7 +172,7 @@ impl Renewal {
         )
     }
 
-    /// Returns what to store, so that the tokens are known after a restart.
+    /// Returns the tokens to store for the next start; `None` without a token.
     pub fn to_stored(&self) -> Option<StoredToken> {
         let current = self.current.as_ref()?;
         Some(StoredToken {
@@ -198,7 +202,7 @@ impl Renewal {
         // A refused or expired token is no longer needed, so it is deleted before another one is created.
         let is_old_unused = self.is_in_use || needs_token;
         let step = match (&self.old, &self.current) {
-            // Open connections may use the old one, and none uses the refused one.
+            // The refused token is deleted: no connection uses it, and open connections may use the old one.
             (Some(_), Some(current)) if self.is_refused && !self.is_old_refused => {
                 Step::Delete(current.token.id)
             }
@@ -281,7 +285,7 @@ impl Renewal {
         self.failure = None;
     }
 
-    /// Returns the time after which the next step may be another one.
+    /// Returns the time until the next step may be another action.
     fn until_change(&self, now: Now) -> Duration {
         let renewal = self
             .current
@@ -293,7 +297,7 @@ impl Renewal {
             .into_iter()
             .chain(expiry)
             .min();
-        // Permanent tokens change only by a call.
+        // The step for a permanent token changes only when another method is called.
         next.unwrap_or(Duration::from_secs(3_600))
     }
 }

@@ -96,7 +96,7 @@ fn refused_token_is_replaced_and_deleted() {
     assert_eq!(renewal.step(worked), Step::Create);
     renewal.created(token(2, Some(LIFE)), worked);
     renewal.refused(worked);
-    // Never a third one.
+    // A third token is never created.
     assert_eq!(renewal.step(worked), Step::Delete(1));
     renewal.deleted(1);
     // A new token that is refused is replaced after a delay.
@@ -207,7 +207,7 @@ fn stored_token_continues_at_its_age() {
 }
 
 #[test]
-fn time_of_a_suspended_machine_counts() {
+fn age_includes_the_time_of_a_suspension() {
     let now = start();
     let mut renewal = created(now);
     let resumed = Now {

@@ -35,14 +35,14 @@ pub struct StoredToken {
 }
 
 /// The file of a stored token, readable for its owner only. The token belongs to a scope, such as an account or a space
-/// at an address: one of another scope is not used.
+/// at an address; a stored token of another scope is not used.
 #[derive(Clone, Debug)]
 pub struct TokenFile {
     path: PathBuf,
     scope: String,
 }
 
-/// Why a stored token cannot be used or stored.
+/// The reason why a token cannot be read from the file or stored in the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenFileError {
@@ -100,8 +100,8 @@ pub enum TokenFileError {
 struct Content {
     version: u32,
     scope: String,
-    token: Line,
-    old: Option<Line>,
+    token: TokenEntry,
+    old: Option<TokenEntry>,
 }
 
 /// The version alone: the rest of a newer file is unknown.
@@ -111,14 +111,14 @@ struct Version {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct TokenEntry {
     id: u64,
     key: String,
     life_seconds: Option<f64>,
     received_at: Timestamp,
 }
 
-impl Line {
+impl TokenEntry {
     fn new(token: &CreatedToken, received_at: Timestamp) -> Self {
         Self {
             id: token.id,
@@ -144,7 +144,7 @@ impl Line {
 }
 
 impl TokenFile {
-    /// Names the file, and the scope of its token.
+    /// Creates the handle of a file and the scope of its token, without I/O.
     pub fn new(path: impl Into<PathBuf>, scope: impl Into<String>) -> Self {
         Self {
             path: path.into(),
@@ -201,8 +201,8 @@ impl TokenFile {
         let content = Content {
             version: VERSION,
             scope: self.scope.clone(),
-            token: Line::new(&stored.token, stored.received_at),
-            old: old.map(|(token, received_at)| Line::new(token, *received_at)),
+            token: TokenEntry::new(&stored.token, stored.received_at),
+            old: old.map(|(token, received_at)| TokenEntry::new(token, *received_at)),
         };
         self.replace(&content)
             .map_err(|source| TokenFileError::Unwritable {
@@ -215,7 +215,7 @@ impl TokenFile {
         let mut new = self.path.clone().into_os_string();
         new.push(".new");
         let new = Path::new(&new);
-        // A file that a crash left may have another mode.
+        // A crash may have left a temporary file with another mode.
         match fs::remove_file(new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

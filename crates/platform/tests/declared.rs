@@ -1,4 +1,4 @@
-//! The list of a declared feed, read from a simulator that plays the same declaration.
+//! Reads the list of past events of a declared feed from a simulator that uses the same declaration.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
@@ -97,7 +97,7 @@ async fn declared_list_is_read_by_time_or_by_id() {
             RestOrder::OldestFirst,
         ),
     ] {
-        // A list with a next link is not the answer itself.
+        // An answer with a next link is an object, which contains the list as `items`.
         let pages = pages.replace("}", "}\nlist = \"items\"");
         let platform = recognised(order, &pages).await;
         let config = config(&platform, &pages, "key-of-the-test");
@@ -154,12 +154,12 @@ async fn each_fault_of_a_declared_list_has_its_reason() {
     rest-http=503,times=1: 60 events, complete
     rest-http=429,times=1: 60 events, complete
     rest-http=503: 0 events, failed: HOST answered HTTP 503: refused by a fault rule (error 600)
-    rest-http=403: 0 events, failed: HOST answered HTTP 403: refused by a fault rule (error 600); expected a token with the rights for it
+    rest-http=403: 0 events, failed: HOST answered HTTP 403: refused by a fault rule (error 600); expected a token with the rights for this request
     rest-cut,times=1: 60 events, complete
-    rest-no-json: 0 events, failed: the answer of HOST is not JSON: found "<html><body>Please sign in</body></html>"; is the address that of the interface?
+    rest-no-json: 0 events, failed: the answer of HOST is not JSON: found "<html><body>Please sign in</body></html>"; check the address of the interface
     rest-other-shape: 0 events, failed: the answer of HOST has an unknown shape: found a table at "backfill.list" (the answer itself); expected an array at the path `feed.backfill.list`, or the answer itself as an array
     rest-same-page: 20 events, partly: the answer for offset 38 is the same as an earlier one; expected the list to continue, or an empty page at its end
-    another key: failed: HOST refused the token (HTTP 401): the parameter "key" is missing or has another value (error 601); expected a valid one
+    another key: failed: HOST refused the token (HTTP 401): the parameter "key" is missing or has another value (error 601); expected a valid token
     "#);
 }
 

@@ -184,7 +184,7 @@ async fn each_failure_of_iam_is_counted_without_hot_loop() {
         (
             "rest-http=429,retry-after=1",
             Outcome::RateLimited,
-            "limits the requests (HTTP 429) for 1s",
+            "too many requests (HTTP 429), retry after 1s",
         ),
         ("rest-http=400", Outcome::Rejected, "HTTP 400"),
         ("rest-http=503", Outcome::Unavailable, "HTTP 503"),
