@@ -166,11 +166,11 @@ async fn proxy_of_the_source_is_used() {
         let _ = copy_bidirectional(&mut client, &mut server).await;
         head
     };
-    let asked = async {
+    let requested = async {
         let iam = iam(&config, "http://platform.example");
         iam.whoami(&Secret::new(TOKEN)).await
     };
-    let (head, identity) = within(async { tokio::join!(proxied, asked) }).await;
+    let (head, identity) = within(async { tokio::join!(proxied, requested) }).await;
     assert_eq!(identity.unwrap().account.id, 7);
     assert!(
         head.starts_with("CONNECT platform.example:80 HTTP/1.1\r\n"),

@@ -1,4 +1,4 @@
-//! Reads the missed events from the simulated platform.
+//! Reads missed events from NeuroIO's list of a simulated platform.
 
 mod support;
 
@@ -113,7 +113,7 @@ async fn temporary_errors_are_retried() {
 }
 
 #[tokio::test]
-async fn requested_delay_is_waited() {
+async fn requested_delay_is_respected() {
     let (platform, _) = Platform::recognised(10, Options::default()).await;
     platform.fault("rest-http=429,retry-after=1,times=1");
     let start = tokio::time::Instant::now();
@@ -169,7 +169,7 @@ async fn each_fault_of_a_list_has_its_reason() {
 }
 
 #[tokio::test]
-async fn refused_token_is_an_outcome_of_its_own() {
+async fn refused_token_is_a_distinct_outcome() {
     let options = Options {
         tokens: vec!["token-of-the-test".into()],
         ..Options::default()
@@ -239,7 +239,7 @@ async fn large_answers_are_read_in_smaller_pages() {
     assert!(matches!(report.outcome, Outcome::Complete), "{}", report.outcome);
     let found: Vec<_> = missed.into_iter().map(|missed| missed.frame).collect();
     assert_eq!(found, frames);
-    // One entry for each page, and none that fits.
+    // A limit that allows one entry on each page, and then a limit below one entry.
     let (missed, report) = read(Entries::new(client(9), &config), window(None)).await;
     assert_eq!((missed.len(), report.outcome.label()), (60, "complete"));
     let (missed, report) = read(Entries::new(client(4), &config), window(None)).await;
@@ -276,7 +276,7 @@ async fn pages_beyond_the_limit_are_not_requested() {
 }
 
 #[tokio::test]
-async fn rate_limits_the_requests() {
+async fn configured_rate_limits_the_requests() {
     let (platform, _) = Platform::recognised(250, Options::default()).await;
     let mut config = platform.config();
     config.backfill.rate = 10;
@@ -367,7 +367,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn fetched_set_is_what_the_platform_retains(case in cases()) {
+    fn all_retained_entries_are_fetched_once_in_order(case in cases()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (platform, frames) = Platform::recognised(case.count, case.options.clone()).await;

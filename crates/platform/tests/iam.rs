@@ -54,7 +54,7 @@ async fn token_is_created_used_and_deleted() {
 }
 
 #[tokio::test]
-async fn token_of_a_space_belongs_to_it() {
+async fn token_of_a_space_has_the_identity_of_the_space() {
     let platform = platform(Duration::from_secs(3_600)).await;
     let iam = iam(&platform);
     let created = within(iam.create_token(&credential(), Scope::Space(1), false))
@@ -135,7 +135,7 @@ async fn renewal_keeps_a_valid_token_across_restarts() {
             wall: now.wall + passed,
             ..now
         };
-        // Each step is one of a new process.
+        // Each step runs as in a new process.
         let mut renewal = Renewal::new(file.read().unwrap(), now);
         renewal.used();
         match renewal.step(now) {
