@@ -20,18 +20,18 @@ use super::{
 const DAMAGED_LIMIT: u64 = 64 << 20;
 /// The folder of the copies.
 pub(super) const DAMAGED: &str = "damaged";
-/// The interval for removing old copies.
-const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// The minimum interval between two checks for old copies.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The state of the copies.
 #[derive(Debug)]
 pub(super) struct Aside {
     size: u64,
-    looked_at: Option<Instant>,
+    checked_at: Option<Instant>,
 }
 
 impl Aside {
-    /// The size of the copies, including those of earlier runs.
+    /// Reads the total size of the copies, including those of earlier runs.
     pub(super) fn new(folder: &Path) -> Self {
         let entries = fs::read_dir(folder.join(DAMAGED)).into_iter().flatten().flatten();
         let size = entries
@@ -40,13 +40,13 @@ impl Aside {
             .sum();
         Self {
             size,
-            looked_at: None,
+            checked_at: None,
         }
     }
 }
 
 impl Shared {
-    /// Counts unreadable events, reports them once, and copies the bytes in their place.
+    /// Counts unreadable events, reports them once, and copies the bytes at their position.
     pub(super) fn note_damage(&self, path: &Path, region: &Region) {
         if !self.lock().damage.insert(region.from, region.to) && region.from != region.to {
             return;
@@ -54,7 +54,9 @@ impl Shared {
         match self.set_aside(path, region) {
             Ok(false) => return,
             Ok(true) => {}
-            Err(error) => warn!(%error, segment = %path.display(), "damaged bytes cannot be set aside"),
+            Err(error) => {
+                warn!(%error, segment = %path.display(), "damaged bytes cannot be copied into the folder \"damaged\"");
+            }
         }
         error!(
             segment = %path.display(),
@@ -94,18 +96,19 @@ impl Shared {
         Ok(true)
     }
 
-    /// Removes copies that are older than `limit`. The age is the smaller one by the system clock, if it is trusted, and by
-    /// the time of the log: neither a wrong clock nor a quiet feed makes a copy old.
+    /// Removes copies that are older than `limit`. The age is the smaller one of the ages by the system's clock and by the
+    /// time of the log, so that neither a wrong clock nor a quiet feed makes a copy old. Without a trusted system's clock
+    /// no copy is removed.
     pub(super) fn remove_old_copies(&self, limit: Duration) {
         let now = self.lock().now();
         let mut aside = lock(&self.aside);
-        if aside.size == 0 || aside.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
+        if aside.size == 0 || aside.checked_at.is_some_and(|at| at.elapsed() < CHECK_INTERVAL) {
             return;
         }
         let Some(now) = now.zip(clock::trusted_now()).map(|(log, system)| log.min(system)) else {
             return;
         };
-        aside.looked_at = Some(Instant::now());
+        aside.checked_at = Some(Instant::now());
         let entries = fs::read_dir(self.folder.join(DAMAGED))
             .into_iter()
             .flatten()

@@ -40,7 +40,7 @@ pub(super) fn run(shared: Arc<Shared>) {
             Err(error) if ErrorClass::of(&error).may_pass() => {
                 debug!(%error, segment = %located.path.display(), "segment cannot be checked now; retrying");
                 let state = shared.lock();
-                drop(shared.wait(&shared.chores, state, RETRY_INTERVAL));
+                drop(shared.wait(&shared.maintenance_condvar, state, RETRY_INTERVAL));
                 if shared.lock().is_ending() {
                     return;
                 }
@@ -99,7 +99,7 @@ fn check(shared: &Shared, located: &Located) -> io::Result<bool> {
         if state.is_ending() {
             return Ok(false);
         }
-        let state = shared.wait(&shared.chores, state, pause);
+        let state = shared.wait(&shared.maintenance_condvar, state, pause);
         if state.is_ending() {
             return Ok(false);
         }

@@ -21,7 +21,7 @@ pub(crate) struct CursorFile {
     path: PathBuf,
     spool: SpoolId,
     generation: u64,
-    /// The cursor that is certainly on the disk.
+    /// The position of the cursor that is certainly on the disk.
     saved: Option<Sequence>,
     file: Option<File>,
 }
@@ -89,7 +89,7 @@ impl CursorFile {
         let offset = (slot.generation % 2) * SLOT_LENGTH as u64;
         files::write_at(file, &self.path, &bytes, offset)?;
         files::sync(file, &self.path)?;
-        // Only after the write: a slot that may be torn is written again, and the intact one is not.
+        // Set only after a successful write: after a failed one, the next save writes the same slot, which may be torn, again.
         self.generation = slot.generation;
         self.saved = Some(cursor.next);
         Ok(true)
@@ -102,7 +102,7 @@ fn opened<'a>(file: &'a mut Option<File>, path: &Path) -> Result<&'a File, DiskE
         None => {
             let open = files::open_or_create(path)?;
             match files::reserve(&open, path, 2 * SLOT_LENGTH as u64) {
-                // The write detects whether there is space by then.
+                // The disk may have space again by the time of the write, which reports an error otherwise.
                 Err(error) if error.may_pass() => {}
                 reserved => reserved?,
             }
@@ -138,7 +138,7 @@ pub(crate) fn read(path: &Path, spool: SpoolId) -> Result<Stored, DiskError> {
     Ok(match (newest, &slots) {
         (Some(slot), _) => Stored::Cursor {
             slot: slot.clone(),
-            // The first generation has no other slot: that slot was never written.
+            // With the first generation, the other slot was never written.
             damage: slots
                 .iter()
                 .find_map(|slot| slot.as_ref().err().copied())
@@ -186,7 +186,7 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, DiskError> {
     Ok(found)
 }
 
-/// Returns the reader of a file name.
+/// Returns the name of the reader to which a file name belongs; the inverse of [`file_name`].
 pub(crate) fn reader_name(file_name: &str) -> Option<String> {
     let stem = file_name.strip_suffix(EXTENSION)?.strip_suffix('.')?;
     let mut pieces = stem.split('%');

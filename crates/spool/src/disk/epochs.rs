@@ -1,4 +1,4 @@
-//! The file of a log's epochs: a line for each, and a checksum.
+//! The file of the epochs of a log: one line for each epoch, and a checksum. Each opening of a log begins an epoch.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use super::{
 /// The name of the file.
 pub(super) const NAME: &str = "epochs";
 
-/// Reads the epochs of the log in a folder; `None` if the file is invalid. Without a file nothing was written yet.
+/// Reads the epochs of the log in a folder; `None` if the file is damaged. Without a file the log has no epochs yet.
 pub(crate) fn read(folder: &Path) -> Result<Option<Epochs>, DiskError> {
     Ok(match lines::read(&path(folder))? {
         Content::Whole(text) => parse(&text),
@@ -26,16 +26,17 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Epochs>, DiskError> {
     })
 }
 
-/// Begins an epoch at the log's end. It must be [written](write) before its first event.
+/// Returns the epochs with a new one, which begins at the end of the log. They must be [written](write) before the first
+/// event of the new epoch is stored.
 pub(super) fn begin(folder: &Path, end: Sequence) -> Result<Epochs, DiskError> {
     let before = read(folder)?.unwrap_or_else(|| {
         warn!(
             file = %path(folder).display(),
-            "epochs file damaged; positions found in a broker count only up to the present end of the log"
+            "epochs file damaged; committed cursors in a broker are valid only up to the current end of the spool"
         );
         Epochs::default()
     });
-    // The clock makes the epoch a later one even if the file was lost.
+    // The time as the number makes the epoch later than all earlier ones, even if the file was lost.
     let now = Epoch(u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0));
     Ok(before.with(now, end))
 }
@@ -99,7 +100,7 @@ mod tests {
             fs::write(path(root.path()), &good[..length]).unwrap();
             assert_eq!(read(root.path()).unwrap(), None, "length {length}");
         }
-        // The next epoch is a later one nevertheless.
+        // The next epoch is later than the lost ones nevertheless.
         let after = begin(root.path(), sequence(55)).unwrap();
         assert!(after.current() > second.current());
         assert_eq!(after.end_of(second.current()), Some(sequence(55)));

@@ -1,5 +1,5 @@
-//! Durable folders and files, accessible to their owner only. All changes on the disk use these functions, and each
-//! function has a point at which tests inject a failure.
+//! Durable folders and files, accessible to their owner only. All changes on the disk use these functions. Each function that
+//! changes the disk has a failpoint, at which tests inject an error.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -76,15 +76,15 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), DiskError> {
     private_folder::create_all(folder, &create, &sync_folder)
 }
 
-/// Waits until the names in a folder are on the disk. On a file system that cannot sync a folder the call returns at once:
-/// [`can_sync_folder`] is called when a log is opened, which warns the operator.
+/// Waits until the names in a folder are on the disk. On a file system that cannot sync a folder the call returns at once: the
+/// operator was warned when the log was opened.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), DiskError> {
     can_sync_folder(folder).map(drop)
 }
 
 /// Syncs a folder; returns whether its file system supports that. Some network and FUSE file systems return `EINVAL`.
 pub(crate) fn can_sync_folder(folder: &Path) -> Result<bool, DiskError> {
-    // Separate from the sync: a lack of open files is no error of the disk.
+    // Separate from the sync: a lack of file descriptors is temporary, and an error of a sync is final.
     let open = point("folder-open")
         .and_then(|()| File::open(folder))
         .map_err(DiskError::of("open the folder", folder))?;

@@ -1,4 +1,4 @@
-//! Disjoint ranges of sequences.
+//! Disjoint ranges of sequences, which count each unreadable event once.
 
 use std::collections::BTreeMap;
 

@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use super::files::{self, DiskError};
 
-/// The content of such a file.
+/// The content of a text file with a checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// The file does not exist.
@@ -15,7 +15,7 @@ pub(crate) enum Content {
     Whole(String),
 }
 
-/// Reads a file.
+/// Reads a file and verifies its checksum.
 pub(crate) fn read(path: &Path) -> Result<Content, DiskError> {
     match fs::read(path) {
         Ok(bytes) => Ok(String::from_utf8(bytes)
@@ -27,7 +27,7 @@ pub(crate) fn read(path: &Path) -> Result<Content, DiskError> {
     }
 }
 
-/// Replaces a file as a whole.
+/// Replaces a file atomically; adds the checksum to the lines.
 pub(crate) fn write(folder: &Path, name: &str, lines: &str) -> Result<(), DiskError> {
     let checksum = crc32c::crc32c(lines.as_bytes());
     files::replace(folder, name, format!("{lines}{checksum:08x}\n").as_bytes())

@@ -1,5 +1,5 @@
-//! The maintenance thread: saves cursors and resume values, deletes segments, and preallocates the next one, so that none of this delays
-//! events.
+//! The maintenance thread: saves cursors and resume values, deletes segments, and preallocates the next one, so that none
+//! of this delays events.
 
 use std::{
     collections::VecDeque,
@@ -15,26 +15,27 @@ use super::{
     Shared,
     cursor::CursorFile,
     files::{self, DiskError},
-    retry::briefly,
+    retry::retry_briefly,
     shortened,
-    state::{Ahead, State},
+    state::{Preallocated, State},
 };
 
 /// The file name of the preallocated segment.
-pub(super) const AHEAD: &str = "ahead.tmp";
+pub(super) const PREALLOCATED: &str = "ahead.tmp";
 
 /// The minimum time between two saves of a cursor: it bounds the events that a sink sends again after a crash.
 const SAVE_INTERVAL: Duration = shortened(Duration::from_millis(100));
 /// The delay after a temporary error.
 const RETRY_INTERVAL: Duration = shortened(Duration::from_secs(1));
-/// The interval of the work without a wake-up: events expire, and folders are removed, also on a quiet feed.
+/// The maximum interval of the work: also on a quiet feed, which causes no wake-up, events expire and the folder may be
+/// removed.
 const TICK: Duration = shortened(Duration::from_secs(5));
 /// The retention of copies of unreadable bytes. They may contain personal data; an operator has a week to inspect them.
 const DAMAGED_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Runs until the log is closed; then saves the unsaved cursors.
 pub(super) fn run(shared: Arc<Shared>) {
-    let mut was_stuck = false;
+    let mut was_retrying = false;
     loop {
         let mut state = shared.lock();
         let tick = Instant::now() + TICK;
@@ -46,26 +47,26 @@ pub(super) fn run(shared: Arc<Shared>) {
                 break;
             }
             state.maintenance_sleeps = true;
-            state = shared.wait(&shared.chores, state, left);
+            state = shared.wait(&shared.maintenance_condvar, state, left);
             state.maintenance_sleeps = false;
         }
         let is_stopping = state.is_stopping;
         state.shortage.log_end(is_stopping);
         drop(state);
         let worked = if is_stopping {
-            briefly(|| work(&shared, true))
+            retry_briefly(|| work(&shared, true))
         } else {
             work(&shared, false)
         };
-        let (pause, is_stuck) = match worked {
+        let (pause, is_retrying) = match worked {
             Ok(()) => {
-                if was_stuck {
+                if was_retrying {
                     info!("cursors and resume values are saved again");
                 }
                 (SAVE_INTERVAL, false)
             }
             Err(error) if error.may_pass() => {
-                if !was_stuck {
+                if !was_retrying {
                     warn!(%error, cause = %error.source, "cursors or resume values cannot be saved now; retrying");
                 }
                 (RETRY_INTERVAL, true)
@@ -79,23 +80,22 @@ pub(super) fn run(shared: Arc<Shared>) {
         if is_stopping {
             return;
         }
-        was_stuck = is_stuck;
+        was_retrying = is_retrying;
         let mut state = shared.lock();
         // A full log waits for the segments that this thread deletes; if deletion fails, retrying faster does not help.
-        if !state.is_stopping && (is_stuck || !state.is_full) {
-            state = shared.wait(&shared.chores, state, pause);
+        if !state.is_stopping && (is_retrying || !state.is_full) {
+            state = shared.wait(&shared.maintenance_condvar, state, pause);
         }
         drop(state);
     }
 }
 
 fn has_work(state: &State) -> bool {
-    matches!(state.ahead, Ahead::Wanted)
+    matches!(state.preallocated, Preallocated::Wanted)
         || state.resume.is_due()
-        || state
-            .readers
-            .values()
-            .any(|reader| reader.is_known && !(reader.is_kept() && reader.saved == Some(reader.cursor.next)))
+        || state.readers.values().any(|reader| {
+            reader.is_opened && !(reader.is_on_disk() && reader.saved == Some(reader.cursor.next))
+        })
 }
 
 fn work(shared: &Shared, is_stopping: bool) -> Result<(), DiskError> {
@@ -103,11 +103,11 @@ fn work(shared: &Shared, is_stopping: bool) -> Result<(), DiskError> {
         expect_folder(shared)?;
     }
     shared.save_cursors(|_| true)?;
-    // Without space for the values everything else continues.
+    // An error, such as a full disk, must not prevent the other work, so it is returned at the end.
     let resumed = shared.save_due_resume();
     shared.trim()?;
     if !is_stopping {
-        make_ahead(shared)?;
+        preallocate(shared)?;
         shared.remove_old_copies(DAMAGED_AGE);
     }
     resumed
@@ -120,29 +120,29 @@ fn expect_folder(shared: &Shared) -> Result<(), DiskError> {
         Ok(identity) if identity == shared.identity => return Ok(()),
         Ok(_) => io::Error::new(
             io::ErrorKind::NotFound,
-            "another folder has taken its place; the events in the former one are not delivered",
+            "another folder is now at this path; the events in the former folder are not delivered",
         ),
         Err(error) => error,
     };
     Err(DiskError::of("find the folder", &shared.folder)(error))
 }
 
-/// Preallocates the next segment, so that the writer does not wait for it. Not beyond the limit, and not if it would use the
-/// last free space: then the writer creates the segment when it needs it.
-fn make_ahead(shared: &Shared) -> Result<(), DiskError> {
+/// Preallocates the next segment, if it is wanted, so that the writer does not wait for it. If the limit of the log or the disk
+/// has no space for the segment, the writer creates it when it needs it.
+fn preallocate(shared: &Shared) -> Result<(), DiskError> {
     let length = shared.options.segment_size;
     {
         let mut state = shared.lock();
-        if !matches!(state.ahead, Ahead::Wanted) {
+        if !matches!(state.preallocated, Preallocated::Wanted) {
             return Ok(());
         }
         if state.size() + length > shared.options.max_size {
-            state.ahead = Ahead::None;
+            state.preallocated = Preallocated::None;
             return Ok(());
         }
-        state.ahead = Ahead::Making { length };
+        state.preallocated = Preallocated::Making { length };
     }
-    let path = shared.folder.join(AHEAD);
+    let path = shared.folder.join(PREALLOCATED);
     let made = files::create(&path).and_then(|file| {
         files::reserve(&file, &path, length)?;
         files::sync(&file, &path)?;
@@ -150,11 +150,11 @@ fn make_ahead(shared: &Shared) -> Result<(), DiskError> {
     });
     match made {
         Ok(file) => {
-            shared.lock().ahead = Ahead::Ready { file, length };
+            shared.lock().preallocated = Preallocated::Ready { file, length };
             Ok(())
         }
         Err(error) => {
-            shared.lock().ahead = Ahead::None;
+            shared.lock().preallocated = Preallocated::None;
             if error.may_pass() {
                 files::remove(&path)
             } else {
@@ -178,9 +178,9 @@ impl Shared {
             .readers
             .iter()
             .filter(|(_, reader)| {
-                reader.is_known && !(reader.is_kept() && reader.saved == Some(reader.cursor.next))
+                reader.is_opened && !(reader.is_on_disk() && reader.saved == Some(reader.cursor.next))
             })
-            .filter(|(_, reader)| which(reader.is_kept()))
+            .filter(|(_, reader)| which(reader.is_on_disk()))
             .map(|(name, reader)| (name.clone(), reader.cursor.clone(), Arc::clone(&reader.file)))
             .collect();
         for (name, cursor, file) in unsaved {
@@ -192,7 +192,7 @@ impl Shared {
                     "cursor note too long and not saved; events are sent again after a restart"
                 );
             }
-            // After the cursor: a reader in the registry without a cursor counts as one that has lost it.
+            // After the cursor is saved: a registered reader without a cursor counts as a reader whose cursor was lost.
             if kept {
                 super::lock(&self.registry).add([&*name])?;
             }
@@ -230,7 +230,7 @@ impl Shared {
         }
         debug!(segments = settled.len(), "settled segments are deleted");
         self.remove(settled)?;
-        self.work.notify_all();
+        self.writer_condvar.notify_all();
         Ok(())
     }
 }

@@ -89,14 +89,14 @@ pub(crate) struct Shared {
     options: Options,
     state: Mutex<State>,
     /// Wakes the writer: for a batch, for space, or at the end.
-    work: Condvar,
-    /// Wakes the maintenance thread.
-    chores: Condvar,
+    writer_condvar: Condvar,
+    /// Wakes the maintenance thread, and the checker when the log ends.
+    maintenance_condvar: Condvar,
     durable: watch::Sender<u64>,
     /// True once the writer has ended.
     closed: watch::Sender<bool>,
     sync_duration: Histogram,
-    /// The file of [`State::trimmed`].
+    /// The file of the retention marker, [`State::trimmed`].
     trimmed: Mutex<CursorFile>,
     /// The registry of all readers that ever ran.
     registry: Mutex<Registry>,
@@ -109,7 +109,7 @@ pub(crate) struct Shared {
     lock: Mutex<Option<recovery::FolderLock>>,
 }
 
-/// The configuration in numbers.
+/// The configuration, and the sizes and ages derived from it.
 #[derive(Clone, Debug)]
 struct Options {
     max_size: u64,
@@ -183,7 +183,7 @@ impl Disk {
             state.queue.len() >= state.wakes_writer_from || (is_large && waits)
         };
         if wakes_writer {
-            self.shared.work.notify_all();
+            self.shared.writer_condvar.notify_all();
         }
         if let Ok(stored) = stored.await {
             return stored;
@@ -218,7 +218,7 @@ impl Disk {
 
     pub(crate) fn close(&self) {
         self.shared.lock().is_closed = true;
-        self.shared.work.notify_all();
+        self.shared.writer_condvar.notify_all();
     }
 
     /// Ends the threads, which save the last cursors, and unlocks the folder.
@@ -226,7 +226,7 @@ impl Disk {
         self.close();
         let mut threads = lock(&self.threads);
         self.shared.lock().is_stopping = true;
-        self.shared.chores.notify_all();
+        self.shared.maintenance_condvar.notify_all();
         let mut has_panicked = false;
         for thread in threads.drain(..) {
             if thread.join().is_err() {
@@ -263,11 +263,11 @@ impl Disk {
                 file: Arc::new(Mutex::new(CursorFile::new(path, self.shared.id, None))),
                 is_registered: false,
                 damage: unknown,
-                is_known: true,
-                holds: true,
+                is_opened: true,
+                retains: true,
             });
-        reader.is_known = true;
-        reader.holds = true;
+        reader.is_opened = true;
+        reader.retains = true;
         let damage = reader.damage.take();
         state.damaged_cursors += u64::from(damage.is_some());
         self.shared.wake_maintenance(&mut state);
@@ -303,13 +303,13 @@ impl Disk {
         }
     }
 
-    /// Removes readers that were not opened in this run; returns their names.
+    /// Ends the retention of events for readers that were not opened in this run; returns their names.
     pub(crate) fn release_others(&self) -> Vec<String> {
         let mut state = self.shared.lock();
-        let others = state.readers.iter_mut().filter(|(_, reader)| !reader.is_known);
+        let others = state.readers.iter_mut().filter(|(_, reader)| !reader.is_opened);
         let names = others
             .map(|(name, reader)| {
-                reader.holds = false;
+                reader.retains = false;
                 name.clone()
             })
             .collect();
@@ -320,8 +320,8 @@ impl Disk {
     pub(crate) fn release(&self, name: &str) {
         let mut state = self.shared.lock();
         if let Some(reader) = state.readers.get_mut(name) {
-            reader.holds = false;
-            reader.is_known = false;
+            reader.retains = false;
+            reader.is_opened = false;
         }
         self.shared.wake_maintenance(&mut state);
     }
@@ -383,7 +383,7 @@ impl Shared {
     /// Wakes the maintenance thread if it sleeps: while it collects commits for one save, a commit must not cost a wake-up.
     fn wake_maintenance(&self, state: &mut State) {
         if state.is_full || std::mem::take(&mut state.maintenance_sleeps) {
-            self.chores.notify_all();
+            self.maintenance_condvar.notify_all();
         }
     }
 
@@ -409,7 +409,7 @@ impl Shared {
         }
         state.failed.get_or_insert(error);
         drop(state);
-        self.work.notify_all();
+        self.writer_condvar.notify_all();
     }
 
     /// Records the end of the log, unless it is recorded already.
@@ -421,14 +421,14 @@ impl Shared {
             };
             (epoch, state.next)
         };
-        let recorded = retry::briefly(|| stop_record::write(&self.folder, epoch, next));
+        let recorded = retry::retry_briefly(|| stop_record::write(&self.folder, epoch, next));
         if let Err(error) = recorded {
             warn!(%error, cause = %error.source, "orderly stop cannot be recorded; a loss at the end of the spool won't be detected");
         }
     }
 
-    /// Deletes segments that were removed from the list. The retention marker is on the disk first: otherwise a crash
-    /// would leave a hole that looks like damage. So are the resume values of their events.
+    /// Deletes segments that were removed from the list. Before that, saves the retention marker, because otherwise a crash
+    /// would leave a hole that looks like damage, and the resume values of the deleted events.
     ///
     /// Segments that cannot be deleted now, even for lack of space for these files, are put back and deleted later.
     fn remove(&self, segments: impl Into<VecDeque<Segment>>) -> Result<(), DiskError> {
@@ -465,7 +465,7 @@ const fn shortened(pause: Duration) -> Duration {
     }
 }
 
-/// No code under these locks can panic in the middle of an update.
+/// Locks a mutex, also after a panic of another thread: no code under these locks can panic in the middle of an update.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -61,8 +61,8 @@ pub(super) fn recover(
             cursor: slot.map_or_else(|| Cursor::starting_at(oldest), |slot| slot.cursor),
             is_registered: registry.contains(&name),
             damage,
-            is_known: false,
-            holds: true,
+            is_opened: false,
+            retains: true,
         };
         readers.insert(name, reader);
     }
@@ -70,7 +70,7 @@ pub(super) fn recover(
         Ok(()) => readers
             .values_mut()
             .for_each(|reader| reader.is_registered = true),
-        // Registered when the cursor is saved, and before the first event is stored.
+        // The readers are registered later, when their cursors are saved and before the first event is stored.
         Err(error) if error.may_pass() => {}
         Err(error) => return Err(error),
     }

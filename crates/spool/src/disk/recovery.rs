@@ -25,7 +25,7 @@ use super::{
     cursor::{self, CursorFile, Stored},
     epochs,
     files::{self, DiskError},
-    maintenance::AHEAD,
+    maintenance::PREALLOCATED,
     readers,
     registry::{self, FileState, Registry},
     resume_file::{self, ResumeFile},
@@ -66,7 +66,7 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     if let Some(kind) = files::network_file_system(folder) {
         warn!(
             folder = %folder.display(),
-            "the spool is on a network file system ({kind}), which may lose what it calls synced; a local disk is safe"
+            "the spool is on a network file system ({kind}), which may lose synced data; use a local disk"
         );
     }
     warn_of_size(folder, options.max_size);
@@ -74,13 +74,14 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     if !files::can_sync_folder(folder)? {
         warn!(
             folder = %folder.display(),
-            "this file system cannot sync a folder: after a power cut files of the spool may be missing; a local disk is safe"
+            "this file system cannot sync a folder: after a power cut files of the spool may be missing; use a local disk"
         );
     }
     let found = segment::list(folder)?;
     refuse_other_versions(&found)?;
-    let identity = files::folder_identity(folder).map_err(DiskError::of("look at the folder", folder))?;
-    for name in [AHEAD, NEW] {
+    let identity =
+        files::folder_identity(folder).map_err(DiskError::of("read the metadata of the folder", folder))?;
+    for name in [PREALLOCATED, NEW] {
         files::remove(&folder.join(name))?;
     }
     for name in [
@@ -100,7 +101,7 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     let trimmed_path = folder.join(cursor::file_name(TRIMMED));
     let (mut trimmed_file, trimmed) = read_trimmed(trimmed_path, id)?;
     match trimmed_file.make() {
-        // Created once there is space: until then no segment is deleted.
+        // The file is created when the disk has space. Until then no segment is deleted.
         Err(error) if error.may_pass() => {}
         made => made?,
     }
@@ -113,8 +114,8 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
         epochs: Epochs::default(),
         options,
         state: Mutex::new(state),
-        work: Condvar::new(),
-        chores: Condvar::new(),
+        writer_condvar: Condvar::new(),
+        maintenance_condvar: Condvar::new(),
         durable: watch::Sender::new(0),
         closed: watch::Sender::new(false),
         sync_duration: Histogram::default(),
@@ -128,8 +129,9 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     let stored = epochs::read(folder)?;
     let end = recover_end(&shared, stored.as_ref(), trimmed.next)?;
     let readers = readers::recover(&shared, &cursors, end)?;
-    // A sink may have settled events that a power cut or damage removed: no later event reuses such a sequence. Cursors
-    // are saved with a delay, though: the epoch that begins here distinguishes records that a broker stored beyond them.
+    // A sink may have settled events that a power cut or damage removed: no later event reuses the sequence of such an event.
+    // Cursors are saved with a delay, so a broker may store events after them: the epoch that begins here distinguishes these
+    // events from new ones with the same sequence.
     let settled = readers.values().map(|reader| reader.cursor.next).max();
     let next = end.max(trimmed.next).max(settled.unwrap_or(end));
     if next > end {
@@ -215,7 +217,7 @@ pub(crate) struct FolderLock {
     /// The lock of the cursors' folder, which cannot be removed while it contains a cursor, unlike the lock file. The
     /// log's folder is not locked: it may be the data folder, which has a lock of its own.
     _cursors: Flock<File>,
-    /// The lock of the lock file, the only lock of earlier versions.
+    /// The lock of the lock file, which is the only lock that earlier versions of the program use.
     _file: Flock<File>,
 }
 
@@ -312,7 +314,8 @@ fn read_trimmed(path: PathBuf, id: SpoolId) -> Result<(CursorFile, Cursor), Disk
     })
 }
 
-/// Returns the segments of this log that must not be deleted yet.
+/// Returns the segments of this log. Moves segments of other logs into the folder `damaged`, and deletes segments before the
+/// retention marker.
 fn segments(
     folder: &Path,
     found: Vec<(Sequence, PathBuf)>,
@@ -325,14 +328,14 @@ fn segments(
         let begins_at = match segment::read_header(&file).map_err(DiskError::of("read", &path))? {
             Ok(header) if header.spool == id => Some(header.begins_at),
             Ok(header) => {
-                warn!(segment = %path.display(), spool = %header.spool, "a segment of another spool is set aside");
+                warn!(segment = %path.display(), spool = %header.spool, "segment belongs to another spool; moved into the folder \"damaged\"");
                 let aside = folder.join(DAMAGED);
                 files::make_folder(&aside)?;
                 if let Some(name) = path.file_name() {
                     files::rename(&path, &aside.join(name))?;
                     files::sync_folder(&aside)?;
                 }
-                // The retention as a copy begins now, whatever the age of the segment.
+                // The retention in the folder `damaged` begins now, whatever the age of the segment.
                 if let Err(error) = file.set_modified(SystemTime::now()) {
                     debug!(%error, "modification time cannot be set");
                 }
@@ -343,7 +346,9 @@ fn segments(
                 None
             }
         };
-        let metadata = file.metadata().map_err(DiskError::of("look at", &path))?;
+        let metadata = file
+            .metadata()
+            .map_err(DiskError::of("read the metadata of", &path))?;
         segments.push(Segment::new(path, first, metadata.len(), begins_at));
     }
     // Segments whose deletion a crash prevented.
@@ -360,7 +365,7 @@ fn segments(
     Ok(segments)
 }
 
-/// Finds the end of the log. After an orderly stop it is known: missing events before it are lost, not torn, and counted.
+/// Finds the end of the log. After an orderly stop the end is recorded: events that are missing before it count as damaged.
 fn recover_end(shared: &Shared, stored: Option<&Epochs>, trimmed: Sequence) -> Result<Sequence, OpenError> {
     let recorded = match stored {
         Some(stored) => stop_record::read(&shared.folder, stored)?,
@@ -438,10 +443,10 @@ fn recover_last(shared: &Shared) -> Result<Sequence, OpenError> {
             warn!(
                 segment = %last.path.display(),
                 offset = end,
-                "the last write is incomplete; its bytes are set aside and truncated"
+                "the last write is incomplete; truncating it after a copy into the folder \"damaged\""
             );
             if let Err(error) = shared.set_aside(&last.path, &torn) {
-                warn!(%error, "bytes of the incomplete write cannot be set aside");
+                warn!(%error, "bytes of the incomplete write cannot be copied into the folder \"damaged\"");
             }
         }
         files::truncate(&file, &last.path, end)?;

@@ -16,7 +16,7 @@ use super::{
     files::{self, DiskError},
     lock,
     resume_file::{self, Stored},
-    retry::briefly,
+    retry::retry_briefly,
     shortened,
 };
 use crate::{
@@ -132,7 +132,7 @@ impl Shared {
 
     /// Saves the values at an orderly stop.
     pub(super) fn save_last_resume(&self) {
-        if let Err(error) = briefly(|| self.save_resume(ResumeState::is_behind)) {
+        if let Err(error) = retry_briefly(|| self.save_resume(ResumeState::is_behind)) {
             warn!(%error, cause = %error.source, "resume values cannot be saved; the next start reads them from the records");
         }
     }
@@ -155,8 +155,8 @@ impl Shared {
     }
 }
 
-/// Recovers the values of these sources: of each the value of its last stored event. Must be called before the threads
-/// start, because they may delete records.
+/// Recovers for each source in `paths` the value of its last stored event. Must be called before the threads start, because
+/// they may delete records.
 pub(super) fn recover(shared: &Shared, paths: &ResumePaths) -> Result<(), DiskError> {
     if paths.is_empty() {
         return Ok(());
@@ -204,7 +204,7 @@ pub(super) fn recover(shared: &Shared, paths: &ResumePaths) -> Result<(), DiskEr
         .unwrap_or_default();
     values.retain(paths);
     read_records(shared, paths, covered, end, &mut values)?;
-    // After a crash of the process alone the system may not have written the last events yet.
+    // Values may be saved only after their events are synced, and a crash of the process may have left unsynced events.
     let last = shared.lock().segments.back().map(|last| last.path.clone());
     if let Some(path) = last {
         let file = File::open(&path).map_err(DiskError::of("open", &path))?;
@@ -219,7 +219,8 @@ pub(super) fn recover(shared: &Shared, paths: &ResumePaths) -> Result<(), DiskEr
     Ok(())
 }
 
-/// Sets the values of the newest records from `from` on. Reads backwards in steps, until each source has a value.
+/// Sets each value from the newest record of its source, but reads no record before `from`. Reads backwards in steps, until
+/// each source has a value.
 fn read_records(
     shared: &Shared,
     paths: &ResumePaths,

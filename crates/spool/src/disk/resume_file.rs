@@ -61,7 +61,7 @@ impl ResumeFile {
         }
     }
 
-    /// Continues a file that was read.
+    /// Continues with the generation and the slot length of a file that was read.
     pub(super) const fn adopt(&mut self, slot: &ResumeSlot, slot_length: usize) {
         self.generation = slot.generation;
         self.slot_length = slot_length;
@@ -85,7 +85,7 @@ impl ResumeFile {
             }
         } else {
             self.file = None;
-            // Twice as long as needed, so that it is seldom replaced.
+            // Twice as long as needed, so that the file is seldom replaced.
             let length = (2 * bytes.len()).next_power_of_two().max(MIN_SLOT_LENGTH);
             let mut content = vec![0; 2 * length];
             let start = (slot.generation % 2) as usize * length;
@@ -93,7 +93,7 @@ impl ResumeFile {
             files::replace(&self.folder, NAME, &content)?;
             self.slot_length = length;
         }
-        // Only after the write: a slot that may be torn is written again, and the intact one is not.
+        // Set only after a successful write: after a failed one, the next save writes the same slot, which may be torn, again.
         self.generation = slot.generation;
         Ok(())
     }
@@ -107,7 +107,10 @@ impl ResumeFile {
             Some(file) => file,
             None => files::open_or_create(path)?,
         };
-        let length = file.metadata().map_err(DiskError::of("look at", path))?.len();
+        let length = file
+            .metadata()
+            .map_err(DiskError::of("read the metadata of", path))?
+            .len();
         self.file = Some(file);
         let is_usable = length == 2 * self.slot_length as u64;
         if !is_usable {
@@ -137,7 +140,7 @@ pub(crate) fn read(folder: &Path, spool: SpoolId) -> Result<Stored, DiskError> {
         (Some(slot), _) => Stored::Values {
             slot: slot.clone(),
             slot_length,
-            // Of a new or replaced file, the other slot was never written.
+            // In a new or replaced file the other slot was never written, and its zeros are no damage.
             damage: [first, second]
                 .iter()
                 .zip(&slots)
@@ -145,7 +148,7 @@ pub(crate) fn read(folder: &Path, spool: SpoolId) -> Result<Stored, DiskError> {
                 .find_map(|(_, slot)| slot.as_ref().err().copied()),
         },
         (None, [Err(first), Err(second)]) => Stored::Damaged(
-            // The reason that an operator can act on.
+            // Of the two reasons, another version is the one that an operator can act on.
             [*first, *second]
                 .into_iter()
                 .find(|error| matches!(error, FormatError::Version { .. }))
@@ -240,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn file_grows_and_is_created_again() {
+    fn file_is_replaced_if_too_small_removed_or_cut() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join(NAME);
         let mut file = ResumeFile::new(root.path(), SPOOL);

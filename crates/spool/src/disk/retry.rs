@@ -7,7 +7,7 @@ use neurobridge_core::os_error::ErrorClass;
 use super::{Shared, files::DiskError, shortened, state::State};
 use crate::WhenFull;
 
-/// The retry interval on a full disk without a notification of free space.
+/// The retry interval while space or a resource is missing: the system sends no notification when it is available again.
 const ROOM_INTERVAL: Duration = shortened(Duration::from_millis(500));
 /// The number of retries and the delay for operations that must not wait.
 const ATTEMPTS: u32 = 10;
@@ -46,7 +46,7 @@ pub(super) fn retry<T>(shared: &Shared, mut act: impl FnMut() -> Result<T, DiskE
 }
 
 /// Retries an operation after temporary errors, a few times at most; for operations that must not wait.
-pub(super) fn briefly(mut act: impl FnMut() -> Result<(), DiskError>) -> Result<(), DiskError> {
+pub(super) fn retry_briefly(mut act: impl FnMut() -> Result<(), DiskError>) -> Result<(), DiskError> {
     for _ in 0..ATTEMPTS {
         match act() {
             Err(error) if error.may_pass() => thread::sleep(ATTEMPT_INTERVAL),
@@ -62,7 +62,7 @@ fn wait_for_resource(shared: &Shared, error: &DiskError) -> Result<(), Stop> {
     state.is_retrying = true;
     state.shortage.retrying(error);
     if !has_ended(&state) {
-        state = shared.wait(&shared.work, state, ROOM_INTERVAL);
+        state = shared.wait(&shared.writer_condvar, state, ROOM_INTERVAL);
     }
     if has_ended(&state) {
         return Err(Stop::Closed);
@@ -100,7 +100,7 @@ pub(super) fn make_room<'a>(
     }
     if !has_ended(&state) {
         shared.wake_maintenance(&mut state);
-        state = shared.wait(&shared.work, state, ROOM_INTERVAL);
+        state = shared.wait(&shared.writer_condvar, state, ROOM_INTERVAL);
     }
     if has_ended(&state) {
         return Err(Stop::Closed);
@@ -108,10 +108,12 @@ pub(super) fn make_room<'a>(
     Ok(state)
 }
 
+/// Returns whether the log was closed or has failed, so that no more data is written.
 pub(super) fn has_ended(state: &State) -> bool {
     state.is_closed || state.failed.is_some()
 }
 
+/// Records the end of a shortage: data can be written again.
 pub(super) fn end_full(state: &mut State) {
     state.is_disk_full = false;
     state.is_full = false;

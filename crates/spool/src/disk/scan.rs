@@ -53,7 +53,7 @@ pub(crate) struct Region {
 }
 
 impl Region {
-    /// The number of bytes; 0 also for a file that ends before the start of its records.
+    /// Returns the number of bytes; 0 also for a file that ends before the start of its records.
     pub(crate) const fn length(&self) -> u64 {
         self.end.saturating_sub(self.offset)
     }
@@ -71,7 +71,7 @@ impl Scan {
         }
     }
 
-    /// Returns the next sequence.
+    /// Returns the sequence of the next record.
     pub(crate) const fn expected(&self) -> Sequence {
         self.expected
     }
@@ -208,7 +208,7 @@ fn sequence(head: &[u8]) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// Verifies a record's checksum block by block, so that a damaged length does not allocate as much memory.
+/// Verifies a record's checksum block by block, so that a damaged length field does not cause a large allocation.
 fn checksum_holds(file: &File, offset: u64, total: usize) -> io::Result<bool> {
     if total < SHORTEST {
         return Ok(false);

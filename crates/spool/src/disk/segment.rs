@@ -16,7 +16,7 @@ use crate::format::{FormatError, HEADER_LENGTH, SegmentHeader};
 
 /// The suffix of the name of a segment.
 const EXTENSION: &str = "segment";
-/// The distance of two indexed records of a segment in bytes: the maximum that is read before a sequence is found.
+/// The minimum distance in bytes between two indexed records of a segment, and about the maximum that is read to find a record.
 const INDEX_STEP: u64 = 256 << 10;
 
 /// The state of a segment.
@@ -24,13 +24,13 @@ const INDEX_STEP: u64 = 256 << 10;
 pub(crate) struct Segment {
     pub(crate) path: PathBuf,
     pub(crate) first: Sequence,
-    /// The offset of the end of its durable records.
+    /// The offset of the end of the durable records.
     pub(crate) length: u64,
     /// The allocated bytes on the disk: more than the length while the segment is written.
     pub(crate) allocated: u64,
     /// The time of receipt of the first record; `None` if the header is damaged.
     pub(crate) begins_at: Option<Timestamp>,
-    /// The monotonic time at which this process learnt of the segment: not before its first record was received.
+    /// The monotonic time at which this process created or found the segment, after the receipt of its first record.
     pub(crate) known_since: Instant,
     /// The indexed records, in order.
     index: Vec<Place>,

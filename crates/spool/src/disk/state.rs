@@ -49,7 +49,8 @@ pub(super) struct State {
     pub(super) readers: BTreeMap<String, ReaderState>,
     /// One entry for each waiting append: at most one per caller.
     pub(super) queue: VecDeque<Pending>,
-    /// The length of the queue from which an append wakes the writer: a writer that is busy looks at the queue by itself.
+    /// The length of the queue from which an append wakes the writer; `usize::MAX` while the writer is busy, because it
+    /// checks the queue itself then.
     pub(super) wakes_writer_from: usize,
     pub(super) is_closed: bool,
     /// The threads save the last cursors and end.
@@ -64,7 +65,7 @@ pub(super) struct State {
     /// The log lines about the conditions of `is_full`, `is_disk_full` and `is_retrying`.
     pub(super) shortage: Shortage,
     pub(super) dropped_events: u64,
-    /// All earlier events were deleted intentionally.
+    /// The retention marker: all earlier events were deleted intentionally.
     pub(super) trimmed: Sequence,
     pub(super) damage: Intervals,
     /// The last epoch in the file of epochs; `None` while it is unknown.
@@ -73,7 +74,7 @@ pub(super) struct State {
     pub(super) damaged_cursors: u64,
     /// The registry is unreadable, so that every reader may be an existing one: none counts as new.
     pub(super) readers_are_unknown: bool,
-    pub(super) ahead: Ahead,
+    pub(super) preallocated: Preallocated,
     /// The maintenance thread sleeps and must be woken for a commit.
     pub(super) maintenance_sleeps: bool,
     /// The resume values of the sources.
@@ -104,26 +105,26 @@ pub(super) struct ReaderState {
     /// The damage found in the reader's file when the log was opened. Reported once, when the reader is opened.
     pub(super) damage: Option<CursorDamage>,
     /// The reader was opened in this run.
-    pub(super) is_known: bool,
+    pub(super) is_opened: bool,
     /// Segments are not deleted before this reader has settled them.
-    pub(super) holds: bool,
+    pub(super) retains: bool,
 }
 
 /// The damage of a cursor's file.
 #[derive(Clone, Debug)]
 pub(super) struct CursorDamage {
     pub(super) reason: String,
-    /// The previous cursor was readable.
+    /// The other copy of the cursor, which may be older, was readable.
     pub(super) has_older: bool,
 }
 
 /// The preallocated next segment.
 #[derive(Debug, Default)]
-pub(super) enum Ahead {
+pub(super) enum Preallocated {
     #[default]
     None,
     Wanted,
-    /// The segment's space is counted already.
+    /// The maintenance thread is creating the segment. Its space is counted already.
     Making {
         length: u64,
     },
@@ -133,7 +134,7 @@ pub(super) enum Ahead {
     },
 }
 
-impl Ahead {
+impl Preallocated {
     /// Returns the bytes that the segment uses on the disk.
     pub(super) const fn size(&self) -> u64 {
         match self {
@@ -181,7 +182,7 @@ impl State {
             stored_epoch: None,
             damaged_cursors: 0,
             readers_are_unknown: false,
-            ahead: Ahead::default(),
+            preallocated: Preallocated::default(),
             maintenance_sleeps: false,
             resume: ResumeState::new(),
         }
@@ -194,7 +195,7 @@ impl State {
 
     /// Returns the bytes that the log uses on the disk.
     pub(super) fn size(&self) -> u64 {
-        self.ahead.size() + self.segments.iter().map(|segment| segment.allocated).sum::<u64>()
+        self.preallocated.size() + self.segments.iter().map(|segment| segment.allocated).sum::<u64>()
     }
 
     /// Returns the oldest sequence that can be read.
@@ -213,11 +214,11 @@ impl State {
         )
     }
 
-    /// Returns whether a reader's first cursor is not on the disk yet: after a kill the reader would begin elsewhere.
+    /// Returns whether a reader's first cursor is not on the disk yet: after a kill the reader would begin at another position.
     pub(super) fn has_unsaved_readers(&self) -> bool {
         self.readers
             .values()
-            .any(|reader| reader.is_known && !reader.is_kept())
+            .any(|reader| reader.is_opened && !reader.is_on_disk())
     }
 
     /// Returns the time of the log, which determines ages: the newest time of receipt plus the monotonic time since then. A
@@ -282,7 +283,7 @@ impl State {
     pub(super) fn received_at(&self, sequence: Sequence) -> Option<Timestamp> {
         match self.find(sequence) {
             Some(Found::Events(batch)) => batch.iter().next()?.ok().map(|event| event.received_at),
-            // A caller at an event dropped by a full log also waits for all later events.
+            // The oldest remaining event stands for a dropped one.
             Some(Found::Dropped { oldest }) => self.received_at(oldest),
             Some(_) => None,
             None => self.locate(sequence)?.place.received_at,
@@ -317,7 +318,7 @@ impl State {
     pub(super) fn needed(&self) -> Sequence {
         self.readers
             .values()
-            .filter(|reader| reader.holds)
+            .filter(|reader| reader.retains)
             .map(|reader| reader.saved.unwrap_or(reader.cursor.first))
             .min()
             .unwrap_or(self.next)
@@ -326,7 +327,7 @@ impl State {
     /// Returns the bytes from the oldest event that a reader has not settled to the end of the log. Of a segment that is
     /// settled in part, the share of its events that are not settled.
     pub(super) fn pending_bytes(&self) -> u64 {
-        let readers = self.readers.values().filter(|reader| reader.holds);
+        let readers = self.readers.values().filter(|reader| reader.retains);
         let settled = readers
             .map(|reader| reader.cursor.next)
             .min()
@@ -375,9 +376,10 @@ impl State {
         self.take_oldest(end)
     }
 
-    /// Returns whether data that ended at a time of receipt, and is known to this process since then or later, is older than
-    /// `limit`: by the monotonic clock, or by both the time of the log and the system's clock while that clock is trusted. A
-    /// step of the system's clock makes no data old.
+    /// Returns whether data is older than `limit`. `ended_at` is the time of receipt at the end of the data, and
+    /// `known_since` the later monotonic time at which this process received or found it. The age counts by the monotonic
+    /// clock, or by both the time of the log and the system's clock while the latter is trusted, so that a step of the
+    /// system's clock makes no data old.
     fn is_older(&self, ended_at: Option<Timestamp>, known_since: Option<Instant>, limit: Duration) -> bool {
         if known_since.is_none_or(|since| since.elapsed() > limit) {
             return true;
@@ -389,7 +391,7 @@ impl State {
         else {
             return false;
         };
-        // Without a readable header the age is unknown.
+        // Without a readable header the age is unknown, and the data counts as old.
         ended_at.is_none_or(|ended_at| {
             let age = now.as_microsecond() - ended_at.as_microsecond();
             age > i64::try_from(limit.as_micros()).unwrap_or(i64::MAX)
@@ -419,7 +421,7 @@ impl State {
 
 impl ReaderState {
     /// Returns whether the reader and its cursor are on the disk.
-    pub(super) const fn is_kept(&self) -> bool {
+    pub(super) const fn is_on_disk(&self) -> bool {
         self.saved.is_some() && self.is_registered
     }
 }

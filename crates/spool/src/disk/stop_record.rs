@@ -1,5 +1,6 @@
-//! The record of an orderly stop: the end of the log. If it exists, a shorter log has lost events; otherwise the end may be
-//! torn by a crash, and no promised event is missing.
+//! The record of an orderly stop, which states the end of the log. With a valid record, a log that ends earlier has lost
+//! events. Without a record, a crash may have interrupted the last write, which contains no event that was confirmed as
+//! stored.
 
 use std::path::Path;
 
@@ -22,8 +23,9 @@ pub(super) fn write(folder: &Path, epoch: Epoch, next: Sequence) -> Result<(), D
     lines::write(folder, NAME, &format!("{} {}\n", epoch.0, next.get()))
 }
 
-/// Returns the end of the log; `None` if the last run that stored events did not stop in order. `stored` are the epochs in
-/// their file: a run writes its epoch before its first event, which invalidates an earlier record without changing it.
+/// Returns the end of the log; `None` if the last run that stored events had no orderly stop. `stored` is the content of
+/// the file of epochs: a run writes its epoch before its first event, which invalidates an earlier record without changing
+/// the record.
 pub(crate) fn read(folder: &Path, stored: &Epochs) -> Result<Option<Sequence>, DiskError> {
     let path = folder.join(NAME);
     let parsed = match lines::read(&path)? {

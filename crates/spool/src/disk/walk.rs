@@ -22,7 +22,7 @@ impl Walk {
     pub(crate) fn find(&mut self, shared: &Shared, sequence: Sequence) -> io::Result<Found> {
         let mut was_missing = false;
         loop {
-            // Located again each time: meanwhile the segment may have been deleted, or its records moved to memory.
+            // Located again in each round: the segment may have been deleted meanwhile.
             if let Some(found) = shared.find(sequence) {
                 return Ok(found);
             }
@@ -41,7 +41,8 @@ impl Walk {
                     let file = match File::open(&located.path) {
                         Ok(file) => file,
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                            // At the first time the segment was deleted after it was located; at the second it is lost.
+                            // The first time, the segment may have been deleted after it was located. The second
+                            // time, the file is lost.
                             if std::mem::replace(&mut was_missing, true) {
                                 let region = missing(sequence, located.limit);
                                 return Ok(damaged(shared, &located.path, &region));
@@ -82,7 +83,7 @@ impl Walk {
     }
 }
 
-/// Returns the events of a missing segment.
+/// Returns the region of the events that a missing segment contained.
 const fn missing(from: Sequence, to: Sequence) -> Region {
     Region {
         offset: 0,

@@ -16,11 +16,11 @@ use neurobridge_core::{event::Sequence, record::SealedBatch};
 use super::{
     Shared, epochs,
     files::{self, DiskError},
-    maintenance::AHEAD,
-    retry::{Stop, briefly, end_full, has_ended, make_room, retry},
+    maintenance::PREALLOCATED,
+    retry::{Stop, end_full, has_ended, make_room, retry, retry_briefly},
     segment::{self, Segment},
     shortened,
-    state::{Ahead, Pending, Reply, State},
+    state::{Pending, Preallocated, Reply, State},
 };
 use crate::{
     Stored, SyncPolicy,
@@ -28,8 +28,8 @@ use crate::{
     resume::ResumeValue,
 };
 
-/// The time within which events share a sync: the writer takes few batches no earlier than this after the last ones. Each sync also costs the
-/// wake-ups of the writer, of the intake and of the readers, so that a feed of a thousand events a second needs half the processor time.
+/// The writer takes few waiting batches at most once in this time, so that more batches share a sync. Each sync also wakes the
+/// writer, the intake and the readers: shared syncs halve the processor time of a feed of a thousand events a second.
 const SHARED_SYNC: Duration = shortened(Duration::from_millis(2));
 /// The size of waiting batches from which the writer does not wait for more.
 pub(super) const ENOUGH_TO_SYNC: usize = 64 << 10;
@@ -51,7 +51,7 @@ pub(super) fn run(shared: Arc<Shared>) {
         taken_at: None,
     };
     let ended = match writer.run() {
-        // The end of the segment may keep reserved space that was never written: the next start truncates it.
+        // If unused reserved space cannot be truncated now, the next start truncates it.
         Err(Stop::Closed) => writer.complete(),
         ended => ended,
     };
@@ -60,7 +60,7 @@ pub(super) fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Marks the writer as ended, for whatever reason it ended.
+/// Marks the writer as ended when it is dropped, also after a panic.
 struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
@@ -94,7 +94,7 @@ struct Open {
     /// The offset of the next record.
     offset: u64,
     length: u64,
-    /// False on a file system that does not count links.
+    /// Whether the file system counts links, so that the removal of the file can be detected.
     counts_links: bool,
     /// The next time to check whether the segment is old enough to be completed.
     look_at: Instant,
@@ -194,8 +194,8 @@ impl Writer<'_> {
                     self.note_synced(&mut state);
                     state
                 }
-                Some(due) => self.shared.wait(&self.shared.work, state, due),
-                None => self.shared.wait_long(&self.shared.work, state),
+                Some(due) => self.shared.wait(&self.shared.writer_condvar, state, due),
+                None => self.shared.wait_long(&self.shared.writer_condvar, state),
             };
         }
     }
@@ -246,7 +246,7 @@ impl Writer<'_> {
         });
         if let Err(Stop::Closed) = written {
             // No caller has received a reply, so none of these events may exist after the next start.
-            briefly(|| files::truncate(&open.file, &open.path, offset))?;
+            retry_briefly(|| files::truncate(&open.file, &open.path, offset))?;
             open.length = offset;
         }
         written?;
@@ -336,7 +336,7 @@ impl Writer<'_> {
         self.complete()?;
         let length = self.shared.options.segment_size.max(HEADER_LENGTH as u64 + size);
         self.wait_for_room(length)?;
-        let (file, length, temporary) = self.take_ahead(length)?;
+        let (file, length, temporary) = self.take_preallocated(length)?;
         let header = SegmentHeader {
             spool: self.shared.id,
             first: self.next,
@@ -355,8 +355,8 @@ impl Writer<'_> {
         segment.allocated = length;
         state.segments.push_back(segment);
         state.is_writing = true;
-        if matches!(state.ahead, Ahead::None) {
-            state.ahead = Ahead::Wanted;
+        if matches!(state.preallocated, Preallocated::None) {
+            state.preallocated = Preallocated::Wanted;
         }
         self.shared.wake_maintenance(&mut state);
         drop(state);
@@ -372,13 +372,13 @@ impl Writer<'_> {
     }
 
     /// Returns an empty file with this much space: the preallocated segment, or a new file.
-    fn take_ahead(&self, length: u64) -> Result<(File, u64, PathBuf), Stop> {
+    fn take_preallocated(&self, length: u64) -> Result<(File, u64, PathBuf), Stop> {
         let mut state = self.shared.lock();
-        match std::mem::take(&mut state.ahead) {
-            Ahead::Ready { file, length: ready } if ready >= length => {
-                return Ok((file, ready, self.shared.folder.join(AHEAD)));
+        match std::mem::take(&mut state.preallocated) {
+            Preallocated::Ready { file, length: ready } if ready >= length => {
+                return Ok((file, ready, self.shared.folder.join(PREALLOCATED)));
             }
-            other => state.ahead = other,
+            other => state.preallocated = other,
         }
         drop(state);
         let path = self.shared.folder.join(NEW);
@@ -394,16 +394,18 @@ impl Writer<'_> {
     fn wait_for_room(&self, length: u64) -> Result<(), Stop> {
         let mut state = self.shared.lock();
         loop {
-            let ahead = match &state.ahead {
-                Ahead::Ready { length: ready, .. } if *ready >= length => *ready,
+            let preallocated = match &state.preallocated {
+                Preallocated::Ready { length: ready, .. } if *ready >= length => *ready,
                 _ => 0,
             };
             // A batch larger than the whole log is stored alone: rejecting it repeatedly would stop the bridge.
-            if state.size() - ahead + length <= self.shared.options.max_size || state.segments.is_empty() {
+            if state.size() - preallocated + length <= self.shared.options.max_size
+                || state.segments.is_empty()
+            {
                 end_full(&mut state);
                 // This space belongs to the new segment: the maintenance thread must not use it for the following one.
-                if matches!(state.ahead, Ahead::Wanted) {
-                    state.ahead = Ahead::None;
+                if matches!(state.preallocated, Preallocated::Wanted) {
+                    state.preallocated = Preallocated::None;
                 }
                 return Ok(());
             }
@@ -421,8 +423,8 @@ fn removed(path: &Path) -> DiskError {
     DiskError::of("write", path)(cause)
 }
 
-/// Waits for more batches, so that they share a sync, until [`SHARED_SYNC`] after the last ones were taken. An event after a pause
-/// is synced at once, and a busy feed has enough waiting batches.
+/// Waits for more batches, so that they share a sync, until [`SHARED_SYNC`] after the last ones were taken. An event after
+/// a pause is synced at once, and a busy feed has enough waiting batches.
 fn share_sync(shared: &Shared, taken_at: Option<Instant>) -> MutexGuard<'_, State> {
     let mut state = shared.lock();
     let left = shared_wait(shared.options.sync, taken_at, Instant::now());
@@ -431,7 +433,7 @@ fn share_sync(shared: &Shared, taken_at: Option<Instant>) -> MutexGuard<'_, Stat
     if left > Duration::ZERO && !is_enough && !has_ended(&state) {
         // A batch that arrives must not cost a wake-up.
         state.wakes_writer_from = ENOUGH_BATCHES;
-        state = shared.wait(&shared.work, state, left);
+        state = shared.wait(&shared.writer_condvar, state, left);
     }
     state.wakes_writer_from = 1;
     state

@@ -4,7 +4,7 @@ fn sequence(number: u64) -> Sequence {
     Sequence::new(number).unwrap()
 }
 
-/// Creates segments of ten events each, the last one being written, and a reader whose saved cursor is older than its cursor.
+/// Creates segments of ten events each, the last one being written, and a reader with a cursor in memory and one on the disk.
 fn state(committed: u64, saved: Option<u64>) -> State {
     let mut state = State::new(sequence(41), Sequence::FIRST);
     state.is_writing = true;
@@ -28,8 +28,8 @@ fn state(committed: u64, saved: Option<u64>) -> State {
         file: Arc::new(Mutex::new(file)),
         is_registered: true,
         damage: None,
-        is_known: true,
-        holds: true,
+        is_opened: true,
+        retains: true,
     };
     state.readers.insert("sink".to_owned(), reader);
     state
@@ -66,7 +66,11 @@ fn last_segment_is_deleted_on_a_quiet_log() {
         let (newest, at) = state.newest.unwrap();
         state.newest = Some((newest, at.checked_sub(Duration::from_secs(quiet)).unwrap()));
         settled(&mut state, retain);
-        assert_eq!(state.segments.len(), left, "quiet for {quiet}, kept for {retain}");
+        assert_eq!(
+            state.segments.len(),
+            left,
+            "quiet for {quiet}, retained for {retain}"
+        );
     }
 }
 
@@ -126,6 +130,6 @@ fn pending_bytes_begin_at_the_slowest_cursor() {
     assert_eq!(state(25, None).pending_bytes(), 1600);
     assert_eq!(state(1, None).pending_bytes(), 4000);
     let mut released = state(1, None);
-    released.readers.get_mut("sink").unwrap().holds = false;
+    released.readers.get_mut("sink").unwrap().retains = false;
     assert_eq!(released.pending_bytes(), 0);
 }
