@@ -25,7 +25,7 @@ const SEGMENT_MAGIC: [u8; 8] = *b"nbsegmnt";
 const CURSOR_MAGIC: [u8; 8] = *b"nbcursor";
 /// The offset of the note in a slot.
 const NOTE_OFFSET: usize = 112;
-/// The length that stands for no note.
+/// The stored length of a missing note.
 const NO_NOTE: u32 = u32::MAX;
 
 /// The reason why bytes are not a valid header or slot.
@@ -61,7 +61,7 @@ pub enum FormatError {
 
 /// The header of a segment.
 ///
-/// | offset | bytes | what |
+/// | offset | bytes | content |
 /// |---|---|---|
 /// | 0 | 8 | `nbsegmnt` |
 /// | 8 | 4 | format version, 2: that of the records |
@@ -69,7 +69,7 @@ pub enum FormatError {
 /// | 28 | 8 | the first record's sequence |
 /// | 36 | 8 | the first record's time of receipt, microseconds since 1970 |
 /// | 44 | 16 | zeros |
-/// | 60 | 4 | checksum of all before |
+/// | 60 | 4 | checksum of bytes 0 to 59 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// The id of the spool.
@@ -115,7 +115,7 @@ impl SegmentHeader {
 
 /// One of the two slots of a cursor file. The newer intact slot is valid.
 ///
-/// | offset | bytes | what |
+/// | offset | bytes | content |
 /// |---|---|---|
 /// | 0 | 8 | `nbcursor` |
 /// | 8 | 4 | format version, 1 |
@@ -125,7 +125,7 @@ impl SegmentHeader {
 /// | 52 | 48 | delivered, filtered, duplicate, dead-lettered, dropped, damaged |
 /// | 100 | 4 | length of the note, 2³² − 1 for none |
 /// | 104 | 4 | zeros |
-/// | 108 | 4 | checksum of all before and of the note |
+/// | 108 | 4 | checksum of bytes 0 to 107 and of the note |
 /// | 112 | … | the note |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CursorSlot {

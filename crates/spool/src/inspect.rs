@@ -132,7 +132,7 @@ pub fn list(folder: &Path) -> Result<Listing, DiskError> {
             File::open(&path).and_then(|file| Ok((file.metadata()?.len(), segment::read_header(&file)?)));
         let (size_bytes, header) = match opened {
             Ok(opened) => opened,
-            // A running bridge has deleted it.
+            // A running bridge has deleted the segment.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(DiskError::of("read", &path)(error)),
         };
@@ -196,7 +196,7 @@ pub fn verify(folder: &Path) -> Result<Report, DiskError> {
     verify_with_progress(folder, |_, _| {})
 }
 
-/// As [`verify`], and calls `progress` from time to time with the number of bytes read and the approximate total.
+/// Like [`verify`]; also calls `progress` from time to time with the number of bytes read and the approximate total.
 ///
 /// # Errors
 /// Returns an error if the log cannot be read.
@@ -267,7 +267,7 @@ pub fn verify_with_progress(folder: &Path, mut progress: impl FnMut(u64, u64)) -
     Ok(report)
 }
 
-/// Returns the events that the log contained at its last clean stop and that are missing after its last record.
+/// Returns the events that the log contained at its last orderly stop and that are missing after its last record.
 fn missing_at_end(folder: &Path, id: SpoolId, next: Sequence) -> Result<Option<Finding>, DiskError> {
     let Some(stored) = epochs::read(folder)? else {
         return Ok(None);
@@ -287,7 +287,7 @@ fn missing_at_end(folder: &Path, id: SpoolId, next: Sequence) -> Result<Option<F
         from,
         events: end.since(from),
         what: format!(
-            "{} events at the end of the spool are missing or unreadable since the last clean stop",
+            "{} events at the end of the spool are missing or unreadable since the last orderly stop",
             end.since(from)
         ),
     }))
@@ -337,7 +337,7 @@ pub fn from_time(folder: &Path, time: Timestamp) -> Result<Entries, DiskError> {
     Ok(Entries::new(segments, first.unwrap_or(Sequence::FIRST)))
 }
 
-/// An iterator over the events of a log. Blocks on the disk, and has one block in memory.
+/// An iterator over the events of a log. Blocks on the disk, and holds one block in memory.
 #[derive(Debug)]
 pub struct Entries {
     segments: std::vec::IntoIter<SegmentFile>,
@@ -388,7 +388,7 @@ impl Entries {
             }
             let size = file
                 .metadata()
-                .map_err(DiskError::of("look at", &segment.path))?
+                .map_err(DiskError::of("read the metadata of", &segment.path))?
                 .len();
             let largest_end = segment.first.plus(size / record::SHORTEST as u64 + 1);
             let scan = Scan::new(

@@ -51,7 +51,7 @@ pub use self::{
     resume::{MAX_RESUME_VALUE, ResumePaths, ResumeValue},
 };
 
-/// The log. Clones are handles to the same log; it lives as long as one of them, or of its readers.
+/// The log. Clones are handles to the same log, which lives as long as a handle or a reader.
 ///
 /// Dropping the last handle of a log on disk blocks until pending events are written and the cursors are saved. Call
 /// [`finish`](Self::finish) first to avoid that.
@@ -158,7 +158,7 @@ const fn advice(is_older: bool) -> &'static str {
          When the ledger that it prints at its end has 0 pending for each sink, move the folder of the spool away and start this \
          version"
     } else {
-        "a newer neurobridge wrote it, which can read it; nothing was changed"
+        "a newer neurobridge wrote it, and nothing was changed; start that version"
     }
 }
 
@@ -234,9 +234,9 @@ impl Spool {
         self.append_resuming(batch, Vec::new()).await
     }
 
-    /// As [`append`](Self::append), and sets the resume values of sources together with the events: of each source the value of
-    /// the last event that was received with the batch, whether the event is stored or not. A batch without events sets them
-    /// after all earlier appends are stored.
+    /// Appends like [`append`](Self::append), and sets the resume values of sources together with the events: for each
+    /// source the value of the last event that was received with the batch, whether the event is stored or not. A batch
+    /// without events sets them after all earlier appends are stored.
     ///
     /// After a crash the values are those of the last stored events, as far as the events contain them; a value of an event
     /// that was not stored may be up to some seconds old.
@@ -251,8 +251,8 @@ impl Spool {
         self.log.append(batch, values).await
     }
 
-    /// Returns the resume value of a source, as JSON, as its feed wrote it: that of the last event that is stored. `None` if
-    /// there is none.
+    /// Returns the resume value of a source as the JSON that its feed wrote: the last value that an append has set or that
+    /// the opening has recovered. `None` if the source has no value.
     pub fn resume_value(&self, source: &str) -> Option<Arc<str>> {
         self.log.resume_values().get(source)
     }
@@ -270,12 +270,12 @@ impl Spool {
     /// Creates the reader with this name, which starts at its cursor, or with the next appended event if it has none. From
     /// now on the log retains the events that the reader has not settled.
     ///
-    /// Dropping the reader ends the retention in a log in memory; a log on disk retains the events further.
+    /// Dropping the reader ends the retention in a log in memory; a log on disk continues to retain the events.
     pub fn reader(&self, name: &str) -> SpoolReader {
         self.reader_from(name, Start::End)
     }
 
-    /// As [`reader`](Self::reader), with the start position of a reader without a cursor.
+    /// Creates a reader like [`reader`](Self::reader); `start` is the start position if it has no cursor.
     pub fn reader_from(&self, name: &str, start: Start) -> SpoolReader {
         SpoolReader::start(self.log.clone(), name, start)
     }
@@ -296,8 +296,8 @@ impl Spool {
         self.log.release_others()
     }
 
-    /// Ends the retention of events for the reader with this name, which must be dropped: its sink was removed. If the reader is
-    /// created again, it continues at its cursor and skips deleted events.
+    /// Ends the retention of events for the reader with this name, which must be dropped: its sink was removed. If the
+    /// reader is created again, it continues at its cursor and skips deleted events.
     pub fn release(&self, name: &str) {
         self.log.release(name);
     }
@@ -320,7 +320,8 @@ impl Spool {
         self.log.finish().await
     }
 
-    /// Waits until the log fails, which may happen without an append. Never returns if it does not fail or is closed.
+    /// Waits until the log fails, which may happen without an append. Never returns while the log has not failed, also
+    /// after it was closed.
     pub async fn failed(&self) -> DiskError {
         self.log.failed().await
     }

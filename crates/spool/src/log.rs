@@ -1,4 +1,4 @@
-//! The common interface of the two kinds of log.
+//! The common interface of the log in memory and the log on disk.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -234,7 +234,8 @@ impl Log {
 #[derive(Debug)]
 pub(crate) struct Finder {
     log: Log,
-    /// The reader in a log in memory, which drops events that were passed to a reader last.
+    /// The number of the reader in a log in memory. The log records which events it has passed to each reader, because a
+    /// full log drops these events last.
     reader: Option<u64>,
     walk: Walk,
     /// The running look-up on the disk.
@@ -337,7 +338,7 @@ impl Finder {
         }
     }
 
-    /// As [`find`](Self::find), for a thread that may block.
+    /// Looks an event up like [`find`](Self::find), for a thread that may block.
     pub(crate) fn find_blocking(&mut self, sequence: Sequence) -> Result<Found, ReadError> {
         match &self.log {
             Log::Memory(log) => Ok(log.find(sequence)),

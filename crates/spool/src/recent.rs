@@ -1,4 +1,4 @@
-//! The newest events of a log, which fill the deduplication window after a restart.
+//! The most recent events of a log, which fill the deduplication window after a restart.
 
 use neurobridge_core::{event::Sequence, reader::ReadError, record::SealedBatch};
 

@@ -134,7 +134,7 @@ enum ReplaySource {
     },
 }
 
-/// What happens when the cursor of a replay moves.
+/// The function that is called with each new cursor of a replay.
 struct OnCommit(Box<dyn FnMut(&Cursor) + Send>);
 
 impl fmt::Debug for OnCommit {

@@ -11,9 +11,9 @@ use tracing::warn;
 /// The maximum length of a resume value in bytes. A longer value is ignored: the source continues at an earlier event.
 pub const MAX_RESUME_VALUE: usize = 4096;
 
-/// The paths of the resume values in the stored events of their sources, by the name of the source. A path refers to a value
-/// of the body, or with `$.` of the frame. `None` if the value is not stored as the feed wrote it: then it is not read from
-/// events.
+/// The paths of the resume values in stored events, by the name of the source. A path refers to a value of the body, or with
+/// `$.` to a value of the frame. `None` for a source whose events are not stored with the value as the feed wrote it: the value
+/// is not read from stored events.
 pub type ResumePaths = BTreeMap<String, Option<FieldPath>>;
 
 /// The resume value of the last event of a source that arrived with a batch.
@@ -70,7 +70,7 @@ impl Values {
         }
     }
 
-    /// Removes the values of the other sources.
+    /// Removes the values of sources that are not in `paths`.
     pub(crate) fn retain(&mut self, paths: &ResumePaths) {
         if self.0.keys().any(|source| !paths.contains_key(&**source)) {
             Arc::make_mut(&mut self.0).retain(|source, _| paths.contains_key(&**source));

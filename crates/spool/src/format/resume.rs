@@ -1,4 +1,4 @@
-//! The file of the resume values.
+//! The format of the file of the resume values.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,7 +15,7 @@ const VALUES: usize = 56;
 
 /// One of the two slots of the file of the resume values, each of which is half of the file. The newer intact slot is valid.
 ///
-/// | offset | bytes | what |
+/// | offset | bytes | content |
 /// |---|---|---|
 /// | 0 | 8 | `nbresume` |
 /// | 8 | 4 | format version, 1 |
@@ -24,7 +24,7 @@ const VALUES: usize = 56;
 /// | 36 | 8 | the sequence after the last record that the values cover |
 /// | 44 | 4 | number of values |
 /// | 48 | 4 | length of the values in bytes |
-/// | 52 | 4 | checksum of all before and of the values |
+/// | 52 | 4 | checksum of bytes 0 to 51 and of the values |
 /// | 56 | … | for each value: length of the source's name (2 bytes), name, length of the value (2 bytes), value |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResumeSlot {

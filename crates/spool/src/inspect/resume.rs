@@ -1,4 +1,4 @@
-//! The file of the resume values.
+//! Inspects the file of the resume values.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -13,9 +13,10 @@ use crate::{
 /// The content of the file of the resume values.
 #[derive(Clone, Debug)]
 pub struct ResumeFileState {
-    /// The sequence after the last record that the values cover, as far as a start needs no record; `None` if the file is damaged.
+    /// The sequence after the last record that the values cover: a start reads only later records. `None` if the file is
+    /// damaged.
     pub next: Option<Sequence>,
-    /// The values by the name of their source, as JSON. Newer ones are in the records from `next` on.
+    /// The values by the name of their source, as JSON. Newer values are in the records from `next` on.
     pub values: BTreeMap<Arc<str>, Arc<str>>,
     /// The damage of the file: of the whole file, or of one of the two copies in it.
     pub damage: Option<String>,
