@@ -1,11 +1,11 @@
-//! What the log on disk costs against the one in memory, and how fast a backlog is read.
+//! Measures the cost of the log on disk compared with the log in memory, and how fast a backlog is read.
 //!
 //! `cargo run --release -p neurobridge-spool --example spool_cost -- [folder] [events] [backlog]`: a folder on the disk in
 //! question (the current one by default), events for each measurement (1,000,000), and a backlog to read (2,000,000).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a measurement ends where it fails"
+    reason = "a failed measurement panics"
 )]
 
 use std::{path::Path, time::Instant};
@@ -23,7 +23,7 @@ use nix::sys::{
     time::TimeValLike,
 };
 
-/// Bytes of a frame, as on the feed without pictures.
+/// The length of a frame in bytes, as on the feed without pictures.
 const FRAME: usize = 600;
 
 #[tokio::main]
@@ -68,7 +68,7 @@ fn disk(sync: SyncPolicy) -> SpoolConfig {
     })
 }
 
-/// Appends and reads at the same time, and commits.
+/// Appends events while a reader reads and commits them, and prints the cost.
 async fn measure(name: &str, config: &SpoolConfig, folder: &Path, events: u64, batch: u64) {
     let spool = Spool::open(config, folder).unwrap();
     let mut reader = spool.reader("sink");
@@ -97,7 +97,7 @@ async fn measure(name: &str, config: &SpoolConfig, folder: &Path, events: u64, b
     drop(reader);
 }
 
-/// Lets a backlog grow, opens the log again, and reads it.
+/// Writes a backlog, opens the log again, and measures how fast the backlog is read.
 async fn measure_backlog(folder: &Path, events: u64) {
     let config = disk(SyncPolicy::Never);
     let spool = Spool::open(&config, folder).unwrap();

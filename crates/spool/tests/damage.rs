@@ -19,7 +19,7 @@ use tempfile::TempDir;
 /// The number of events in the log. The second half of them is in a second segment.
 const EVENTS: u64 = 6;
 
-/// Writes a log of two segments and shuts it down cleanly.
+/// Writes a log of two segments and stops it in an orderly way.
 async fn small_log() -> TempDir {
     let root = scratch();
     for _ in 0..2 {
@@ -46,7 +46,7 @@ async fn read_log(root: &Path) -> Seen {
     let mut reader = spool.reader("sink");
     assert_eq!(reader.cursor().next.get(), 1);
     let mut seen = read_all(&spool, &mut reader).await;
-    // Damage does not keep the log from storing further events.
+    // A damaged log stores further events.
     let next = spool.status().durable_sequence + 1;
     append(&spool, 1, 10).await;
     let more = read_until(&mut reader, 1).await;
@@ -114,7 +114,7 @@ async fn every_cut_loses_only_later_records() {
             assert_eq!(seen.events, whole, "segment {index} cut at {length}");
             assert_eq!(report.events, whole.len() as u64);
             assert!(!report.findings.is_empty(), "segment {index} cut at {length}");
-            // Also events missing at the end are damaged ones, because the log recorded its end in a clean shutdown.
+            // Also events missing at the end are damaged ones, because the log recorded its end at the orderly stop.
             assert_eq!(
                 seen.damaged,
                 lost.collect::<Vec<_>>(),
@@ -126,7 +126,7 @@ async fn every_cut_loses_only_later_records() {
 
 /// Damage to the other files loses no event and moves no cursor forward.
 #[tokio::test]
-async fn no_flipped_bit_of_another_file_costs_an_event() {
+async fn flipped_bit_outside_the_segments_loses_no_event() {
     let log = small_log().await;
     for name in [
         "spool.id",
@@ -159,7 +159,7 @@ async fn no_flipped_bit_of_another_file_costs_an_event() {
 
 /// A lost cursor is not treated as a new sink: all events of the log are delivered, and the loss is reported.
 #[tokio::test]
-async fn every_cut_of_a_cursor_file_delivers_every_event() {
+async fn cut_cursor_file_delivers_every_event() {
     let log = small_log().await;
     let path = log.path().join("spool/cursors/sink.cursor");
     let bytes = fs::read(&path).unwrap();

@@ -209,7 +209,7 @@ async fn event_larger_than_the_log_is_stored_alone() {
 }
 
 #[tokio::test]
-async fn new_reader_misses_no_event_after_any_kill() {
+async fn new_reader_misses_no_event_after_a_kill() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     append(&spool, 3, 10).await;
@@ -260,7 +260,7 @@ async fn log_can_be_inspected_during_writes() {
 }
 
 #[tokio::test]
-async fn every_sync_policy_keeps_stored_events() {
+async fn every_sync_policy_keeps_stored_events_after_a_kill() {
     for sync in [SyncPolicy::Never, SyncPolicy::Interval(Duration::from_millis(5))] {
         let root = tempfile::tempdir().unwrap();
         let config = DiskConfig { sync, ..config() };

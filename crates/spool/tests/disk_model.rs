@@ -45,9 +45,9 @@ enum Action {
     Kill {
         partial_record: Vec<u8>,
     },
-    /// The log is shut down cleanly and opened again.
-    ShutDown,
-    /// The log is shut down cleanly; then the cursor file of a reader is lost, and the log is opened again.
+    /// The log has an orderly stop and is opened again.
+    Stop,
+    /// The log has an orderly stop; then the cursor file of a reader is lost, and the log is opened again.
     LoseCursor {
         reader: usize,
         loss: CursorLoss,
@@ -72,7 +72,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         1 => (0..READERS.len()).prop_map(|reader| Action::ReplaceReader { reader }),
         1 => proptest::collection::vec(any::<u8>(), 0..200).prop_map(|partial_record| Action::Kill { partial_record }),
         2 => Just(Action::AdvanceResumeValue),
-        1 => Just(Action::ShutDown),
+        1 => Just(Action::Stop),
         1 => (0..READERS.len(), any_cursor_loss()).prop_map(|(reader, loss)| Action::LoseCursor { reader, loss }),
     ]
 }
@@ -190,7 +190,7 @@ impl Harness {
                 write_partial_record(copied.path(), &partial_record);
                 self.reopen(copied, false, None);
             }
-            Action::ShutDown => {
+            Action::Stop => {
                 soon(self.spool.finish()).await.unwrap();
                 let copied = tempfile::tempdir().unwrap();
                 copy(self.root.path(), copied.path());
@@ -241,8 +241,8 @@ impl Harness {
         expected.dropped.extend(seen.dropped);
     }
 
-    /// Opens a copy of the log after a clean shutdown or a kill. `lost_cursor` is the reader whose cursor file was lost.
-    fn reopen(&mut self, root: TempDir, is_clean_shutdown: bool, lost_cursor: Option<usize>) {
+    /// Opens a copy of the log after an orderly stop or a kill. `lost_cursor` is the reader whose cursor file was lost.
+    fn reopen(&mut self, root: TempDir, is_orderly_stop: bool, lost_cursor: Option<usize>) {
         self.spool = open(root.path(), &self.config);
         self.root = root;
         self.readers = READERS.map(|name| self.spool.reader(name)).into();
@@ -251,13 +251,14 @@ impl Harness {
             self.spool.status().damaged_cursors,
         );
         // After a kill the number of damaged cursors varies: a slot may be incomplete, or a lost cursor not yet saved again.
-        if is_clean_shutdown {
+        if is_orderly_stop {
             assert_eq!(damaged, u64::from(lost_cursor.is_some()));
         }
-        // After a kill only the resume value of a stored event is exact: the value of a source without events may be an older one.
+        // After a kill only the resume value of a stored event is exact: the value of a source without events may be an
+        // older one.
         let resume_value = resumes_after(&self.spool, "quiet");
         assert!((self.durable_resume_value..=self.resume_value).contains(&resume_value));
-        assert!(!is_clean_shutdown || resume_value == self.resume_value);
+        assert!(!is_orderly_stop || resume_value == self.resume_value);
         (self.resume_value, self.durable_resume_value) = (resume_value, resume_value);
         for (index, (reader, expected)) in self.readers.iter().zip(&mut self.expected).enumerate() {
             let cursor = reader.cursor();
@@ -271,7 +272,7 @@ impl Harness {
             }
             assert!(
                 cursor.next.get() <= expected.committed
-                    && (!is_clean_shutdown || cursor.next.get() == expected.committed)
+                    && (!is_orderly_stop || cursor.next.get() == expected.committed)
             );
             assert_eq!(cursor.counts.settled(), cursor.next.get() - cursor.first.get());
             let note = (cursor.next > cursor.first).then(|| format!("at {}", cursor.next));
@@ -303,7 +304,8 @@ fn write_partial_record(root: &Path, partial_record: &[u8]) {
         .rposition(|byte| *byte != 0)
         .map_or(0, |last| last + 1);
     let file = fs::OpenOptions::new().write(true).open(&last).unwrap();
-    // Records end with a brace, so trailing zeros are preallocated space. The write starts after the header, which may end with zeros itself.
+    // Records end with a brace, so trailing zeros are preallocated space. The write starts after the header, which may end
+    // with zeros itself.
     file.write_all_at(partial_record, end.max(64) as u64).unwrap();
 }
 

@@ -56,7 +56,7 @@ async fn lost_cursor_restarts_at_the_oldest_record() {
 }
 
 #[tokio::test]
-async fn lost_cursors_restart_at_the_oldest_record() {
+async fn lost_cursor_folder_restarts_at_the_oldest_record() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     fs::remove_dir_all(root.path().join("spool/cursors")).unwrap();
@@ -66,7 +66,7 @@ async fn lost_cursors_restart_at_the_oldest_record() {
 }
 
 #[tokio::test]
-async fn missing_registry_makes_no_reader_new() {
+async fn damaged_registry_makes_no_reader_new() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     fs::remove_file(root.path().join("spool/cursors/sink.cursor")).unwrap();
@@ -150,8 +150,8 @@ async fn log_without_registry_and_stop_record_opens() {
         assert_eq!(spool.reader("new").cursor().next.get(), 121);
         soon(spool.finish()).await.unwrap();
         drop((spool, reader));
-        // The log has registered its cursors. If the registry is lost again, a reader whose cursor file was lost or emptied does
-        // not count as a new one.
+        // The log has registered its cursors. If the registry is lost again, a reader whose cursor file was lost or emptied
+        // does not count as a new one.
         assert!(root.path().join("spool/readers").exists());
         fs::remove_file(root.path().join("spool/readers")).unwrap();
         lose(&root.path().join("spool/cursors/sink.cursor"));
@@ -197,7 +197,7 @@ async fn damaged_cursor_slot_is_reported() {
 }
 
 #[tokio::test]
-async fn lost_end_after_a_clean_stop_is_counted() {
+async fn lost_end_after_an_orderly_stop_is_counted() {
     for (what, lose) in LOSSES.iter().filter(|(what, _)| *what != "halved") {
         let root = tempfile::tempdir().unwrap();
         filled(root.path()).await;
@@ -226,7 +226,7 @@ async fn lost_end_after_a_clean_stop_is_counted() {
 }
 
 #[tokio::test]
-async fn lost_log_after_a_clean_stop_is_counted() {
+async fn lost_log_after_an_orderly_stop_is_counted() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     for segment in segments(root.path()) {

@@ -137,7 +137,7 @@ async fn reader_of_a_removed_sink_retains_nothing() {
 }
 
 #[tokio::test]
-async fn passing_reader_retains_and_leaves_nothing() {
+async fn passing_reader_retains_no_event_and_stores_no_cursor() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     let mut sink = spool.reader("sink");

@@ -330,7 +330,7 @@ fn removed_folder_is_detected_on_a_quiet_feed() {
 }
 
 #[test]
-fn full_log_drops_the_oldest_if_configured() {
+fn full_disk_drops_the_oldest_events_if_configured() {
     let failing = FailScenario::setup();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let root = tempfile::tempdir().unwrap();

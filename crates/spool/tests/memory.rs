@@ -359,7 +359,7 @@ async fn capacity_of_a_buffer_counts_as_its_size() {
 }
 
 #[tokio::test]
-async fn readers_that_free_space_have_priority() {
+async fn append_to_a_large_log_yields_to_the_readers() {
     let spool = open(ByteSize::from_mib(64), WhenFull::Block);
     let _reader = spool.reader("sink");
     let mut id = 0;

@@ -1,4 +1,4 @@
-//! Recovers the resume values of the sources after a clean shutdown, after a kill, and from a damaged file.
+//! Recovers the resume values of the sources after an orderly stop, after a kill, and from a damaged file.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;
@@ -57,7 +57,7 @@ fn quiet(spool: &Spool) -> Option<String> {
 }
 
 #[tokio::test]
-async fn values_are_recovered_after_a_stop() {
+async fn values_are_recovered_after_an_orderly_stop() {
     let root = stopped().await;
     let state = saved(root.path()).unwrap();
     assert_eq!(
@@ -123,7 +123,7 @@ async fn deleted_segment_leaves_its_value() {
 }
 
 #[tokio::test]
-async fn unusable_file_is_replaced_by_the_records() {
+async fn unusable_file_is_rebuilt_from_the_records() {
     let good = stopped().await;
     let path = |root: &Path| root.join("spool/resume");
     let whole = fs::read(path(good.path())).unwrap();
@@ -218,7 +218,7 @@ async fn value_ahead_of_the_log_is_replaced_by_a_stored_one() {
 }
 
 #[tokio::test]
-async fn unsynced_value_is_saved_after_its_events() {
+async fn value_is_saved_only_after_its_events_are_synced() {
     let root = tempfile::tempdir().unwrap();
     let config = DiskConfig {
         sync: SyncPolicy::Never,

@@ -1,4 +1,4 @@
-//! Functions that the tests of the log on disk share.
+//! Functions for the tests of the log on disk: open, fill, read, commit and copy a log.
 #![allow(dead_code, unreachable_pub, reason = "each test uses some of it")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
@@ -118,6 +118,7 @@ pub async fn filled(root: &Path) {
     soon(spool.finish()).await.unwrap();
 }
 
+/// Waits for a step, and fails the test after [`DEADLINE`].
 pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, what)
         .await
