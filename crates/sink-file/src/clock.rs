@@ -1,23 +1,23 @@
-//! The clocks that the file writer uses.
+//! The clocks of the file writer: the time of day and a monotonic time.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use neurobridge_core::clock;
 
-/// Returns the time. Tests use their own implementation.
+/// A source of time. Tests implement it with a clock that they set.
 pub(crate) trait Clock: Send + Sync + 'static {
-    /// The guarded time of day.
+    /// Returns the time of day, protected against steps of the system clock.
     fn now(&self) -> Timestamp;
 
-    /// The time of day where it is certain enough to remove files by their age.
+    /// Returns the time of day if it is certain enough to remove files by their age.
     fn trusted(&self) -> Option<Timestamp>;
 
-    /// The monotonic time since this clock was created.
+    /// Returns the monotonic time since this clock was created.
     fn elapsed(&self) -> Duration;
 }
 
-/// The clocks of the system, guarded by [`neurobridge_core::clock`].
+/// The clocks of the system, protected by [`neurobridge_core::clock`].
 pub(crate) struct SystemClock(Instant);
 
 impl SystemClock {

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// With a smaller limit nearly every event would be in a separate file.
+/// With a smaller limit nearly every event would have a separate file.
 const LEAST_SIZE: ByteSize = ByteSize::from_kib(64);
 /// Names of rotated files have a resolution of one second; more than one file per minute is not useful.
 const LEAST_PERIOD: Duration = Duration::from_secs(60);
@@ -29,12 +29,12 @@ pub struct FileConfig {
     /// The largest size of a file; it is rotated before it becomes larger.
     pub max_size: ByteSize,
     /// The rotation period: a file contains the events of one period. Periods are counted from 1970 in UTC, so that `1d`
-    /// rotates at midnight UTC. Without it, a file is rotated every day (or every `max_age`, if that is less) if there is a
-    /// `max_age`, because only whole files are removed; otherwise by size alone.
+    /// rotates at midnight UTC. By default, files are rotated by size alone; with `max_age` also every day (every `max_age`, if
+    /// that is shorter), because only whole files are removed.
     #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<neurobridge_core::units::DurationText>")]
     pub rotate_every: Option<Duration>,
-    /// The age of its last event at which a rotated file is removed. No file is removed by default.
+    /// A rotated file is removed when its last event has this age. No file is removed by default.
     #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<neurobridge_core::units::DurationText>")]
     pub max_age: Option<Duration>,
@@ -63,7 +63,7 @@ pub enum SyncMode {
     /// When it is on the disk: it survives a power cut. One sync covers a whole batch.
     #[default]
     Always,
-    /// After the write to the operating system: it survives the end of the program, and no power cut.
+    /// After the write to the operating system: it survives the end of the program, but not a power cut.
     Never,
 }
 

@@ -1,4 +1,4 @@
-//! The file for dead letters.
+//! The file for the dead letters of all sinks without a destination of their own, with a limit on the size per day.
 
 use std::{
     io,
@@ -32,13 +32,13 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A smaller limit would not hold one large event.
 const LEAST_PER_DAY: ByteSize = ByteSize::from_mib(1);
 
-/// The file for dead letters of all sinks without a place of their own.
+/// The file for the dead letters of all sinks without a destination of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLettersConfig {
-    /// The file, relative to `data_dir`. It is rotated like that of a file sink, every day.
+    /// The file, relative to `data_dir`. It is rotated every day, like the file of a file sink.
     pub path: PathBuf,
-    /// The age of its last dead letter at which a rotated file is removed. 30 days by default: enough time to inspect dead
+    /// A rotated file is removed when its last dead letter has this age. 30 days by default: enough time to inspect dead
     /// letters, without storing personal data for ever.
     #[serde(with = "units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
@@ -92,8 +92,8 @@ impl DeadLettersConfig {
 /// [`max_size_per_day`](DeadLettersConfig::max_size_per_day) are counted and not stored.
 pub struct FileDeadLetters {
     writer: Writer,
-    /// Serialises writes: waiting writes would only block threads of the blocking pool.
-    turn: Mutex<Budget>,
+    /// The lock of the budget serialises the writes: a write that waits on the blocking pool would only block a thread.
+    budget: Mutex<Budget>,
     clock: Arc<dyn Clock>,
     not_kept: AtomicU64,
 }
@@ -135,7 +135,7 @@ impl FileDeadLetters {
         let used = writer.open(|log| log.size_within(DAY)).await?;
         Ok(Self {
             writer,
-            turn: Mutex::new(Budget::new(
+            budget: Mutex::new(Budget::new(
                 config.max_size_per_day.bytes(),
                 used,
                 clock.elapsed(),
@@ -153,7 +153,7 @@ impl FileDeadLetters {
             // A line without a line break would be truncated at the next start.
             lines.push('\n');
         }
-        let mut budget = self.turn.lock().await;
+        let mut budget = self.budget.lock().await;
         budget.refill(self.clock.elapsed());
         let kept = budget.fitting(&lines);
         let not_kept = lines[kept..].lines().count() as u64;
@@ -208,7 +208,7 @@ impl Budget {
                 .min(self.per_day);
             self.refilled_at = now;
         }
-        // A flood of dead letters is logged once.
+        // A flood of dead letters is logged once: the next warning requires that half of the limit was free in between.
         self.is_exceeded &= self.left < self.per_day / 2;
     }
 
@@ -290,7 +290,7 @@ mod tests {
             names.sort();
             names
         };
-        // The last letter of the file has the real time: one month before this clock.
+        // The last dead letter of the file has the real time: one month before this clock.
         let clock = HandClock::now();
         clock.advance(Duration::from_secs(31 * 24 * 3600));
         // Right after a step of the clock no file is removed.
@@ -372,10 +372,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn second_process_is_rejected() {
+    async fn second_writer_of_the_same_file_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let config = DeadLettersConfig::default();
-        let _letters = FileDeadLetters::open(&config, folder.path()).await.unwrap();
+        let _dead_letters = FileDeadLetters::open(&config, folder.path()).await.unwrap();
         let error = FileDeadLetters::open(&config, folder.path()).await.err().unwrap();
         assert!(
             error.to_string().starts_with("another process writes to"),

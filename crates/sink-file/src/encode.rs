@@ -1,4 +1,4 @@
-//! Encodes an event as a line.
+//! Encodes an event as one line of a file.
 
 use neurobridge_core::{cloudevents, event::Event, identity::SpoolId};
 

@@ -75,7 +75,8 @@ pub enum FileError {
         /// The path.
         path: PathBuf,
     },
-    /// The writing task has ended: because of a bug, or because the program is stopping.
+    /// The write was not performed, or its result is lost: the program is stopping, the file was opened again in the meantime,
+    /// or the writer has panicked.
     #[error("writing to {} was interrupted", path.display())]
     BrokenOff {
         /// The file.

@@ -1,4 +1,4 @@
-//! Durable folders and files, accessible to their owner only.
+//! Creates, opens, locks and syncs folders and files, which only their owner may access.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -68,11 +68,12 @@ pub(crate) mod testing {
 
     static FAULTS: LazyLock<Mutex<HashMap<PathBuf, (u32, i32)>>> = LazyLock::new(Mutex::default);
 
-    /// Makes the next operations on a path (each sync, each write) fail with an error number.
+    /// Makes the next `times` operations on a path (each sync, each write) fail with the error number `code`.
     pub(crate) fn inject(path: &Path, times: u32, code: i32) {
         FAULTS.lock().unwrap().insert(path.to_owned(), (times, code));
     }
 
+    /// Returns the error with which the present operation on a path has to fail, if one was injected.
     pub(crate) fn fail(path: &Path) -> Option<io::Error> {
         let mut faults = FAULTS.lock().unwrap();
         let (times, code) = faults.get_mut(path)?;
@@ -81,8 +82,8 @@ pub(crate) mod testing {
     }
 }
 
-/// Opens a file for reading and writing and creates it if it does not exist; returns whether the file is new. The name
-/// of a new file is not yet on the disk.
+/// Opens a file for reading and writing and creates it if it does not exist; returns whether the file is new. The folder of
+/// a new file still has to be synced.
 pub(crate) fn open(path: &Path) -> Result<(File, bool), FileError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(FILE_MODE);
@@ -96,7 +97,7 @@ pub(crate) fn open(path: &Path) -> Result<(File, bool), FileError> {
     }
 }
 
-/// Locks `lock_file` for the lifetime of the returned lock; `guarded` is the file that the lock file represents.
+/// Locks `lock_file` for the lifetime of the returned lock. `guarded`: the file that the lock protects, which the error names.
 pub(crate) fn lock(lock_file: &Path, guarded: &Path) -> Result<Flock<File>, FileError> {
     let (file, is_new) = open(lock_file)?;
     if is_new {

@@ -1,7 +1,8 @@
-//! The lineage in the lock file: the unbroken sequence of writers that a writer belongs to, and the start of the lineage.
+//! The lineage of a file, stored in its lock file: a sequence of writers of which each one resumed at the position that the
+//! previous one had stored.
 //!
-//! Writers that resumed from each other's position share a lineage. A writer without a position begins a new lineage, so
-//! that no writer with an older position compares its events with the lines of the new lineage.
+//! A writer without a stored position begins a new lineage. A position of an earlier lineage is then invalid: a writer that
+//! resumed at it would compare its events with the lines of the new lineage, which belong to other events.
 
 use std::{
     fs::File,
@@ -26,7 +27,8 @@ pub(crate) struct Lineage {
     pub(crate) start: Option<Start>,
 }
 
-/// The start of a lineage. If a process is killed before it stores a position with the cursor, the next process resumes from this start.
+/// The start of a lineage. If a process is killed before it stores a position with the cursor, the next process resumes at
+/// this start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Start {
     /// The sequence of the first event.
@@ -42,7 +44,7 @@ impl Lineage {
             .and_then(|_| Read::by_ref(lock).take(MAX_BYTES).read_to_string(&mut text))
             .map_err(FileError::io("read", path))?;
         let mut lines = text.lines();
-        // Partly written content matches no stored position, so the writer begins a new lineage.
+        // A name that was written only in part equals that of no stored position, so the writer begins a new lineage.
         Ok(Self {
             name: lines.next().unwrap_or_default().to_owned(),
             start: lines.next().and_then(|line| serde_json::from_str(line).ok()),

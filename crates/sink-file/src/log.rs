@@ -1,4 +1,4 @@
-//! The active file of lines and its rotated files. All calls block and must run on the blocking pool.
+//! The active file, to which lines are appended, and its rotated files. All calls block and must run on the blocking pool.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ use crate::{
 /// In a larger file the lines are not counted when it is opened, because counting would delay the start.
 const COUNTED_BYTES: u64 = 1 << 30;
 
-/// The only writer of a file during its lifetime.
+/// An open file and its rotated files. Holds locks, so that no other process writes to the file.
 pub(crate) struct Log {
     place: Place,
     limits: Limits,
@@ -53,8 +53,8 @@ pub(crate) struct Log {
     changes: FileChanges,
     /// The monotonic time of this process's last write to the file.
     written_here: Option<Duration>,
-    /// The monotonic time of the last write to each file that this process rotated. A file younger than `max_age` by this
-    /// time is not removed, whatever time its name contains.
+    /// The monotonic time of the last write to each file that this process rotated, by the number of the file. A file younger
+    /// than `max_age` by this time is not removed, whatever time its name contains.
     rotated_here: BTreeMap<u64, Duration>,
 }
 
@@ -85,7 +85,7 @@ impl Log {
             clock,
         };
         log.load()?;
-        log.cut_torn_line()?;
+        log.truncate_torn_line()?;
         log.tidy()?;
         Ok(log)
     }
@@ -185,7 +185,7 @@ impl Log {
             }
         }
         if removed > 0 {
-            info!(folder = %self.place.folder.display(), removed, "old files are removed");
+            info!(folder = %self.place.folder.display(), removed, "rotated files older than max_age removed");
             // If the sync fails, the files may exist again after a power cut, and are then removed.
             folder::sync(&self.place.folder)?;
         }
@@ -215,8 +215,8 @@ impl Log {
         })
     }
 
-    /// Resumes at a position: the events after it are resent, and their lines may exist. Returns false if the file of the
-    /// position does not exist; lines that other programs removed from it are counted as lost.
+    /// Resumes at a position: the events after it are resent, and their lines may exist. Returns false if no file contains the
+    /// position; then the lines before it that other programs have removed are counted as lost.
     ///
     /// Valid only for a position of this file's [`lineage`](Self::lineage).
     pub(crate) fn resume_at(&mut self, position: &Position) -> Result<bool, FileError> {
@@ -271,7 +271,7 @@ impl Log {
 
     fn try_append(&mut self, lines: &[u8]) -> Result<(), FileError> {
         self.replace_unsynced_file()?;
-        self.look_after()?;
+        self.detect_changes()?;
         let now = self.clock.now();
         let is_full = self.end + lines.len() as u64 > self.limits.max_size;
         if self.end > 0
@@ -282,7 +282,7 @@ impl Log {
         if let Err(error) = self.write(lines) {
             self.is_torn = true;
             // Truncated immediately, as far as possible: a concurrent reader of the file must not see an incomplete line.
-            let _ = self.truncate_torn();
+            let _ = self.truncate_failed_write();
             return Err(FileError::io("write to", &self.place.active)(error));
         }
         if self.limits.sync == SyncMode::Always
@@ -313,7 +313,7 @@ impl Log {
         if !self.needs_new_file {
             return Ok(());
         }
-        self.truncate_torn()?;
+        self.truncate_failed_write()?;
         let path = self.place.active.clone();
         let is_ours = fs::metadata(&path).is_ok_and(|metadata| metadata.ino() == self.inode);
         if is_ours && self.end > 0 {
@@ -331,9 +331,9 @@ impl Log {
         Ok(())
     }
 
-    /// Detects changes by other programs or persons: the file may have been moved or truncated.
-    fn look_after(&mut self) -> Result<(), FileError> {
-        self.truncate_torn()?;
+    /// Detects changes by other programs: the file may have been moved, removed or truncated.
+    fn detect_changes(&mut self) -> Result<(), FileError> {
+        self.truncate_failed_write()?;
         let path = &self.place.active;
         let failed = |error| FileError::io("read", path)(error);
         let is_there = match fs::metadata(path) {
@@ -355,7 +355,7 @@ impl Log {
             self.active = folder::open_locked(&self.place.active)?;
         }
         self.load()?;
-        self.cut_torn_line()?;
+        self.truncate_torn_line()?;
         let (change, lost) = match (is_there, is_elsewhere) {
             (true, _) => (
                 "changed by another program; appending at its current end",
@@ -383,7 +383,7 @@ impl Log {
     }
 
     /// Truncates the bytes that a failed write has left.
-    fn truncate_torn(&mut self) -> Result<(), FileError> {
+    fn truncate_failed_write(&mut self) -> Result<(), FileError> {
         if self.is_torn {
             self.active
                 .set_len(self.end)
@@ -413,7 +413,7 @@ impl Log {
         folder::sync(&self.place.folder)
     }
 
-    /// Reads the end of the file.
+    /// Reads the state of the active file: inode, length, last bytes, number of lines, time of the last write.
     fn load(&mut self) -> Result<(), FileError> {
         let failed = |error| FileError::io("read", &self.place.active)(error);
         let metadata = self.active.metadata().map_err(failed)?;
@@ -436,19 +436,19 @@ impl Log {
         Ok(())
     }
 
-    fn cut_torn_line(&mut self) -> Result<(), FileError> {
+    fn truncate_torn_line(&mut self) -> Result<(), FileError> {
         let whole =
             end_of_lines(&self.active, self.end).map_err(FileError::io("read", &self.place.active))?;
         if whole < self.end {
             warn!(path = %self.place.active.display(), bytes = self.end - whole, "incomplete last line removed");
-            self.cut(whole)?;
+            self.truncate(whole)?;
             self.end = whole;
             self.tail = Tail::read(&self.active, whole).map_err(FileError::io("read", &self.place.active))?;
         }
         Ok(())
     }
 
-    fn cut(&mut self, length: u64) -> Result<(), FileError> {
+    fn truncate(&mut self, length: u64) -> Result<(), FileError> {
         let path = &self.place.active;
         if self.end != length {
             self.active
@@ -459,7 +459,7 @@ impl Log {
         Ok(())
     }
 
-    /// Returns the file of a position: `Some(None)` for the active file, `Some(Some(index))` for a rotated file.
+    /// Returns the file of a position: `Some(None)` for the active file, `Some(Some(index))` for a rotated one, else `None`.
     fn find(&self, position: &Position, rotated: &[Rotated]) -> Result<Option<Option<usize>>, FileError> {
         let mut best = (Fit::No, None);
         let mut consider = |fit: Fit, index| {

@@ -16,7 +16,7 @@ const TAIL_BYTES: usize = 1024;
 /// The end of the last completed batch in a file. Stored as JSON with the sink's cursor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Position {
-    /// The name of the file at that time, for people.
+    /// The name that the file had at that time, for the log and for people who read the cursor.
     pub(crate) file: String,
     pub(crate) inode: u64,
     pub(crate) offset: u64,
@@ -63,7 +63,7 @@ impl Position {
     }
 }
 
-/// The last bytes before a position.
+/// The last bytes before a position, at most [`TAIL_BYTES`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tail(Vec<u8>);
 

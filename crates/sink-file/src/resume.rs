@@ -1,4 +1,4 @@
-//! Existing lines of events that are resent.
+//! Compares the existing lines of a file with the lines of resent events, so that each event is written once.
 //!
 //! After a kill the cursor may be before the end of the file. The lines after the cursor's position are compared with the
 //! lines of the resent events: equal lines count as written. Nothing is truncated: a different line stays, because the spool
@@ -19,7 +19,7 @@ use crate::{
     position::{Position, Tail},
 };
 
-/// A position in the files up to which all lines belong to resent events.
+/// A position in the files that moves forward while the next line equals the line of the next resent event.
 pub(crate) struct Resumed {
     /// The file of the position and all younger files, oldest first; the active file last.
     paths: VecDeque<PathBuf>,
@@ -74,7 +74,7 @@ impl Resumed {
         Ok(skipped)
     }
 
-    /// Returns whether a byte follows the position, in this file or a younger one.
+    /// Returns whether a byte follows the position. At the end of a file, moves the position to the next younger one.
     fn is_before_line(&mut self) -> Result<bool, FileError> {
         while self.offset >= self.length {
             if self.paths.len() < 2 {
@@ -82,7 +82,7 @@ impl Resumed {
             }
             self.paths.pop_front();
             let next = self.paths.front().map(|path| open(path)).transpose()?.flatten();
-            // A file that was removed meanwhile contains no resent event.
+            // A file that was removed meanwhile has no line to compare.
             let Some((file, length)) = next else { continue };
             (self.file, self.length, self.offset, self.lines) = (file, length, 0, 0);
         }

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_not_removed() {
+    fn names_of_other_files_are_not_rotated_files() {
         let place = Place::new(Path::new("/data/events.jsonl")).unwrap();
         for name in [
             "events.jsonl",

@@ -26,8 +26,8 @@ use crate::{
     writer::Writer,
 };
 
-/// The maximum size of one batch while another write is in progress. It bounds memory and the events without an outcome
-/// after a kill.
+/// The size at which a batch accepts no further line. Bounds the memory, and the number of events without an outcome after a
+/// kill.
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Writes events as JSON lines to a file.
@@ -71,7 +71,7 @@ pub struct FileSink {
 struct OpenFile {
     spool: SpoolId,
     lineage: Arc<str>,
-    /// The length of the file after the current write.
+    /// The length of the file after the write in progress, if there is one.
     end: u64,
 }
 
@@ -123,8 +123,8 @@ impl FileSink {
         }
     }
 
-    /// Returns whether a line of `line` bytes no longer fits into the file after the `collected` bytes of the batch; the file ends at
-    /// `end`. The first line of a batch is always accepted, because the log rotates before it if necessary.
+    /// Returns whether a line of `line` bytes no longer fits into the file after the `collected` bytes of the batch. `end`: the
+    /// length of the file. The first line of a batch always fits: if necessary, the log rotates before it.
     fn is_beyond_max_size(&self, end: u64, collected: u64, line: u64) -> bool {
         collected > 0 && end_after(end, collected, self.max_size) + line > self.max_size
     }
@@ -193,14 +193,15 @@ impl Sink for FileSink {
         self.batch.lines.clear();
         self.batch.sequences.clear();
         self.batch.repeated = 0;
-        // The writer guarantees that the previous write has either completed, so that its lines are found in the file, or never runs.
+        // The writer guarantees that the previous write either has completed, so that its lines are found in the file, or
+        // never runs.
         self.writing = None;
         let position = self
             .acknowledged
             .clone()
             .or_else(|| parse_note(context.cursor.note.as_deref()));
-        // Lines may exist for events before the current epoch, which an earlier process may have written, and for events that this
-        // process has published.
+        // Lines may exist for the events before the current epoch, which an earlier process may have written, and for those that
+        // this process has published.
         let begins = context.epochs.beginnings().last().map(|(_, begins)| *begins);
         self.repeated_before = self.unpublished.max(begins.unwrap_or(context.cursor.next));
         let new_lineage = format!("{}/{}", context.spool, self.clock.now().as_nanosecond());
@@ -319,8 +320,8 @@ impl Sink for FileSink {
     }
 }
 
-/// Resumes at `position`, or at the start of the lineage if no position was stored. If the position does not belong to the file's lineage,
-/// begins a new lineage. Returns the position up to which all lines belong to events with an outcome.
+/// Resumes at `position`, or at the start of the lineage if no position was stored. Begins a new lineage if the position belongs
+/// to another one. Returns the position up to which all lines belong to events with an outcome.
 fn resume(
     log: &mut Log,
     position: Option<Position>,

@@ -1,4 +1,4 @@
-//! The file sink as a sink type of the program.
+//! Registers the file sink as a sink type of the program.
 
 use std::path::Path;
 
@@ -93,7 +93,10 @@ impl SinkType for FileConfig {
         let warning = spawn_blocking(move || try_out(&config, &data_dir))
             .await
             .map_err(|error| {
-                SinkFault::new(FaultKind::Other, format!("the attempt ended early: {error}"))
+                SinkFault::new(
+                    FaultKind::Other,
+                    format!("the check of the file ended early: {error}"),
+                )
             })??;
         Ok(warning.into_iter().collect())
     }

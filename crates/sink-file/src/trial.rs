@@ -45,9 +45,9 @@ pub(crate) fn try_out(config: &FileConfig, data_dir: &Path) -> Result<Option<Str
     let folder = path.ancestors().skip(1).find(|folder| folder.exists());
     let folder = folder.unwrap_or(Path::new("."));
     access(folder, AccessFlags::W_OK | AccessFlags::X_OK)
-        .map_err(|error| FileError::io("make files in", folder)(error.into()))?;
+        .map_err(|error| FileError::io("create files in", folder)(error.into()))?;
     Ok(is_locked(&lock_file).then(|| {
-        "another process writes to it; unless that is this bridge, each needs a path of its own".to_owned()
+        "another process writes to the file; unless that is this bridge, give each a separate path".to_owned()
     }))
 }
 
@@ -87,13 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn file_with_another_writer_is_no_error() {
+    fn file_with_another_writer_has_a_warning() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("events.jsonl");
         fs::write(&path, "{}\n").unwrap();
         let lock = folder::lock(&Place::new(&path).unwrap().lock_file(), &path).unwrap();
-        let told = try_out(&config("events.jsonl"), root.path()).unwrap();
-        assert!(told.unwrap().contains("another process"));
+        let warning = try_out(&config("events.jsonl"), root.path()).unwrap();
+        assert!(warning.unwrap().contains("another process"));
         drop(lock);
         assert_eq!(try_out(&config("events.jsonl"), root.path()).unwrap(), None);
         assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n");

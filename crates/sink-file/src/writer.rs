@@ -1,4 +1,4 @@
-//! A [`Log`] on the blocking pool, and its housekeeping.
+//! Runs the operations of a [`Log`] on the blocking pool, one after the other, and rotates and removes its files by time.
 
 use std::{
     path::PathBuf,
@@ -11,7 +11,7 @@ use tracing::warn;
 
 use crate::{clock::Clock, config::Limits, error::FileError, log::Log};
 
-/// The interval for removing old files, also while no event arrives.
+/// The interval for rotating and removing files by time, also while no event arrives.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Runs operations on a log one after the other. Dropping the writer closes the log after the current operation.
@@ -96,6 +96,7 @@ impl Writer {
         async move { drop(closed.await) }
     }
 
+    /// Runs `work` on the blocking pool. `opens`: whether it belongs to an opening or a close, and so begins a generation.
     fn run<T: Send + 'static>(
         &self,
         opens: bool,

@@ -1,3 +1,5 @@
+//! Tests the log: rotation, removal by age, resuming, and faults of the disk.
+
 use std::{
     os::unix::fs::{PermissionsExt, symlink},
     process::Command,
@@ -79,6 +81,7 @@ fn limits() -> Limits {
     }
 }
 
+/// A folder for the files of a log, and the settings with which the log is opened.
 struct Files {
     root: tempfile::TempDir,
     clock: HandClock,
@@ -303,7 +306,7 @@ fn lineage_is_stored_in_the_lock_file() {
 }
 
 #[test]
-fn full_device_is_a_temporary_fault() {
+fn lines_are_appended_after_a_full_disk() {
     let files = Files::new();
     let mut log = files.open();
     testing::inject(&files.path().with_extension("write"), 1, 28);
@@ -385,7 +388,7 @@ impl Drop for SmallDisk {
 fn full_disk_leaves_no_partial_line() {
     let Some(disk) = SmallDisk::mount() else {
         eprintln!(
-            "not tried: mounting a small file system is not permitted here; /dev/full is tried by another test"
+            "not tested: mounting a small file system is not permitted here; another test injects the error of a full disk"
         );
         return;
     };
@@ -409,7 +412,7 @@ fn full_disk_leaves_no_partial_line() {
         log.append(line.repeat(3).as_bytes()),
         Err(FileError::NoSpace { .. })
     ));
-    log.cut(9000).unwrap();
+    log.truncate(9000).unwrap();
     log.load().unwrap();
     log.append(b"there is room again\n").unwrap();
     assert_eq!(

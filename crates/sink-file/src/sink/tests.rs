@@ -1,3 +1,5 @@
+//! Tests the sink: outcomes, restarts, reconnects, and faults of the disk.
+
 use std::{
     collections::VecDeque,
     fs::{self, OpenOptions},
@@ -16,7 +18,7 @@ use crate::{folder::testing, log::tests::HandClock, rotation::Place};
 
 mod model;
 
-/// A feed, a folder and the stored state of a delivery: enough to restart a sink repeatedly.
+/// A sink with its folder, its clock and the stored state of its delivery, so that the sink can be restarted repeatedly.
 struct Setting {
     folder: tempfile::TempDir,
     config: FileConfig,
@@ -295,7 +297,7 @@ async fn lines_of_another_spool_are_not_truncated() {
 }
 
 #[tokio::test]
-async fn invalid_position_file_loses_no_event() {
+async fn invalid_cursor_note_loses_no_event() {
     for note in ["", "{}", "events.jsonl 17", "null"] {
         let mut setting = Setting::new(raw());
         setting.connect().await;

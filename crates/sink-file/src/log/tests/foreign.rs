@@ -67,7 +67,7 @@ fn moved_or_truncated_file_is_continued() {
 }
 
 #[test]
-fn lines_removed_by_others_are_counted_without_gaps() {
+fn lines_removed_by_others_are_counted_and_leave_no_gap() {
     let files = Files::new();
     let mut log = files.open();
     log.append(b"one\ntwo\nthree\nfour\n").unwrap();
@@ -116,7 +116,7 @@ fn file_has_one_writer_under_all_its_names() {
 }
 
 #[test]
-fn device_or_pipe_is_rejected() {
+fn device_is_rejected() {
     let files = Files::new();
     drop(files.open());
     for device in ["/dev/null", "/dev/full"] {

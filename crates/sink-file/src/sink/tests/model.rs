@@ -1,4 +1,4 @@
-//! Publishes, kills and faults in any order: the files hold each event once and in order.
+//! Tests the sink with random sequences of publishes, kills and faults: the files contain each event once and in order.
 
 use proptest::prelude::*;
 
