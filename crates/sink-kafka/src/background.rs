@@ -1,12 +1,12 @@
-//! Destroys clients on another thread.
+//! Destroys clients of librdkafka on another thread, because the destruction blocks.
 
 use std::{
     ops::{Deref, DerefMut},
     thread,
 };
 
-/// Clients of librdkafka that are destroyed on another thread: librdkafka waits for its own threads, which takes some 100 ms, and one
-/// of them may wait for a name server.
+/// Clients of librdkafka that are destroyed on another thread when this value is dropped. The destruction waits for librdkafka's
+/// own threads, which takes some 100 ms, or longer if one of them waits for a name server.
 pub(crate) struct Background<T: Send + 'static>(Option<T>);
 
 impl<T: Send + 'static> Background<T> {

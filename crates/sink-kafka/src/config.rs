@@ -52,8 +52,9 @@ pub struct KafkaConfig {
     #[serde(default = "default_linger", with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub linger: Duration,
-    /// The size of the client's queue: the total size of the bodies, and one record for each KiB of it. Keys and headers are
-    /// not counted. While the queue is full, events wait in the spool. An event that is larger than the queue is too large.
+    /// The size of the client's queue: the limit on the total size of the bodies. It also limits the number of records, to one
+    /// for each KiB. Keys and headers are not counted. While the queue is full, events wait in the spool. An event that is larger
+    /// than the queue is too large.
     #[serde(default = "default_max_queue_size")]
     pub max_queue_size: ByteSize,
     /// Creates missing topics. Requires `partitions` and `replicas`.
@@ -309,7 +310,7 @@ const fn default_linger() -> Duration {
     Duration::from_millis(5)
 }
 
-/// Corresponds to 4,096 small events, which keep a broker on the same machine as busy as more would. Measured with headers, 16
+/// Has room for 4,096 small events, which load a broker on the same machine as much as a larger number. Measured with headers, 16
 /// MiB cost a fifth more processor time and 40 MiB more memory, without a benefit.
 const fn default_max_queue_size() -> ByteSize {
     ByteSize::from_mib(4)

@@ -69,7 +69,7 @@ pub(crate) struct Connection {
     constant: Option<Topic>,
     /// The cursor topic, for a sink with transactions.
     cursors: Option<Topic>,
-    /// The topics that a real connect would create, one sentence each; only filled by a probe.
+    /// The topics that a connect outside of a trial would create, one sentence each; only filled by a trial.
     absent: Vec<String>,
     /// The messages in flight.
     queue: Queue,
@@ -360,7 +360,7 @@ impl Connection {
         self.queue.waiting_since()
     }
 
-    /// Returns a time that is not before the oldest event in flight was sent.
+    /// Returns a time at which the oldest event in flight had been sent already.
     pub(crate) fn oldest_since(&self) -> Option<Instant> {
         self.queue.oldest_since()
     }
@@ -433,6 +433,7 @@ impl Connection {
         Ok(())
     }
 
+    /// Returns the blocking work of inspecting these topics.
     fn inspecting(
         &self,
         names: Vec<String>,

@@ -1,4 +1,4 @@
-//! The cursor topic: each transaction contains a record with the position of the sink after it.
+//! The cursor topic. Each transaction contains a record of this topic, with the cursor that is valid after the transaction.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,8 @@ const OPEN_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct CursorRecord {
     #[serde(skip)]
     id: String,
-    /// The process that wrote the record. If it is not this process, it has taken over the transactional id.
+    /// The process that wrote the record. If it is another process than this one, the other one has taken over the
+    /// transactional id.
     instance: String,
     /// The spool that has assigned the sequences; `epoch` is the incarnation of its log.
     spool: String,
@@ -121,9 +122,8 @@ impl Cursors<'_> {
         while self.end(&consumer)? < end {
             if Instant::now() >= deadline {
                 let reason = format!(
-                    "in the topic \"{}\" an open transaction of another sink hides the cursor of this one; expected its end \
-                     within \
-                     {limit:?}; waiting again",
+                    "in the topic \"{}\" an open transaction of another sink hides the cursor of this one; expected the \
+                     transaction to end within {limit:?}; waiting again",
                     self.topic
                 );
                 return Err(SinkFault::new(FaultKind::Unavailable, reason));
@@ -169,7 +169,7 @@ impl Cursors<'_> {
                         .payload()
                         .map(|value| CursorRecord::read(id, value))
                         .transpose()
-                        .map_err(|error| self.senseless(id, message.offset(), &error))?;
+                        .map_err(|error| self.not_a_cursor(id, message.offset(), &error))?;
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
                 Some(Err(error)) if !passes(&error) => return Err(self.unreadable(&error)),
@@ -194,7 +194,7 @@ impl Cursors<'_> {
         SinkFault { reason, ..fault }
     }
 
-    fn senseless(&self, id: &str, offset: i64, error: &serde_json::Error) -> SinkFault {
+    fn not_a_cursor(&self, id: &str, offset: i64, error: &serde_json::Error) -> SinkFault {
         SinkFault::fatal(
             FaultKind::Other,
             format!(

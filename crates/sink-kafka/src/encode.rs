@@ -216,7 +216,7 @@ impl Headers {
     }
 }
 
-/// Returns `ce_` and the attribute's name; without an allocation for the attributes of every event.
+/// Returns `ce_` and the attribute's name. Allocates nothing for the attributes that every event has.
 fn header_name(attribute: &str) -> Cow<'static, str> {
     Cow::Borrowed(match attribute {
         "specversion" => "ce_specversion",
@@ -290,7 +290,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_event_in_each_format() {
+    fn event_is_encoded_in_each_format() {
         insta::assert_snapshot!("cloudevents", rendered(Format::Cloudevents, FRAME, None));
         insta::assert_snapshot!("cloudevents_json", rendered(Format::CloudeventsJson, FRAME, None));
         insta::assert_snapshot!("raw", rendered(Format::Raw, FRAME, None));

@@ -128,7 +128,7 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
             return SinkFault::fatal(FaultKind::Fenced, reason);
         }
         Blame::Sink(kind) => kind,
-        // The callers handle messages' errors before they call this function.
+        // The callers handle the errors of messages before they call this function.
         Blame::Message(_) | Blame::Full => FaultKind::Other,
     };
     let advice = match (kind, code) {

@@ -1,7 +1,8 @@
 //! The part of a sink that is a member of a cluster.
 //!
 //! A follower reads the committed records of its topic and settles its own copies of the events that others have published. A
-//! takeover fences the last leader by the transactional id, reads the topic to its end, and settles what precedes it.
+//! takeover fences the last leader by the transactional id, reads the topic to its end, and settles the events whose records it
+//! has read. [`Copies`] calls a partition a lane.
 
 mod note;
 mod reader;
@@ -34,8 +35,9 @@ pub(crate) struct Membership {
     lead: Lead,
     role: Role,
     copies: Copies,
-    /// The outcomes of events whose records were read before.
+    /// The outcomes of events whose records were read before the delivery published the events.
     known: Vec<Ack>,
+    /// The buffer for the text of an identity.
     text: String,
 }
 
@@ -74,7 +76,7 @@ impl Membership {
         matches!(self.role, Role::Leader) && self.lead.is_held()
     }
 
-    /// Returns the role, which changes when the lease of a leader has ended.
+    /// Returns the role. A leader whose lease has ended becomes a former leader first.
     pub(crate) fn role(&mut self) -> &Role {
         self.check_lease();
         &self.role
@@ -153,8 +155,8 @@ impl Membership {
         self.copies.counts()
     }
 
-    /// Sets what is read over a new connection. An offset before the known one shows that the topic was recreated, so all state of the
-    /// earlier topic is discarded.
+    /// Sets the part of the topic that is read over a new connection. An offset before the known one shows that the topic was
+    /// recreated, so all state of the earlier topic is discarded.
     pub(crate) fn begin(&mut self, Unread { offsets, ends }: &Unread) {
         let is_before =
             |(lane, next): (&u32, &u64)| self.copies.next(*lane).is_some_and(|known| *next < known);
@@ -191,7 +193,8 @@ impl Membership {
             return Ok(());
         };
         if acks.is_empty() {
-            // Only now: outcomes are lost if the connection ends before the delivery has taken them.
+            // The previous outcomes are settled only now: if the connection had ended before the delivery took them, they would
+            // be lost.
             self.copies.settled(self.copies.first_open());
         }
         while acks.is_empty() {
@@ -210,16 +213,16 @@ impl Membership {
         Ok(())
     }
 
-    /// Settles events by records that were read at a takeover. Beyond the limit on records without an own event, the oldest ones are
-    /// discarded.
+    /// Settles events by records that were read at a takeover. Beyond the limit on records without an own event, the oldest of
+    /// these records are discarded.
     pub(crate) fn read(&mut self, found: Vec<Found>) {
         for found in found {
-            // No event is expected at a takeover: each one is published again, and found then.
+            // No event is expected at a takeover: each one is published again later, and its record is found then.
             settle(&mut self.copies, found);
         }
     }
 
-    /// Records that the topic was read up to these offsets. `in_flight`: see [`Copies::lead`].
+    /// Records that the topic was read up to these offsets, and that this member leads. `in_flight`: see [`Copies::lead`].
     pub(crate) fn taken_over(&mut self, ends: &Offsets, in_flight: u64) {
         self.read_to(ends);
         self.copies.lead(in_flight);
@@ -247,7 +250,7 @@ impl Membership {
     }
 }
 
-/// Returns the outcome of an expected event that a record settles.
+/// Settles an expected event by a record, and returns the outcome of the event.
 fn settle(copies: &mut Copies, found: Found) -> Option<Ack> {
     let Found { place, identity } = found;
     let Some(identity) = identity else {
@@ -264,6 +267,7 @@ const fn duplicate(sequence: Sequence) -> Ack {
     }
 }
 
+/// Returns the lanes of a topic: the numbers of its partitions.
 fn lanes(partitions: usize) -> std::ops::Range<u32> {
     0..u32::try_from(partitions).unwrap_or(u32::MAX)
 }

@@ -194,7 +194,8 @@ impl Health {
         if self.is_unreachable.load(Ordering::Relaxed) {
             let mut inner = self.lock();
             inner.unreachable = None;
-            // Cleared, since it is not the cause of a later outage: a broker that hangs then does not refuse connections.
+            // Cleared, because it would be reported as the cause of a later outage, which may have another one: a broker that hangs
+            // refuses no connection.
             inner.last_error = None;
             self.is_unreachable.store(false, Ordering::Relaxed);
         }
@@ -228,7 +229,9 @@ impl Health {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(json) else {
             // The statistics may have another librdkafka version's format. Without them, added partitions and a late recovery are
             // not noticed.
-            self.warn("cannot read librdkafka's statistics");
+            self.warn(
+                "librdkafka's statistics have an unknown format: added partitions and recovered brokers may not be detected",
+            );
             return;
         };
         let brokers: Vec<_> = statistics.brokers().take(MAX_BROKERS).collect();
@@ -243,7 +246,8 @@ impl Health {
             inner.gauges = statistics.gauges(inner.gauges);
         }
         if brokers.is_empty() {
-            // After all connections have failed, librdkafka starts again with the bootstrap servers.
+            // After all connections have failed, librdkafka starts again with the bootstrap servers, and its statistics contain no
+            // other broker.
             for broker in &mut inner.brokers {
                 "DOWN".clone_into(&mut broker.state);
             }
@@ -262,7 +266,7 @@ impl Health {
     /// Records the number of a topic's partitions, and reports an increase, because keys then move to other partitions. Returns
     /// whether an increase was reported.
     pub(crate) fn partitions(&self, topic: &str, partitions: usize) -> bool {
-        // Zero means that the topic is not known yet, or not any more.
+        // Zero means that the topic is not known yet, or no longer exists.
         if partitions == 0 {
             return false;
         }

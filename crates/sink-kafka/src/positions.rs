@@ -1,7 +1,7 @@
 //! The offsets of stored records, to detect that a topic was deleted and created again.
 //!
-//! The offsets of a partition only grow. A smaller one, or an end before it, means that the topic is another one with the same
-//! name, or that its partition was truncated.
+//! The offsets of a partition only grow. A smaller offset than before, or an end of the partition before a known offset, means
+//! that the topic is another one with the same name, or that its partition was truncated.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -74,7 +74,8 @@ impl Positions {
         }
     }
 
-    /// Returns the position with the largest known offset, or else the position of the cursor.
+    /// Returns the position with the largest known offset. If none is known, `from_note`, the position stored with the cursor, is
+    /// recorded as known and returned.
     pub(crate) fn largest_or(&mut self, from_note: Option<Position>) -> Option<Position> {
         if self.largest.is_none()
             && let Some(Position {
@@ -88,7 +89,8 @@ impl Positions {
         self.largest.clone()
     }
 
-    /// Checks the end of the partition of `position`: the offset of the next record; `None` if the topic has no such partition.
+    /// Compares a known position with the end of its partition. `end`: the offset of the next record; `None` if the topic no
+    /// longer has the partition.
     pub(crate) fn ends_at(&mut self, sink: &str, position: &Position, end: Option<i64>) {
         let Position {
             topic,

@@ -33,7 +33,7 @@ const POLL: Duration = Duration::from_millis(100);
 ///
 /// Dropping the producer purges the queued messages and those in flight, on its own thread, without blocking the caller.
 pub(crate) struct KafkaProducer {
-    /// `None` after it was passed to the thread.
+    /// `None` after the producer was passed to the thread, which destroys it.
     producer: Option<Arc<BaseProducer<Context>>>,
     /// Capacity 1: only the request to end is ever sent.
     end: SyncSender<End>,

@@ -13,7 +13,8 @@ use crate::{config::KafkaConfig, tls};
 /// The interval of the statistics: queue depths and broker states. Short enough to name an unreachable broker within seconds.
 const STATISTICS_INTERVAL_MS: &str = "2000";
 
-/// A record batch has a head of 61 bytes, and what a record has beside its parts is less than the rest.
+/// An upper bound on the bytes of a batch with one record, in addition to key, headers and value: 61 for the head of the batch,
+/// and less than 67 for the record.
 pub(crate) const BATCH_OVERHEAD: usize = 128;
 
 /// librdkafka's own default: larger batches have no benefit.
@@ -22,7 +23,7 @@ const MAX_BATCH: usize = 1_000_000;
 const MESSAGE_BOUNDS: (usize, usize) = (1_000, 1_000_000_000);
 
 /// The approximate memory of librdkafka for a message with eight headers, in addition to the body; without headers 300 bytes.
-const BESIDE_BODY: usize = 1024;
+const MESSAGE_OVERHEAD: usize = 1024;
 
 /// Properties that have a key of their own in the sink's configuration.
 const OWN_KEYS: &[(&str, &str)] = &[
@@ -51,8 +52,8 @@ const OWN_KEYS: &[(&str, &str)] = &[
     ("transaction.timeout.ms", "transaction.timeout"),
 ];
 
-/// Properties on which the bridge's guarantees depend, with the reasons.
-const PROMISED: &[(&str, &str)] = &[
+/// Properties that cannot be set, because the guarantees of the bridge depend on them, with the reasons.
+const FIXED: &[(&str, &str)] = &[
     (
         "acks",
         "it is always \"all\": with less, an acknowledged event may be lost with one broker",
@@ -79,10 +80,10 @@ const PROMISED: &[(&str, &str)] = &[
     ),
     ("retries", "a batch is retried without limit"),
     ("message.send.max.retries", "a batch is retried without limit"),
-    ("max.in.flight", "idempotence bounds it by 5"),
+    ("max.in.flight", "idempotence limits it to 5"),
     (
         "max.in.flight.requests.per.connection",
-        "idempotence bounds it by 5",
+        "idempotence limits it to 5",
     ),
     (
         "partitioner",
@@ -91,7 +92,7 @@ const PROMISED: &[(&str, &str)] = &[
     ("queuing.strategy", "events are sent in their order"),
     (
         "isolation.level",
-        "the bridge reads only its own cursor, and chooses the isolation level for that",
+        "the bridge chooses it for each topic that it reads",
     ),
     (
         "delivery.report.only.error",
@@ -120,7 +121,7 @@ pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
                 name.clone(),
                 format!("found it among the properties, expected {own} of the sink instead"),
             ));
-        } else if let Some((_, reason)) = PROMISED.iter().find(|(property, _)| property == name) {
+        } else if let Some((_, reason)) = FIXED.iter().find(|(property, _)| property == name) {
             errors.push((name.clone(), format!("found it set, expected no value: {reason}")));
         } else {
             allowed.set(name, value.expose());
@@ -231,7 +232,7 @@ impl Limits {
 }
 
 /// The limits of the client's queue. Both are needed: the bytes limit large bodies, the number limits the overhead of small
-/// messages, which would be twice as much.
+/// messages, which is about twice the size of their bodies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueueBounds {
     /// The total size of the bodies.
@@ -242,7 +243,7 @@ pub(crate) struct QueueBounds {
 impl QueueBounds {
     pub(crate) fn of(config: &KafkaConfig) -> Self {
         let bytes = usize::try_from(config.max_queue_size.bytes()).unwrap_or(usize::MAX);
-        let messages = (bytes / BESIDE_BODY).max(1);
+        let messages = (bytes / MESSAGE_OVERHEAD).max(1);
         Self { bytes, messages }
     }
 }
@@ -287,14 +288,14 @@ pub(crate) fn producer(
     producer
 }
 
-/// The property for how long a broker keeps a request for records while there are none.
+/// The property with the time for which a broker delays the answer to a request for records while there are none.
 pub(crate) const FETCH_WAIT: &str = "fetch.wait.max.ms";
 
 /// Returns the properties of a consumer that reads to the end of a topic. It joins no group, but librdkafka requires a group id.
 pub(crate) fn consumer(client: &ClientConfig, isolation: &str) -> ClientConfig {
     let mut consumer = client.clone();
     if client.get(FETCH_WAIT).is_none() {
-        // The end is known when a request has returned nothing. A takeover waits for that.
+        // The reader knows that it has reached the end when a request has returned no records. A takeover waits for that answer.
         consumer.set(FETCH_WAIT, "10");
     }
     consumer
@@ -345,7 +346,7 @@ mod tests {
             ..Default::default()
         });
         let Err(fault) = client(&config, "kafka") else {
-            panic!("a file that does not exist was taken");
+            panic!("a file that does not exist was accepted");
         };
         assert!(fault.reason.contains("tls.ca_file = \"no/such.pem\""), "{fault}");
     }
@@ -382,7 +383,7 @@ mod tests {
     fn properties_that_break_guarantees_are_rejected() {
         let names: Vec<_> = OWN_KEYS
             .iter()
-            .chain(PROMISED)
+            .chain(FIXED)
             .map(|(name, _)| (*name, "1"))
             .collect();
         let refused = check(&config(&names));
@@ -410,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_limit_is_smallest_topic_message_limit_largest() {
+    fn smallest_topic_limits_batches_and_largest_limits_messages() {
         let limits = Limits::between(2_000, 10_000, &config(&[]));
         assert_eq!(
             limits,

@@ -1,5 +1,5 @@
-//! Checks whether the brokers' addresses can be reached. librdkafka waits for an unreachable address without an error, or with a
-//! late one.
+//! Checks whether the brokers' addresses can be reached, because librdkafka waits for an unreachable address and reports an
+//! error late or never.
 
 use std::{
     io,
@@ -77,7 +77,8 @@ pub(crate) fn look_up(servers: &[String], steps: &ConnectSteps) -> Result<Durati
         }
     }
     let reason = format!(
-        "the name look-up of {names} (bootstrap_servers) fails ({}); check bootstrap_servers, and the name server of this machine",
+        "the name look-up of {names} (bootstrap_servers) fails ({}); check bootstrap_servers, and the name server of this \
+         machine",
         errors.join("; ")
     );
     Err(SinkFault::new(FaultKind::Unreachable, reason))
@@ -127,7 +128,7 @@ pub(crate) fn dialled(addresses: &[String]) -> String {
 #[derive(Clone, Debug)]
 pub(crate) struct Unreached {
     pub(crate) id: i32,
-    /// `host:port`, from its `advertised.listeners`.
+    /// `host:port`, from the `advertised.listeners` of the broker.
     pub(crate) address: String,
     pub(crate) why: String,
 }
@@ -239,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_port_is_the_default() {
+    fn address_without_a_port_has_the_default_port() {
         assert_eq!(
             addresses("a, b:1,,[::1]:2"),
             ["a:9092", "b:1", "[::1]:2"].map(str::to_owned)

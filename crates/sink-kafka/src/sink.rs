@@ -36,8 +36,8 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 /// The maximum number of librdkafka clients of a sink at the same time. A client that hangs is replaced
 /// before it is destroyed; without this bound, each replacement could leak threads and memory.
 const MAX_CLIENTS: usize = 16;
-/// The time for which an event waits for its outcome until leaders without a connection are the reason. Longer than the election
-/// of another leader.
+/// The time for which an event waits for its outcome before partition leaders without a connection are reported as the reason.
+/// Longer than the election of another leader.
 const UNREACHED_AFTER: Duration = Duration::from_secs(4);
 /// The time without any acknowledgement after which the sink reports a fault, even if librdkafka reports
 /// none.
@@ -59,22 +59,22 @@ pub struct KafkaSink {
     encoder: Encoder,
     spool: SpoolId,
     connection: Option<Connection>,
-    /// The topics that events have named so far. With transactions, an unknown topic aborts a transaction,
-    /// and a topic with other limits replaces the connection: a connection that forgot the topics would be
-    /// replaced again and again.
+    /// The topics that events have named so far. With transactions, a new connection inspects them first, because
+    /// an unknown topic aborts a transaction, and a topic with other limits replaces the connection: without this
+    /// list, the connection would be replaced again and again.
     named: Vec<String>,
     /// The risky settings found at the last connect; each is logged once.
     warnings: Vec<String>,
     warned: bool,
     /// The identity of this process among those that use the same transactional id.
     instance: Arc<str>,
-    /// Whether it has been connected, and so has claimed its transactional id.
+    /// Whether this sink was connected before, and so has claimed its transactional id.
     has_claimed: bool,
     /// Whether this is a trial, which never claims the transactional id.
     is_trial: bool,
-    /// In a cluster.
+    /// The membership in a cluster, if the bridge is part of one.
     membership: Option<Membership>,
-    /// In a cluster: the topic to read, since the last connect.
+    /// The topic that a member of a cluster reads, as the last connect has found it.
     topic_to_read: Option<TopicToRead>,
 }
 
@@ -324,7 +324,7 @@ impl Sink for KafkaSink {
                 spool: context.spool,
                 cursor: context.cursor.clone(),
                 instance: Arc::clone(&self.instance),
-                // A member yields to another one by its lease.
+                // A member of a cluster stops publishing when its lease ends, and claims the id again whenever it leads.
                 is_repeated: self.has_claimed && self.membership.is_none(),
                 epochs: context.epochs.clone(),
             }),

@@ -14,9 +14,9 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KnownBroker {
     pub(crate) id: i32,
-    /// `host:port`, from its `advertised.listeners`.
+    /// `host:port`, from the `advertised.listeners` of the broker.
     pub(crate) address: String,
-    /// The state of its connection, in librdkafka's words.
+    /// The state of the connection to the broker, in librdkafka's words.
     pub(crate) state: String,
 }
 
@@ -25,7 +25,7 @@ impl KnownBroker {
         self.state == "UP"
     }
 
-    /// Returns whether a connection was tried and is not established. librdkafka connects to a broker when it needs it.
+    /// Returns whether a connection was attempted and is not established. Before librdkafka needs a broker, it attempts none.
     pub(crate) fn is_without_connection(&self) -> bool {
         !self.is_up() && self.state != "INIT"
     }
@@ -63,7 +63,7 @@ struct Topic {
 struct Partition {
     /// The id of the broker that leads the partition, or -1.
     leader: Option<i32>,
-    /// Of a consumer: the last end that it has reached, and the end of all records; negative if unknown.
+    /// Of a consumer: the last end that the consumer has reached, and the end of all records; negative if unknown.
     eof_offset: Option<i64>,
     hi_offset: Option<i64>,
 }
@@ -72,13 +72,14 @@ struct Partition {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Consumed {
     pub(crate) partitions: usize,
+    /// By the number of the partition.
     pub(crate) lanes: BTreeMap<u32, ConsumedLane>,
 }
 
 /// How far a consumer has read a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ConsumedLane {
-    /// The last end of the committed records that it has reached, 0 before the first.
+    /// The last end of the committed records that the consumer has reached; 0 before the first one.
     pub(crate) end_reached: u64,
     /// The end of all records, also uncommitted ones, in the last answer of a broker.
     pub(crate) high: u64,
@@ -90,7 +91,7 @@ impl Consumed {
         let statistics: Statistics = serde_json::from_slice(json).ok()?;
         let topic = statistics.topics.get(topic)?;
         let offset = |offset: Option<i64>| u64::try_from(offset.unwrap_or(-1)).unwrap_or(0);
-        // -1 stands for no partition.
+        // The number -1 stands for no partition.
         let lanes = topic.partitions.iter().filter_map(|(number, partition)| {
             let lane = ConsumedLane {
                 end_reached: offset(partition.eof_offset),
@@ -130,7 +131,7 @@ impl Statistics {
     /// Returns the number of partitions of each topic. 0 stands for a topic without metadata.
     pub(crate) fn partitions(&self) -> impl Iterator<Item = (&str, usize)> {
         self.topics.iter().map(|(name, topic)| {
-            // -1 stands for messages without a partition yet.
+            // The number -1 stands for messages without a partition yet.
             let partitions = topic.partitions.keys().filter(|partition| **partition >= 0);
             (name.as_str(), partitions.count())
         })

@@ -9,7 +9,7 @@ use neurobridge_core::{
 };
 use tracing::warn;
 
-/// The certificates of all authorities that systems trust have a quarter of a MiB.
+/// The limit on the size of a file. All the authorities that a system trusts by default have about a quarter of a MiB.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Returns the readable certificates of a file of authorities, as PEM.
@@ -29,7 +29,7 @@ pub(crate) fn authorities(path: &Path) -> Result<String, SinkFault> {
     Ok(found.readable.iter().map(Certificate::pem).collect())
 }
 
-/// Returns the text of a file that a key of `tls` names.
+/// Returns the text of the file in a key of the table `tls`.
 ///
 /// # Errors
 /// The file cannot be read, or not in time.

@@ -41,15 +41,13 @@ impl Topic {
         if self.is_compacted() {
             warnings.push(format!(
                 "the topic \"{name}\" is compacted (cleanup.policy): it rejects events without a key, which become dead \
-                 letters, and \
-                 stores only the newest event of each key; expected cleanup.policy=delete"
+                 letters, and stores only the newest event of each key; expected cleanup.policy=delete"
             ));
         }
         if let Some(retention @ 0..MIN_RETENTION_MS) = self.retention_ms {
             warnings.push(format!(
                 "retention.ms of the topic \"{name}\" is {retention}: events are deleted before a reader that is slow or \
-                 restarts has \
-                 read them, expected {MIN_RETENTION_MS} or more"
+                 restarts has read them, expected {MIN_RETENTION_MS} or more"
             ));
         }
         warnings
@@ -65,14 +63,13 @@ impl Topic {
         if self.replicas < 2 {
             return vec![format!(
                 "the topic \"{name}\" is stored on only one broker and is lost with it: expected a replication factor of 2 or \
-                 more, \
-                 the cluster has {brokers} brokers"
+                 more, the cluster has {brokers} brokers"
             )];
         }
         if self.min_insync == Some(1) {
             return vec![format!(
-                "min.insync.replicas of the topic \"{name}\" is 1: what one broker alone has acknowledged is lost with it, \
-                 expected 2 or more"
+                "min.insync.replicas of the topic \"{name}\" is 1: an acknowledged event that only one broker has stored is lost \
+                 with this broker, expected 2 or more"
             )];
         }
         Vec::new()
@@ -84,6 +81,7 @@ pub(crate) fn has_a_leader(topic: &MetadataTopic) -> bool {
     topic.partitions().iter().any(|partition| partition.leader() >= 0)
 }
 
+/// Creates a topic from its metadata; the settings of its configuration are unknown.
 pub(crate) fn described(topic: &MetadataTopic, brokers: usize) -> Topic {
     Topic {
         name: topic.name().to_owned(),

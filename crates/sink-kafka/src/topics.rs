@@ -36,8 +36,8 @@ use crate::{
 
 pub(crate) use self::{leaders::Demand, limits::DEFAULT_MAX_MESSAGE};
 
-/// The time limit for the answer of a broker. Then the fault is reported and the connect retried with a
-/// growing delay: a person who runs `check --connect` waits for it. Longer than a leader election.
+/// The time limit for the answer of a broker. After that the fault is reported, and the connect is retried with
+/// a growing delay. Short, because a person who runs `check --connect` waits for it; longer than a leader election.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The time limit for the controller to create a topic.
 const CREATION_LIMIT: Duration = Duration::from_secs(10);
@@ -186,6 +186,7 @@ impl Inspector {
         Some(end)
     }
 
+    /// Starts the time limit of a call.
     fn begin(&mut self) -> &Inspection {
         self.0.deadline = Instant::now() + self.0.answer_limit;
         &self.0
@@ -302,7 +303,7 @@ impl Inspection {
             format_args!("{servers} (bootstrap_servers)"),
         );
         while self.producer.client().fetch_cluster_id(SLICE).is_none() {
-            self.serve();
+            self.handle_events();
             if let Some(fault) = self.refusal("", Code::OperationTimedOut) {
                 return Err(fault);
             }
@@ -331,7 +332,7 @@ impl Inspection {
                 }
                 Err(error) => error.rdkafka_error_code().unwrap_or(Code::Fail),
             };
-            self.serve();
+            self.handle_events();
             if let Some(fault) = self.refusal(name, code) {
                 return Err(fault);
             }
@@ -340,13 +341,13 @@ impl Inspection {
     }
 
     /// Handles the events of the client's connections. One poll handles one event, and statistics count as one.
-    fn serve(&self) {
+    fn handle_events(&self) {
         for _ in 0..MAX_EVENTS {
             self.producer.poll(Duration::ZERO);
         }
     }
 
-    /// Returns the fault if the request must not be repeated.
+    /// Returns the fault if the request must not be repeated. `code`: the error of the last attempt.
     fn refusal(&self, name: &str, code: Code) -> Option<SinkFault> {
         // The context receives refused connections with a more detailed text than the code.
         if let Some(fault) = self.producer.context().take_fault() {

@@ -81,8 +81,8 @@ impl Transactions {
         match self.producer.begin_transaction() {
             Err(KafkaError::Transaction(error)) if error.txn_requires_abort() || error.is_fatal() => {
                 let error = KafkaError::Transaction(error);
-                let is_a_messages = matches!(error::blame(code(&error)), Blame::Message(_));
-                (!is_a_messages).then(|| fault("the transaction has failed", &error))
+                let is_of_message = matches!(error::blame(code(&error)), Blame::Message(_));
+                (!is_of_message).then(|| fault("the transaction has failed", &error))
             }
             _ => None,
         }

@@ -17,7 +17,7 @@ const MIN_QUEUE: ByteSize = ByteSize::from_mib(1);
 const MAX_QUEUE: ByteSize = ByteSize::from_mib(512 * 1024);
 /// With a shorter interval most of the time would be spent on commits.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
-/// The time that a broker may take to answer.
+/// A shorter timeout could expire while a broker takes its time to answer.
 const MIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest timeout that brokers accept by default (`transaction.max.timeout.ms`).
 const MAX_TIMEOUT: Duration = Duration::from_secs(900);
@@ -151,7 +151,7 @@ impl KafkaConfig {
             error(
                 "transaction.max_size",
                 format!(
-                    "found {}, expected {MIN_TRANSACTION} or more: a commit costs some hundred events' time",
+                    "found \"{}\", expected at least \"{MIN_TRANSACTION}\": a commit takes as long as some hundred events",
                     transaction.max_size
                 ),
             );
@@ -315,7 +315,7 @@ fn check_server(server: &str) -> Result<(), &'static str> {
 }
 
 fn check_topic(topic: &Template) -> Result<(), String> {
-    // Topics are visible to everyone who may list the cluster's topics; and each person would have a topic.
+    // The name of a topic is visible to everyone who may list topics, and each person would have a separate topic.
     for person in ["pid", "initial_pid"] {
         if topic.uses(person) {
             return Err(format!(

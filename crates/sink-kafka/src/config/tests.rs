@@ -1,3 +1,5 @@
+//! Tests the keys of the configuration, their defaults and their errors.
+
 use schemars::schema_for;
 
 use super::*;
@@ -188,7 +190,7 @@ fn malformed_broker_addresses_are_errors_and_not_shown() {
         "h\0:1",
         "s3cret/x@h",
     ] {
-        let message = wrong(servers).unwrap_or_else(|| panic!("{servers:?} is taken"));
+        let message = wrong(servers).unwrap_or_else(|| panic!("{servers:?} is accepted"));
         assert!(
             !message.contains("s3cret") && message.contains("expected host:port"),
             "{message}"
@@ -227,7 +229,7 @@ fn nul_characters_are_errors() {
 }
 
 #[test]
-fn internal_topics_are_errors_and_a_constant_topic_is_waited_for() {
+fn internal_topic_and_useless_missing_topic_are_errors() {
     let mut config = KafkaConfig::new("h:1");
     config.topic = "__consumer_offsets".parse().unwrap();
     config.missing_topic = MissingTopic::DeadLetter;

@@ -59,9 +59,9 @@ pub(crate) struct Claim {
 }
 
 /// The warning of a trial about a topic that is a template.
-const TEMPLATED: &str = "the topic is a template: its topics are known only from events, and each one must exist, or the sink \
-                         stops before the first event for a missing one (create = true creates it); `neurobridge \
-                         check --event FILE --sink NAME` shows the topic of an event";
+const TEMPLATED: &str = "the topic is a template: its topics are known only from events, and each one must exist, or \
+                         missing_topic decides what happens to its events (create = true creates it); `neurobridge check \
+                         --event FILE --sink NAME` shows the topic of an event";
 
 impl Open {
     /// Opens the connection. Blocks until the topics are known.
@@ -106,7 +106,7 @@ impl Open {
             .map(|topic| (topic.name.clone(), topic))
             .collect();
         if !self.is_trial {
-            self.check_the_end(&mut inspector, &topics);
+            self.detect_recreation(&mut inspector, &topics);
         }
         let constant = constant.and_then(|name| topics.remove(&name));
         let limits = limits(topics.values().chain(&constant), &self.config);
@@ -131,7 +131,7 @@ impl Open {
                 cursors = self.unless_absent(&config.cursor_topic, inspected, &mut absent)?;
                 let transactions = producer.transactions().ok_or_else(ended)?;
                 self.claim
-                    .map(|claim| claim.stake(&client, config, id, &transactions, &self.steps))
+                    .map(|claim| claim.claim_id(&client, config, id, &transactions, &self.steps))
                     .transpose()?
             }
             _ => None,
@@ -163,8 +163,8 @@ impl Open {
 }
 
 impl Open {
-    /// Checks whether the topic of the largest known offset still contains that offset.
-    fn check_the_end(&self, inspector: &mut Inspector, topics: &HashMap<String, Topic>) {
+    /// Checks whether the topic of the largest known offset still contains that offset; otherwise the topic was recreated.
+    fn detect_recreation(&self, inspector: &mut Inspector, topics: &HashMap<String, Topic>) {
         let position = self.health.positions().largest_or(self.position.clone());
         let Some((position, topic)) =
             position.and_then(|position| Some((position.clone(), topics.get(&position.topic)?)))
@@ -215,7 +215,7 @@ impl Claim {
     }
 
     /// Takes over the transactional id, and records the claim in the cursor topic. Blocks.
-    fn stake(
+    fn claim_id(
         self,
         client: &ClientConfig,
         config: TransactionConfig,

@@ -1,7 +1,8 @@
-//! Counts the messages that librdkafka holds, and decides whether it may receive more.
+//! Counts the messages in librdkafka's queue, and decides whether another one may be sent.
 //!
 //! The sink does not rely on librdkafka's own count: librdkafka frees the room of a message only after it has reported the
-//! outcome. A message that is published in between would be rejected, with nothing in flight whose outcome would trigger a retry.
+//! outcome. A message that is published in between could be rejected while nothing is in flight, and no outcome would trigger a
+//! retry.
 
 use neurobridge_core::{event::Sequence, sink::Ack};
 use tokio::time::Instant;
@@ -117,7 +118,7 @@ impl Queue {
         (!self.is_empty()).then_some(self.progress)
     }
 
-    /// Returns a time that is not before the oldest message was added; at most its age later.
+    /// Returns a time at which the oldest message was in the queue already; the message may have been added earlier.
     pub(super) fn oldest_since(&self) -> Option<Instant> {
         (!self.is_empty()).then_some(self.oldest.at)
     }

@@ -158,6 +158,7 @@ pub(crate) fn creation(config: &KafkaConfig, may_create: bool) -> Option<Creatio
     })
 }
 
+/// Creates the rejection of an event without a key for a compacted topic.
 pub(super) fn keyless(topic: &str) -> Rejection {
     let detail = format!(
         "found no key, expected one for the topic \"{topic}\", which is compacted; give each event a key, or set \

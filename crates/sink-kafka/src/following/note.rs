@@ -1,9 +1,9 @@
 //! The text that a member stores with its cursor: the offsets from which the partitions are read after a restart.
 //!
-//! The space beside the cursor is limited, and a topic may have thousands of partitions. So each offset is written as the difference
-//! from the previous one, and all of them are rounded down if they would not fit: a restart then reads some records again. Offsets
-//! that do not fit even when rounded are replaced by the beginning of the topic. Rounding up is wrong: a record that is read again
-//! is recognised, but the event of a skipped record may be published a second time.
+//! The space beside the cursor is limited, and a topic may have thousands of partitions. So each offset is written as the
+//! difference from the previous one, and all of them are rounded down if they would not fit: a restart then reads some records
+//! again. Offsets that do not fit even when rounded are replaced by the beginning of the topic. Rounding up is wrong: a record
+//! that is read again is recognised, but the event of a skipped record may be published a second time.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,11 +21,12 @@ const ROUNDING: u32 = 2;
 struct Note {
     #[serde(flatten)]
     position: Option<Position>,
-    /// The rounding in bits, a colon, and the offsets of all partitions. Empty: all partitions have to be read from the beginning.
+    /// The rounding in bits, a colon, and the offsets of all partitions. Empty if all partitions have to be read from the
+    /// beginning.
     read: String,
 }
 
-/// Returns the text with the offsets of all partitions, from the first one on.
+/// Returns the text with the offsets of all partitions, in the order of the partitions.
 pub(super) fn text(position: Option<Position>, offsets: &[u64]) -> Option<String> {
     let mut note = Note {
         position,

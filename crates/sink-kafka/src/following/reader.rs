@@ -1,5 +1,5 @@
-//! Reads the committed records of a topic on a thread of its own, and notices when nothing arrives although there is something to
-//! read.
+//! Reads the committed records of a topic on a thread of its own, and detects when no record arrives although the topic has
+//! further ones.
 //!
 //! librdkafka reports neither a broker that does not answer, nor a partition without a leader, nor an open transaction that hides
 //! all later records: it waits. So the thread requests the end of each partition whose position has not advanced since the last
@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 use super::topic_to_read::{BATCHES, Found, Offsets, Replicas, TopicToRead};
 use crate::{background::Background, context::Context, properties::FETCH_WAIT, statistics};
 
-/// The number of bytes for which a broker does not wait longer. Less than what a broker sends for one partition.
+/// The number of bytes with which a broker answers a request at once. Less than the maximum that it sends for one partition.
 const FETCH_BYTES: &str = "524288";
 
 /// The limits of a reader without progress.
@@ -49,7 +49,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Returns the limits where the transactions of a leader last for at most this time.
+    /// Returns the limits. `transaction`: the longest duration of a leader's transaction.
     pub(crate) fn new(transaction: Duration) -> Self {
         let stalled = Duration::from_secs(10);
         Self {
@@ -153,7 +153,7 @@ impl RecordReader {
 pub(super) fn properties(topic_to_read: &TopicToRead, limits: Limits) -> ClientConfig {
     let mut properties = topic_to_read.properties("read_committed", Replicas::Nearest);
     properties.set("statistics.interval.ms", limits.check.as_millis().to_string());
-    // A broker answers when this time has passed, or when it has as many bytes.
+    // A broker answers after this time, or earlier with this number of bytes.
     let together = [
         (FETCH_WAIT, FOLLOWER_READ_INTERVAL.as_millis().to_string()),
         ("fetch.min.bytes", FETCH_BYTES.to_owned()),
@@ -212,7 +212,7 @@ impl Reading {
     }
 }
 
-/// Compares what was read with the ends of the partitions.
+/// Compares the positions of the reader with the ends of the partitions.
 struct Watch {
     limits: Limits,
     lanes: BTreeMap<u32, Lane>,
@@ -229,7 +229,7 @@ struct Lane {
     waits: Waits,
 }
 
-/// The times since which a partition is not read further, by reason.
+/// The times since which a partition makes no progress, by reason.
 #[derive(Default)]
 struct Waits {
     /// Its leader does not answer.
@@ -270,7 +270,7 @@ impl Watch {
         }
     }
 
-    /// Records that reading has waited for the receiver: time without progress is counted again.
+    /// Records that reading has waited for the receiver: the time without progress starts again at zero.
     fn paused(&mut self) {
         for lane in self.lanes.values_mut() {
             lane.waits = Waits::default();
@@ -321,7 +321,8 @@ impl Watch {
                     }
                     let is_stalled = since.elapsed() >= self.limits.stalled;
                     reason = reason.or_else(|| is_stalled.then_some(fault));
-                    // The other partitions may be well, but each request without an answer delays reading.
+                    // The next partitions may be readable, but are not checked: each further request without an answer would delay
+                    // reading.
                     break;
                 }
             }
@@ -332,7 +333,11 @@ impl Watch {
 }
 
 impl Lane {
-    /// `end`: of the committed records; `high`: of all records, as far as known.
+    /// Compares the position of a partition with its ends, and returns the fault if records are missing for too long. `end`: the
+    /// end of the committed records; `high`: the last known end of all records.
+    ///
+    /// # Errors
+    /// The client has to be replaced: it has received no record for too long.
     fn compare(
         &mut self,
         topic_to_read: &TopicToRead,

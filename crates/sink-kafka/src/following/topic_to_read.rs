@@ -1,4 +1,4 @@
-//! The topic that a member reads: where reading begins, and reading to the end.
+//! A topic that a member of a cluster reads: the offsets at which reading begins, and reading to the end at a takeover.
 
 use std::{
     collections::BTreeMap,
@@ -28,9 +28,9 @@ use crate::{
     properties,
 };
 
-/// The number of records at the end of all partitions that a member without a stored position reads.
+/// The number of records before the ends of the partitions, in total, that a member without resume offsets reads.
 const LOOK_BACK: i64 = 1 << 17;
-/// The bound on the records that the client has read in advance, in KiB.
+/// The bound on the records that the client reads in advance, in KiB.
 const READ_AHEAD: &str = "8192";
 /// The time limit of one poll.
 const POLL: Duration = Duration::from_millis(100);
@@ -62,7 +62,7 @@ pub(crate) struct Found {
     pub(super) identity: Option<Identity>,
 }
 
-/// A topic to read, with the properties of the client.
+/// A topic to read, with the properties of the clients that read it.
 #[derive(Clone)]
 pub(crate) struct TopicToRead {
     pub(crate) client: ClientConfig,
@@ -76,7 +76,7 @@ pub(crate) struct TopicToRead {
 pub(super) enum Replicas {
     /// The leaders of the partitions: only they know the end.
     Leaders,
-    /// Those next to this machine, where `client.rack` is set. They may lag behind the leaders.
+    /// Those next to this machine, if `client.rack` is set; otherwise the leaders. Such a replica may lag behind its leader.
     Nearest,
 }
 
@@ -114,16 +114,17 @@ impl TopicToRead {
             .map_err(|error| self.unreadable(&error))
     }
 
-    /// Returns what is to be read: from the resume offsets on, or from some way before the end in partitions without one. The offsets
-    /// of a topic that ends earlier are replaced by the first ones, in all partitions. Blocks.
+    /// Returns the part of the topic to read. A partition is read from its resume offset, and one that was added later from its
+    /// beginning. Without any resume offsets, the last [`LOOK_BACK`] records are read. If a partition ends before its resume
+    /// offset, all partitions are read from the beginning. Blocks.
     pub(crate) fn unread(&self, resume_offsets: &Offsets, steps: &ConnectSteps) -> Result<Unread, SinkFault> {
         steps.begin(
             ConnectStep::Cursor,
             format_args!("the ends of the topic \"{}\"", self.topic),
         );
         steps.advise("check the topic and the leaders of its partitions");
-        // Uncommitted, because an open transaction may begin before a resume offset: the end of the committed records would precede
-        // that offset, as in a recreated topic.
+        // Uncommitted, because an open transaction may begin before a resume offset: the end of the committed records would
+        // precede that offset, as in a recreated topic.
         let properties = self.properties("read_uncommitted", Replicas::Leaders);
         let consumer = self.consumer(&properties, steps)?;
         let look_back = LOOK_BACK / i64::try_from(self.partitions.max(1)).unwrap_or(i64::MAX);
@@ -137,13 +138,13 @@ impl TopicToRead {
                 .get(lane)
                 .is_some_and(|next| *next > end.unsigned_abs())
         };
-        // What was read of a topic that was recreated or truncated is no longer known of any partition.
+        // The topic was recreated or truncated, so the resume offsets of its other partitions are not valid any more either.
         let is_shorter = ends.iter().any(ends_before);
         let offsets = ends.iter().map(|&(lane, (first, end))| {
             let next = match resume_offsets.get(&lane) {
                 Some(&next) if !is_shorter => next,
                 None if resume_offsets.is_empty() => (end - look_back).max(first).unsigned_abs(),
-                // Of a shorter topic, or a partition that was added later.
+                // In a recreated or truncated topic, or in a partition that was added later.
                 _ => first.unsigned_abs(),
             };
             (lane, next)
@@ -209,8 +210,8 @@ impl TopicToRead {
         Ok(found)
     }
 
-    /// Reads all records from `offsets` to the present end of the topic, passes them on in batches, and returns the ends. Open
-    /// transactions of other producers hide later records, so this waits for their end for at most `limit`. Blocks.
+    /// Reads all records from `offsets` to the present end of the topic, sends them to `batches`, and returns the ends. Open
+    /// transactions of other producers hide later records, so this method waits for their end for at most `limit`. Blocks.
     pub(crate) fn read_to_end(
         &self,
         offsets: &Offsets,
@@ -239,7 +240,7 @@ impl TopicToRead {
                 open.remove(&lane);
             })?;
             for Found { place, .. } in &found {
-                // A program that writes all the time moves the end that the client reports.
+                // If a program writes all the time, the client may report the end late or never.
                 if ends.get(&place.lane).is_some_and(|end| place.offset + 1 >= *end) {
                     open.remove(&place.lane);
                 }
@@ -257,6 +258,7 @@ impl TopicToRead {
         Ok(ends)
     }
 
+    /// Waits until all records of a partition before `end` are committed or aborted.
     fn wait_for(
         &self,
         consumer: &BaseConsumer<ReaderContext>,
@@ -277,7 +279,7 @@ impl TopicToRead {
         Ok(())
     }
 
-    /// Returns the fault of records after an open transaction, with the advice.
+    /// Creates the fault for records that an open transaction hides. `advice`: what to do.
     pub(super) fn hidden(&self, advice: &str) -> SinkFault {
         let reason = format!(
             "in the topic \"{}\" an open transaction of another producer hides records of this cluster; {advice}",

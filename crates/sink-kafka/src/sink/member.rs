@@ -34,7 +34,7 @@ impl KafkaSink {
             .is_some_and(|membership| !membership.may_publish())
     }
 
-    /// Returns whether another member may lead.
+    /// Returns whether this is a member of a cluster without the lease: another member may lead.
     pub(super) fn has_no_lease(&self) -> bool {
         self.membership
             .as_ref()
@@ -92,7 +92,8 @@ impl KafkaSink {
         );
         if let Some(membership) = &mut self.membership {
             membership.begin(&unread);
-            // Settled while more are read: there may be millions, of which only the identities stay in memory.
+            // Each batch is settled while more records are read: there may be millions, of which only the identities stay in
+            // memory.
             let (sender, mut batches) = mpsc::channel(BATCHES);
             let read_to_end = on_thread(move || topic.read_to_end(&unread.offsets, limit, &steps, &sender));
             let settle = async {
@@ -143,7 +144,8 @@ impl KafkaSink {
         .await
     }
 
-    /// Returns the offsets from which this member reads the topic: where this process has stopped, otherwise those stored with the cursor.
+    /// Returns the offsets from which this member reads the topic: those at which this process stopped reading, otherwise those
+    /// stored with the cursor.
     fn resume_offsets(&self, context: &ConnectContext<'_>, topic_to_read: &TopicToRead) -> Offsets {
         let note = context.cursor.note.as_deref();
         self.membership
@@ -163,8 +165,8 @@ impl KafkaSink {
         membership.must_publish(event.sequence)
     }
 
-    /// Returns whether dead letters may be sent now. A leader whose lease has ended still completes its open transaction, which Kafka
-    /// refuses if another member has taken over.
+    /// Returns whether dead letters may be sent now. A leader whose lease has ended still completes its open transaction, which
+    /// Kafka refuses if another member has taken over.
     pub(super) fn may_send_dead_letter(&mut self) -> bool {
         let Some(membership) = &mut self.membership else {
             return true;
@@ -206,8 +208,8 @@ impl KafkaSink {
         }
     }
 
-    /// Records that the own records up to the acknowledged offsets are settled, so that this member does not read them again. For a leader
-    /// without transactions.
+    /// Records that the own records up to the acknowledged offsets are settled, so that this member does not read them again.
+    /// Only for a leader without transactions.
     pub(super) fn acknowledged(&mut self) {
         if let (Some(membership), Some(topic_to_read)) = (&mut self.membership, &self.topic_to_read) {
             membership.acknowledged(&self.health.positions().ends(&topic_to_read.topic));

@@ -26,12 +26,12 @@ use crate::encode::tests::event;
 /// The time limit of every wait: much longer than needed, so that no test fails on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn session_cursor() -> Cursor {
+fn first_cursor() -> Cursor {
     Cursor::starting_at(Sequence::FIRST)
 }
 
 async fn connect(sink: &mut KafkaSink) -> Result<(), SinkFault> {
-    let cursor = session_cursor();
+    let cursor = first_cursor();
     sink.connect(&ConnectContext {
         spool: SpoolId::from_bytes([7; 16]),
         cursor: &cursor,

@@ -1,7 +1,7 @@
 //! Checks whether the brokers that lead the partitions can be reached at their advertised addresses.
 //!
 //! A client begins with `bootstrap_servers` and continues with the addresses in the metadata, which each broker takes from its
-//! `advertised.listeners`. Where these cannot be reached, the metadata comes and no event is ever acknowledged.
+//! `advertised.listeners`. If these addresses cannot be reached, the metadata arrives, but no event is ever acknowledged.
 
 use std::{
     collections::BTreeMap,
@@ -80,7 +80,7 @@ impl Inspection {
         let failed = if topics.is_empty() {
             self.dial_brokers(demand)?
         } else {
-            self.ask_leaders(topics, demand)?
+            self.probe_leaders(topics, demand)?
         };
         let Some(reason) = reach::unreached_reason(&self.servers, &failed.unreached) else {
             return Ok(());
@@ -107,7 +107,7 @@ impl Inspection {
         let brokers = self.health.brokers_without_connection();
         let brokers: Vec<_> = brokers
             .into_iter()
-            .filter(|broker| self.is_advertised_alone(&broker.address))
+            .filter(|broker| self.is_only_advertised(&broker.address))
             .map(|broker| Broker {
                 id: broker.id,
                 address: broker.address,
@@ -138,8 +138,8 @@ impl Inspection {
             .collect()
     }
 
-    /// Sends each leader a request that needs no more rights than publishing.
-    fn ask_leaders(&self, topics: &[String], demand: Demand) -> Result<Reached, SinkFault> {
+    /// Sends a request to each leader, for which the right to publish suffices.
+    fn probe_leaders(&self, topics: &[String], demand: Demand) -> Result<Reached, SinkFault> {
         let mut leaders = self.leaders(topics)?;
         let mut reached = 0;
         let deadline = Instant::now() + LEADERS_LIMIT;
@@ -155,7 +155,7 @@ impl Inspection {
                         reach::origin(&self.servers, address)
                     ),
                 );
-                if self.is_advertised_alone(address) {
+                if self.is_only_advertised(address) {
                     self.steps.advise(reach::ADVERTISED_ADVICE);
                 }
                 let answer = match &leader.partition {
@@ -165,7 +165,7 @@ impl Inspection {
                     }
                     None => None,
                 };
-                self.serve();
+                self.handle_events();
                 if let Some(fault) = self.producer.context().take_fault() {
                     return Err(fault);
                 }
@@ -216,7 +216,7 @@ impl Inspection {
                 Ok(metadata) => return Ok(metadata),
                 Err(error) => error,
             };
-            self.serve();
+            self.handle_events();
             let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
             if let Some(fault) = self.refusal(topic.unwrap_or_default(), code) {
                 return Err(fault);
@@ -245,7 +245,7 @@ impl Inspection {
     }
 
     /// Returns whether an address is known from the metadata only.
-    fn is_advertised_alone(&self, address: &str) -> bool {
+    fn is_only_advertised(&self, address: &str) -> bool {
         !self.servers.iter().any(|server| server == address)
     }
 }

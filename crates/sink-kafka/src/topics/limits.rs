@@ -22,7 +22,7 @@ impl Inspection {
     /// Reads the limits of the topics. Without the right to read them, Kafka's defaults apply.
     ///
     /// A broker that does not know a topic yet answers as if the right were missing, and without limits no risky setting is
-    /// reported: for a topic that was just created, the request is repeated.
+    /// reported. So the request is repeated for a topic that was just created.
     pub(super) fn read_limits(&self, topics: &mut [Topic]) {
         let deadline = Instant::now() + LIMITS_LIMIT;
         self.describe(topics);
@@ -59,7 +59,7 @@ impl Inspection {
             }
         };
         for (topic, resource) in topics.iter_mut().zip(resources) {
-            // A topic whose configuration may not be read has no entries in the answer.
+            // Without the right to read the configuration of a topic, the answer has no entries for it.
             let Ok(resource) = resource else { continue };
             let number = |name: &str| resource.get(name)?.value.as_ref()?.parse().ok();
             topic.max_message = number("max.message.bytes");

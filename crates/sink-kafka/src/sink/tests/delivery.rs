@@ -76,7 +76,7 @@ async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
             ..event(1, frame)
         });
     }
-    let cursor = session_cursor();
+    let cursor = first_cursor();
     let committed = Arc::new(Mutex::new(cursor.clone()));
     let reader = FakeReader {
         batch: batch.seal(Sequence::FIRST),

@@ -1,4 +1,4 @@
-//! librdkafka's mock cluster.
+//! librdkafka's mock cluster, and the records in it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

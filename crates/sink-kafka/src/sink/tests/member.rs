@@ -1,4 +1,4 @@
-//! A member of a cluster: what it publishes in each role.
+//! Tests what a member of a cluster publishes in each role.
 
 use tokio::sync::watch;
 
@@ -128,7 +128,7 @@ async fn former_leader_completes_its_open_transaction() {
     // The dead letter of an earlier event: the transaction cannot be committed without it.
     send_dead_letter(&mut sink, 3).unwrap();
     outcomes(&mut sink, 2).await.unwrap();
-    sink.commit(&session_cursor()).await.unwrap();
+    sink.commit(&first_cursor()).await.unwrap();
     assert_eq!(Transactions::state(&sink), TransactionState::Closed);
     assert!(matches!(send_dead_letter(&mut sink, 4), Err(PublishError::Full)));
     assert_eq!(next(&mut sink, &mut Vec::new()).await, Next::Reconnect);

@@ -45,7 +45,7 @@ fn unroutable(outcome: Outcome) -> String {
 }
 
 #[tokio::test]
-async fn invalid_topic_of_an_event_stops_no_other() {
+async fn impossible_topic_rejects_only_its_events() {
     let kafka = Kafka::start(1);
     let mut sink = templated(&kafka, MissingTopic::Wait).await;
     // Twice, because the second event meets a topic already known as unroutable.

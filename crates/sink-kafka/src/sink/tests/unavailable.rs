@@ -1,9 +1,9 @@
-//! Brokers that are unreachable or silent.
+//! Tests the sink with brokers that are unreachable or silent.
 
 use super::*;
 
 #[tokio::test]
-async fn unreachable_broker_has_a_plain_reason() {
+async fn fault_of_an_unreachable_broker_names_its_address() {
     let mut config = KafkaConfig::new("127.0.0.1:1");
     config.properties.insert(
         "reconnect.backoff.ms".into(),
@@ -23,7 +23,7 @@ async fn unreachable_broker_has_a_plain_reason() {
 }
 
 #[tokio::test]
-async fn silent_broker_has_a_plain_reason() {
+async fn fault_of_a_silent_broker_states_the_missing_answer() {
     // The listener accepts connections and never answers.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let config = KafkaConfig::new(listener.local_addr().unwrap().to_string());
@@ -83,7 +83,7 @@ async fn silent_broker_makes_the_sink_unavailable() {
 }
 
 #[tokio::test]
-async fn unfinished_clients_are_bounded() {
+async fn connect_fails_while_too_many_clients_shut_down() {
     let kafka = Kafka::start(1);
     let mut sink = connected(kafka.config()).await;
     let hanging: Vec<_> = (0..MAX_CLIENTS).map(|_| sink.health.count_client()).collect();
