@@ -146,7 +146,7 @@ impl Log {
         Ok(())
     }
 
-    /// Returns the total size of the files that were written within this time.
+    /// Returns the total size of the active file and of the rotated files that were written within this time.
     pub(crate) fn size_within(&self, time: Duration) -> Result<u64, FileError> {
         Ok(self.end + self.place.size_within(time, self.clock.now())?)
     }
