@@ -156,7 +156,7 @@ pub struct TransactionConfig {
     /// The topic that stores the cursor: compacted; only its partition 0 is used, and several sinks may share it. Created
     /// with `replicas` if `create` is set.
     pub cursor_topic: String,
-    /// The age at which a transaction is committed. A commit takes some tenths of a second at worst, and nothing is sent
+    /// The age at which a transaction is committed. A commit usually takes at most some tenths of a second, and nothing is sent
     /// meanwhile.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]

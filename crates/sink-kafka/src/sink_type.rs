@@ -74,8 +74,8 @@ impl SinkConfig for KafkaConfig {
     fn in_cluster(&self) -> InCluster {
         match self.topic.constant() {
             Some(_) => {
-                // Members of different versions compare a hash of this text. JSON, because the JSON of the same settings stays the
-                // same in later versions.
+                // Members of different versions compare a hash of this text. JSON, because the JSON of a setting does not change
+                // in later versions.
                 let settings = json!([self.delivery, self.transaction, self.oversize]).to_string();
                 InCluster::Shared {
                     needs_reports: false,

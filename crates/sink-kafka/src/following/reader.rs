@@ -321,8 +321,8 @@ impl Watch {
                     }
                     let is_stalled = since.elapsed() >= self.limits.stalled;
                     reason = reason.or_else(|| is_stalled.then_some(fault));
-                    // The next partitions may be readable, but are not checked: each further request without an answer would delay
-                    // reading.
+                    // The next partitions may be readable, but are not checked: each further request without an answer would
+                    // delay reading.
                     break;
                 }
             }
