@@ -1,4 +1,4 @@
-//! The cluster's part of the configuration.
+//! The table `cluster` of the configuration.
 
 mod check;
 
@@ -40,8 +40,8 @@ pub enum Standby {
     /// It listens to the feeds and stores events, so that it continues without a gap.
     #[default]
     Hot,
-    /// It does not connect to the feeds, for a platform that allows one connection. A new leader connects, and fetches the events
-    /// missed since the connection of the former leader, or reports them. Needs a lease in NATS.
+    /// It does not connect to the feeds, for a platform that allows one connection. A new leader connects, and fetches the
+    /// events missed since the connection of the former leader, or reports them. Needs a lease in NATS.
     Cold,
 }
 
@@ -57,7 +57,7 @@ pub enum LeaseConfig {
     Kafka(KafkaLease),
 }
 
-/// Reads the table of a lease, without its key `type`; an error is the first one, with its path.
+/// A function that reads the table of a lease without its key `type`. Returns the first error, with its path in the table.
 pub type ReadLease =
     fn(&serde_json::Value) -> Result<LeaseConfig, serde_path_to_error::Error<serde_json::Error>>;
 
@@ -96,8 +96,8 @@ pub struct KafkaLease {
     /// A topic with one partition. It has to exist; nothing is written to it.
     #[serde(default = "default_topic")]
     pub topic: String,
-    /// The time after which another member leads when the leader is silent: the session time-out of the group, for which brokers accept 6 s
-    /// and more by default. The leader stops publishing after four fifths of it without a renewal.
+    /// The time after which another member leads when the leader is silent: the session time-out of the group, for which
+    /// brokers accept 6 s and more by default. The leader stops publishing after four fifths of it without a renewal.
     #[serde(default = "default_ttl", with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub ttl: Duration,
@@ -114,7 +114,7 @@ pub struct KafkaLease {
 
 #[cfg(feature = "kafka")]
 impl KafkaLease {
-    /// Returns the settings of a connection.
+    /// Returns the settings of a connection, as the configuration of a sink.
     pub(crate) fn connection(&self) -> KafkaConfig {
         let mut config = KafkaConfig::new(&self.bootstrap_servers);
         config.tls.clone_from(&self.tls);
@@ -134,8 +134,8 @@ fn default_topic() -> String {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NatsLease {
-    /// Servers, as in `nats://localhost:4222`, or `tls://` if the connection has to be encrypted. Name several servers of a cluster,
-    /// because further ones are not discovered.
+    /// Servers, as in `nats://localhost:4222`, or `tls://` if the connection has to be encrypted. Name several servers of a
+    /// cluster, because further ones are not discovered.
     #[schemars(extend("format" = neurobridge_core::address::SCHEMA_FORMAT))]
     pub servers: Vec<String>,
     /// The bucket. Several clusters may share it.
@@ -146,8 +146,8 @@ pub struct NatsLease {
     /// The number of servers that store a created bucket: 1, 3 or 5.
     #[serde(default)]
     pub replicas: Option<u8>,
-    /// The time after which another member leads when the leader is silent. Longer than the election of a leader in the cluster of
-    /// NATS takes. The leader stops publishing after four fifths of it without a renewal.
+    /// The time after which another member leads when the leader is silent. It has to be longer than NATS takes to elect the
+    /// leader of a stream. The leader stops publishing after four fifths of it without a renewal.
     #[serde(default = "default_ttl", with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub ttl: Duration,
@@ -161,7 +161,7 @@ pub struct NatsLease {
 
 #[cfg(feature = "nats")]
 impl NatsLease {
-    /// Returns the settings of a connection. Its stream is that of the bucket.
+    /// Returns the settings of a connection, as the configuration of a sink whose stream is that of the bucket.
     pub(crate) fn connection(&self) -> NatsConfig {
         let mut config = NatsConfig::new("", stream_of(&self.bucket));
         config.servers.clone_from(&self.servers);

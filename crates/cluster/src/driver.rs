@@ -1,4 +1,5 @@
-//! The task of a member: performs the steps of the lease and of the own state, one request at a time.
+//! The task of a member with a lease in NATS: performs the steps of the lease (`machine`) and of the member's own state
+//! (`presence`), one request at a time.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,11 +23,11 @@ use crate::{
     store::{Engine, LEASE, Store, Value, Written, member_key},
 };
 
-/// The times of a lease for which a member that gave it up does not take it again, unless no other member is alive.
+/// A member that has released the lease does not take it again for this many ttls, unless no other member is alive.
 const REST: u32 = 2;
 
-/// The delay before the lease is read again because it has not changed since a notice. A notice may arrive before the new value can be
-/// read. The delay doubles up to the interval of reads.
+/// The delay before the lease is read again if a read after a notice has found no change: a notice may arrive before the new
+/// value can be read. The delay doubles up to the interval of reads.
 const FIRST_REREAD: Duration = Duration::from_millis(10);
 
 /// The task of a member.
@@ -41,7 +42,7 @@ pub(crate) struct Driver<E> {
 }
 
 impl<E: Engine> Driver<E> {
-    /// Runs until `stop` is cancelled and the lease is released, or until this takes too long.
+    /// Runs until `stop` is cancelled and the lease is released, but after `stop` for at most half the ttl.
     pub(crate) async fn run(mut self) {
         let mut state = State {
             machine: Machine::new(self.me.clone(), self.ttl),
@@ -62,12 +63,17 @@ impl<E: Engine> Driver<E> {
             () = self.sessions(&mut state) => {}
             // A stop does not wait for an engine that does not answer: the lease expires.
             () = async { stop.cancelled().await; sleep(grace).await } => {
-                warn!(cluster = self.cluster, "lease not released: the engine does not answer; it expires by itself");
+                warn!(
+                    cluster = self.cluster,
+                    reason = "no answer from NATS",
+                    "lease not released; it expires by itself"
+                );
             }
         }
         self.shared.set_role(Role::Follower);
     }
 
+    /// Opens a connection after each fault, until the member has left.
     async fn sessions(&mut self, state: &mut State) {
         let mut shown = None;
         loop {
@@ -84,7 +90,7 @@ impl<E: Engine> Driver<E> {
                 return;
             }
             tokio::select! {
-                // Several attempts within the time of the lease, and no hot loop while the engine is away.
+                // Several attempts within the ttl, and no busy loop while the engine does not answer.
                 () = sleep(self.ttl / 10) => {}
                 () = self.stop.cancelled() => {}
             }
@@ -118,7 +124,7 @@ impl<E: Engine> Driver<E> {
             let until = match state.presence.next(now, term, &self.shared) {
                 presence::Step::Wait(next) => until.min(next),
                 step => {
-                    self.show_presence(&mut store, state, step).await?;
+                    self.perform_presence(&mut store, state, step).await?;
                     continue;
                 }
             };
@@ -136,7 +142,7 @@ impl<E: Engine> Driver<E> {
                         state.reread_after = Some(FIRST_REREAD);
                     }
                 }
-                // A leader waits for this before it connects its sources.
+                // With a cold standby, a new leader connects its sources only after this renewal: see `settled_stored`.
                 () = self.shared.unstored(), if term.is_some() => state.machine.renew_next(),
                 Some(resign) = self.resignations.recv() => state.resign(resign, Instant::now() + self.ttl * REST),
                 () = self.stop.cancelled(), if !state.is_stopping => {}
@@ -198,7 +204,7 @@ impl<E: Engine> Driver<E> {
         Ok(())
     }
 
-    async fn show_presence(
+    async fn perform_presence(
         &self,
         store: &mut E::Store,
         state: &mut State,
@@ -224,7 +230,7 @@ impl<E: Engine> Driver<E> {
         Ok(())
     }
 
-    /// Reads the states of all members, and removes one that was not alive for long.
+    /// Reads the states of all members. A leader removes one state that has not changed for long.
     async fn list(&self, store: &mut E::Store, state: &mut State) -> Result<(), SinkFault> {
         let values = self.limited(store.members()).await?;
         let now = Instant::now();
@@ -266,8 +272,8 @@ impl<E: Engine> Driver<E> {
     fn publish(&self, state: &State) {
         let join_state = if state.presence.is_taken() {
             JoinState::Refused(format!(
-                "found another process with the member name \"{}\" in the cluster \"{}\", expected one; set a different \
-                 cluster.member",
+                "found another process with the member name \"{}\" in the cluster \"{}\", expected a different name for each \
+                 member; set another cluster.member",
                 self.me.member, self.cluster
             ))
         } else if let Some(refusal) = state.machine.refusal() {
@@ -286,32 +292,32 @@ impl<E: Engine> Driver<E> {
     fn refused(&self, refusal: &Refusal) -> JoinState {
         match refusal {
             Refusal::Foreign(found) => JoinState::Refused(format!(
-                "found {found} as the lease of the cluster \"{}\", expected a lease of neurobridge; delete the key, or use another \
-                 cluster.name or bucket",
-                self.cluster
+                "found {found} as the lease of the cluster \"{}\", expected a lease of neurobridge; delete the key \
+                 \"{}.{LEASE}\" from the bucket, or use another cluster.name or bucket",
+                self.cluster, self.cluster
             )),
             Refusal::OtherConfiguration(leader) => JoinState::OtherConfiguration(format!(
                 "the leader \"{leader}\" of the cluster \"{}\" has another configuration, expected the same sources, sinks and \
-                 redaction; apply the same configuration to all members: this one leads after the leader hands over",
+                 redaction; apply the same configuration to all members: this member leads after the leader hands over",
                 self.cluster
             )),
         }
     }
 }
 
-/// What a member knows, across connections.
+/// The state of a member that survives its connections.
 struct State {
     machine: Machine,
     presence: Presence,
     members: Members,
     /// The time of the next list of members.
     list_at: Instant,
-    /// The revision of the lease that was stored last, as far as is known, at a time.
+    /// The revision of the lease in the last answer, and an instant before the request.
     lease_at: Option<(u64, Instant)>,
-    /// The delay before the lease is read again if it has not changed; set by a notice.
+    /// The delay before the lease is read again if it has not changed since a notice; `None` without a notice.
     reread_after: Option<Duration>,
     reread_at: Option<Instant>,
-    /// The settled positions, as the lease of another process states.
+    /// The settled positions in the last lease of another process.
     settled: BTreeMap<String, Settled>,
     is_stopping: bool,
     resigning: Vec<Resign>,
@@ -323,7 +329,7 @@ impl State {
         self.resigning.push(resign);
     }
 
-    /// Plans to read the lease again if it has not changed since a notice. `revision`: the one that was read.
+    /// Plans to read the lease again if it has not changed since a notice. `revision`: the revision that was read.
     fn plan_reread(&mut self, revision: u64, interval: Duration) {
         if self.lease_at.is_none_or(|(before, _)| before != revision) {
             self.reread_after = None;
@@ -335,9 +341,9 @@ impl State {
             .filter(|delay| *delay < interval);
     }
 
-    /// Takes over the settled positions of a lease that was read. `sent`: before the request.
+    /// Stores the settled positions of a lease that was read. `sent`: an instant before the request.
     fn observe_settled(&mut self, entry: &Entry, sent: Instant, shared: &Shared) {
-        // The value was written after the last time at which another one was stored.
+        // At `before` the store had another revision, so this value was written later.
         let before = self.lease_at.replace((entry.revision, sent));
         if before.is_some_and(|(revision, _)| revision == entry.revision) {
             return;
@@ -363,7 +369,7 @@ fn entry(value: Value) -> Entry {
     }
 }
 
-/// Returns the reason of a fault without what concerns only sinks.
+/// Returns the reason of a fault without the part that concerns only sinks.
 fn reason_of(fault: &SinkFault) -> String {
     let reason = fault.reason.as_str();
     reason

@@ -1,8 +1,8 @@
 //! The lease as the membership in a Kafka consumer group: the member to which partition 0 of a topic is assigned leads.
 //!
-//! librdkafka sends heartbeats by itself and does not report them. So the leader renews its leadership by committing an offset: the
-//! coordinator accepts it only from a current member of the group, and assigns the partition to no other member within the session time-out
-//! after it. The committed offset is the term, and its metadata are the lease.
+//! librdkafka sends heartbeats by itself and does not report them. So the leader renews its leadership by committing an
+//! offset: the coordinator accepts a commit only from a current member of the group, and assigns the partition to no other
+//! member within the session time-out after the commit. The committed offset is the term, and its metadata contain the lease.
 
 use std::{
     sync::Arc,
@@ -35,11 +35,11 @@ mod group;
 
 /// The longest wait for an event of the client.
 const POLL: Duration = Duration::from_millis(50);
-/// The part of the lease's time by which a leader stops earlier.
+/// A leader stops publishing this part of the ttl (a fifth) before the session ends.
 const MARGIN: u32 = 5;
-/// The renewals in the time of a lease.
+/// The number of renewals within the ttl.
 const RENEWALS: u32 = 5;
-/// The times of a lease for which a member that gave it up does not take it again, unless no other member is alive.
+/// A member that has released the lease does not join the group again for this many ttls, unless no other member is alive.
 const REST: u32 = 2;
 
 /// The thread of a member.
@@ -52,11 +52,13 @@ pub(crate) struct GroupDriver {
     pub(crate) resignations: mpsc::Receiver<Resign>,
 }
 
-/// What a member knows of the group, over one client.
+/// The state of a member in the group, over one client.
 struct Group {
     consumer: BaseConsumer<Context>,
     is_subscribed: bool,
+    /// The time of the next [`check`](GroupDriver::check).
     check_at: Instant,
+    /// The earliest time of the next joining, unless the group has no other member.
     rests_until: Instant,
     /// The term and the next renewal of the own leadership.
     held: Option<(u64, Instant)>,
@@ -119,7 +121,7 @@ impl GroupDriver {
         Ok(())
     }
 
-    /// Takes, renews or loses the leadership.
+    /// Takes or renews the leadership while the partition is assigned; otherwise ends it.
     fn lead(&self, group: &mut Group) -> Result<(), SinkFault> {
         if !group.consumer.context().is_assigned() || group.consumer.assignment_lost() {
             group.held = None;
@@ -139,7 +141,7 @@ impl GroupDriver {
         match self.commit(group, &record) {
             Ok(()) => {
                 group.held = Some((term, sent + self.interval()));
-                // The answer may come after the membership has ended.
+                // The answer may arrive after the membership has ended.
                 if self.stop.is_cancelled() {
                     return Ok(());
                 }
@@ -148,7 +150,8 @@ impl GroupDriver {
                     valid_until: sent + self.lease.ttl - self.lease.ttl / MARGIN,
                 }));
             }
-            // Not a member of the current generation: the assignment is revoked by the next events of the client.
+            // The usual cause is a new generation of the group without this member: the next events of the client revoke the
+            // assignment.
             Err(error) => {
                 group.held = group
                     .held
@@ -159,7 +162,7 @@ impl GroupDriver {
         Ok(())
     }
 
-    /// Gives the lease up and leaves the group.
+    /// Releases the lease and leaves the group.
     fn release(&self, group: &mut Group) {
         self.shared.set_role(Role::Follower);
         if let Some((term, _)) = group.held.take() {
@@ -172,7 +175,7 @@ impl GroupDriver {
         if group.is_subscribed {
             group.is_subscribed = false;
             group.consumer.unsubscribe();
-            // Serves the callback that revokes the partition, after which the client leaves the group.
+            // Polls until the callback for the revoked partition was called, after which the client leaves the group.
             let until = StdInstant::now() + self.interval();
             while group.consumer.context().is_assigned() && StdInstant::now() < until {
                 let _ = group.consumer.poll(POLL);
@@ -181,7 +184,7 @@ impl GroupDriver {
         }
     }
 
-    /// Reads the group, joins it where that is allowed, and publishes its members.
+    /// Reads the members and the lease of the group, joins the group unless this is refused, and publishes the members.
     fn check(&self, group: &mut Group) -> Result<(), SinkFault> {
         let members = self.members(group)?;
         let committed = self.committed(group)?;
@@ -204,11 +207,11 @@ impl GroupDriver {
     /// Returns why this member must not join.
     fn refused(&self, members: &[MemberState], committed: &Committed) -> Option<JoinState> {
         let (member, cluster) = (&self.me.member, &self.cluster);
-        // This process is not in the group yet.
+        // This process is not in the group yet, so a member with its name is another process.
         if members.iter().any(|other| other.name == *member) {
             return Some(JoinState::Refused(format!(
-                "found another process with the member name \"{member}\" in the cluster \"{cluster}\", expected one; set a different \
-                 cluster.member. After a crash the name is free within the ttl of the lease"
+                "found another process with the member name \"{member}\" in the cluster \"{cluster}\", expected a different name \
+                 for each member; set another cluster.member. After a crash the name is free within the ttl of the lease"
             )));
         }
         match &committed.lease {
@@ -220,7 +223,7 @@ impl GroupDriver {
             Ok(Some(lease)) if !lease.released && lease.config != self.me.config && !members.is_empty() => {
                 Some(JoinState::OtherConfiguration(format!(
                     "the leader \"{}\" of the cluster \"{cluster}\" has another configuration, expected the same sources, sinks and \
-                     redaction; apply the same configuration to all members: this one leads after the leader hands over",
+                     redaction; apply the same configuration to all members: this member leads after the leader hands over",
                     lease.member
                 )))
             }
@@ -228,6 +231,7 @@ impl GroupDriver {
         }
     }
 
+    /// Adds the content of the lease to the state of the leader.
     fn shown(&self, mut members: Vec<MemberState>, committed: &Committed, group: &Group) -> Vec<MemberState> {
         let lease = committed
             .lease
@@ -248,7 +252,7 @@ impl GroupDriver {
     /// Ignores an error that librdkafka recovers from by itself.
     ///
     /// # Errors
-    /// Returns an error that needs another client, or people.
+    /// Returns an error that needs another client, or an operator.
     fn handle(&self, error: &KafkaError) -> Result<(), SinkFault> {
         match error.rdkafka_error_code() {
             Some(

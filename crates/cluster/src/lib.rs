@@ -1,11 +1,12 @@
 //! Elects the member of a cluster of bridges that publishes.
 //!
-//! [`Membership::join`] makes a process a member: it leads while it holds the lease of the cluster, and follows otherwise. An existing
-//! engine keeps the lease. At no time do two members hold a valid [`Leadership`]; but a leader that is stopped in the middle of a
-//! request may send it after its leadership has ended, so whoever publishes also needs a destination that refuses
-//! an earlier leader.
+//! [`Membership::join`] makes a process a member: the member leads while it holds the lease of the cluster, and follows
+//! otherwise. NATS or Kafka, called the *engine*, stores the lease. At no time do two members hold a valid [`Leadership`].
+//! But a leader whose process is stopped in the middle of a request may send this request after its leadership has ended, so
+//! the destination of the events also has to refuse an earlier leader.
 //!
-//! The module `machine` has the rules of the lease, without I/O.
+//! The module `machine` contains the rules of a lease in NATS, without I/O. With Kafka, a consumer group decides who leads
+//! (`kafka`).
 
 #![cfg_attr(
     not(any(feature = "kafka", feature = "nats")),

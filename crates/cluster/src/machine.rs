@@ -1,9 +1,10 @@
-//! The rules of the lease, without I/O: when to take, renew and lose it.
+//! The rules of a lease in NATS, without I/O: when a member takes, renews, releases and loses the lease.
 //!
-//! A member that does not lead measures by its own monotonic clock for how long the lease has not changed. Only after the whole time
-//! of the lease may it write its own, under the condition that the stored value is still the one that it saw. The leader counts the
-//! time of its lease from the instant *before* it sent a renewal, and stops earlier by a margin. So the leader stops before another
-//! member can lead, whatever the delays of requests and answers are, and no two clocks are ever compared.
+//! A member that does not lead measures by its own monotonic clock for how long the lease has not changed. Only after the
+//! whole ttl of the lease may this member write its own lease, and the write succeeds only if the stored value is still the
+//! one that was read. The leader counts the ttl from the instant *before* it sent a renewal, and stops earlier by a margin.
+//! So the leader stops before another member can lead, whatever the delays of requests and answers are, and no two clocks are
+//! ever compared.
 
 use std::time::Duration;
 
@@ -14,12 +15,13 @@ use crate::{
     role::Leadership,
 };
 
-/// The part of the lease's time by which a leader stops earlier: for clocks of different speed, and for what was sent last.
+/// A leader stops publishing this part of the ttl (a fifth) before the lease ends, because clocks differ in speed and the last
+/// messages take time to arrive.
 const MARGIN: u32 = 5;
-/// The renewals in the time of a lease.
+/// The number of renewals within the ttl.
 const RENEWALS: u32 = 5;
-/// The lease of a leader with another configuration is taken after this many times of the lease, so that a member with the same
-/// configuration as the leader comes first.
+/// A member takes the lease of a silent leader with another configuration only after this many ttls, so that a member with the
+/// configuration of the leader takes it first.
 const OTHER_CONFIGURATION: u32 = 3;
 
 /// The value of the lease's key.
@@ -28,7 +30,7 @@ pub(crate) enum Stored {
     /// No value, or a deleted one.
     Nothing,
     Lease(LeaseRecord),
-    /// Something else; contains its description.
+    /// A value that is no lease of neurobridge; contains its description.
     Foreign(String),
 }
 
@@ -39,7 +41,7 @@ pub(crate) struct Entry {
     pub(crate) stored: Stored,
 }
 
-/// What to do next.
+/// The next step of the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Reads the lease.
@@ -53,9 +55,9 @@ pub(crate) enum Step {
 /// Why the member must not lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The lease is something else.
+    /// The key of the lease has a value that is no lease of neurobridge; contains its description.
     Foreign(String),
-    /// The leader, by its name, has another configuration.
+    /// The leader has another configuration; contains the name of the leader.
     OtherConfiguration(String),
 }
 
@@ -111,7 +113,7 @@ impl Machine {
         self.ttl / RENEWALS
     }
 
-    /// Returns the leadership, if it is valid and not being given up.
+    /// Returns the leadership, if it is valid and the lease is not being released.
     pub(crate) fn leadership(&self, now: Instant) -> Option<Leadership> {
         let held = self.held.filter(|_| !self.is_resigning && self.may_lead)?;
         Some(held.leadership).filter(|leadership| now < leadership.valid_until)
@@ -121,12 +123,13 @@ impl Machine {
     pub(crate) fn observe(&mut self, entry: Entry, now: Instant) {
         if let Stored::Lease(record) = &entry.stored {
             self.highest_term = self.highest_term.max(record.term);
-            // Another member has taken the lease that was given up. When it releases the lease too, this one must not wait.
+            // Another member has taken the lease that this member released. Once the other member releases it too, this
+            // member must not wait.
             if !record.released && record.instance != self.me.instance {
                 self.rests_until = None;
             }
-            // A process that has just started missed the events while it was stopped. So the current followers can take a released
-            // lease first, even if the notice of the release reaches them late.
+            // A process that has just started did not receive the events before its start. So the current followers may take a
+            // released lease first, even if the notice of the release reaches them late.
             if record.released && self.seen.is_none() {
                 self.rests_until = Some(now + self.interval());
             }
@@ -147,7 +150,7 @@ impl Machine {
         }
     }
 
-    /// Returns what to do now.
+    /// Returns the next step.
     pub(crate) fn next(&mut self, now: Instant) -> Step {
         if self.held.is_some_and(|held| now >= held.leadership.valid_until) {
             self.held = None;
@@ -156,7 +159,8 @@ impl Machine {
             return Step::Read;
         };
         let next_read = seen.read + self.interval();
-        // A lease of this process without leadership is released too: the answer to its renewal may have been lost.
+        // A stored lease of this process is released even without a known leadership: the answer to its renewal may have been
+        // lost.
         if self.is_resigning && (self.held.is_some() || self.is_own(&seen.entry)) {
             return self.write(self.highest_term);
         }
@@ -174,7 +178,7 @@ impl Machine {
         let free_at = self.free_at().filter(|_| self.may_lead);
         let free_at = free_at.map(|free_at| self.rests_until.map_or(free_at, |rest| free_at.max(rest)));
         match free_at {
-            // A deleted lease has no term, but its revision is larger than that of all leases before it.
+            // A deleted lease has no term. Its revision is at least the term of each earlier lease, so the new term is larger.
             Some(free_at) if now >= free_at => self.write(self.highest_term.max(seen.entry.revision) + 1),
             Some(free_at) => Step::Wait(free_at.min(next_read)),
             None => Step::Wait(next_read),
@@ -223,7 +227,7 @@ impl Machine {
         self.may_lead = may_lead;
     }
 
-    /// Gives the lease up with the next write, and does not take it before an instant.
+    /// Releases the lease with the next write, and does not take it again before `rests_until`.
     pub(crate) const fn resign(&mut self, rests_until: Instant) {
         self.is_resigning = true;
         self.rests_until = Some(rests_until);
@@ -234,12 +238,12 @@ impl Machine {
         self.rests_until = None;
     }
 
-    /// Returns whether the lease still has to be given up.
+    /// Returns whether the lease still has to be released.
     pub(crate) const fn is_resigning(&self) -> bool {
         self.is_resigning
     }
 
-    /// Returns why the member must not lead, if so.
+    /// Returns the reason why the member must not lead, if there is one.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         match &self.seen.as_ref()?.entry.stored {
             Stored::Foreign(found) => Some(Refusal::Foreign(found.clone())),
@@ -250,12 +254,12 @@ impl Machine {
         }
     }
 
-    /// Returns the instant from which on the lease may be taken. `None` if it must not be.
+    /// Returns the instant from which on the lease may be taken; `None` if it must not be taken.
     fn free_at(&self) -> Option<Instant> {
         let seen = self.seen.as_ref()?;
         match &seen.entry.stored {
             Stored::Foreign(_) => None,
-            // Its last holder is unknown, and may still lead.
+            // The last holder of a deleted lease is unknown, and may still lead.
             Stored::Nothing => Some(seen.since + self.ttl),
             Stored::Lease(record) if record.released || self.is_own(&seen.entry) => Some(seen.since),
             Stored::Lease(record) => {
@@ -284,7 +288,7 @@ impl Machine {
         matches!(&entry.stored, Stored::Lease(record) if record.instance == self.me.instance && !record.released)
     }
 
-    /// Returns whether a value is a renewal of the held lease, of which perhaps only the answer was lost.
+    /// Returns whether a value is the held lease, or a renewal of it whose answer was lost.
     fn is_held_by(&self, entry: &Entry) -> bool {
         let Stored::Lease(record) = &entry.stored else {
             return false;

@@ -1,4 +1,4 @@
-//! The members of the cluster as this one sees them: a bounded list that is derived from successive reads.
+//! The members of the cluster as this member sees them: a bounded list that is derived from successive reads.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     store::Value,
 };
 
-/// The time after which the leader deletes the state of a member that shows no sign of life.
+/// The time without a change after which the leader deletes the state of a member.
 const EXPIRED_AFTER: Duration = Duration::from_secs(3600);
 
 /// The states of the members by name.
@@ -25,13 +25,14 @@ pub(crate) struct Members {
 struct Seen {
     record: MemberRecord,
     revision: u64,
+    /// The time of the first read that found this value.
     since: Instant,
-    /// The time of the last read that did not have this value; `None` if the first read had it.
+    /// The time of the last read that did not find this value; `None` if the first read found it.
     written_after: Option<Instant>,
 }
 
 impl Members {
-    /// Replaces the list by what was read.
+    /// Replaces the list by the values that were read.
     pub(crate) fn observe(&mut self, values: &[Value], now: Instant) {
         let read = values.iter().filter_map(|value| {
             let record = record::member(value.bytes.as_deref()?)?;
@@ -54,7 +55,7 @@ impl Members {
         self.read_at = Some(now);
     }
 
-    /// Returns the states for people and metrics.
+    /// Returns the state of each member.
     pub(crate) fn states(&self, own_instance: &str, ttl: Duration, now: Instant) -> Vec<MemberState> {
         let states = self.seen.values().map(|seen| MemberState {
             name: seen.record.name.clone(),
@@ -70,7 +71,7 @@ impl Members {
         states.collect()
     }
 
-    /// Returns a member without a sign of life for long: its name, and the revision of its state.
+    /// Returns a member whose state has not changed for [`EXPIRED_AFTER`]: its name, and the revision of its state.
     pub(crate) fn expired(&self, now: Instant) -> Option<(String, u64)> {
         let mut members = self.seen.iter();
         members

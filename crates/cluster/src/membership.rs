@@ -1,4 +1,4 @@
-//! The handle of a member.
+//! [`Membership`], the handle of this process's membership in a cluster.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,13 +22,15 @@ use crate::{
 #[cfg(feature = "nats")]
 use crate::{driver::Driver, nats::NatsEngine, store::Engine};
 
-/// A request to give the leadership up; the sender is answered when the lease is released, or when there is none.
+/// A request to give the leadership up. The task of the member sends a value once the lease is released, or at once if it
+/// holds none.
 pub(crate) type Resign = oneshot::Sender<()>;
 
-/// The requests to give the leadership up that wait at most.
+/// The largest number of waiting requests to give the leadership up.
 const MAX_REQUESTS: usize = 4;
 
-/// A membership in a cluster. Its task ends when `stop` of [`join`](Self::join) is cancelled; dropping the membership does not end it.
+/// A membership in a cluster. Its task ends after `stop` of [`join`](Self::join) is cancelled, and not when the membership is
+/// dropped.
 #[derive(Clone, Debug)]
 pub struct Membership {
     shared: Arc<Shared>,
@@ -38,10 +40,11 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Joins a cluster as `member` with a task that runs until `stop` is cancelled: the task then releases the lease and removes the
-    /// member, so a leader cancels it after its last message. Reports all faults in [`join_state`](Self::join_state).
+    /// Joins a cluster as `member` with a task that runs until `stop` is cancelled: the task then releases the lease and
+    /// removes the member, so a leader has to cancel `stop` after its last message. All faults are reported in
+    /// [`join_state`](Self::join_state).
     ///
-    /// `config_hash`: equal for members that publish the same events to the same destinations.
+    /// `config_hash`: a hash that is equal for members that publish the same events to the same destinations.
     ///
     /// # Panics
     /// Panics outside of a tokio runtime.
@@ -87,7 +90,7 @@ impl Membership {
             Arc::clone(&membership.shared),
         );
         let (done, is_done) = oneshot::channel::<()>();
-        // Not a thread of the runtime, whose end would wait for it: the client may block for long.
+        // Not a thread of the runtime: the runtime would wait for the thread when it ends, and the client may block for long.
         std::thread::spawn(move || {
             let _done = done;
             driver.run();
@@ -97,7 +100,7 @@ impl Membership {
             tokio::select! {
                 _ = is_done => {}
                 () = shared.expire() => {}
-                // As long as the driver may take to release the lease.
+                // The time that the driver may take to release the lease.
                 () = async { stop.cancelled().await; tokio::time::sleep(ttl / 2).await } => {}
             }
             shared.set_role(Role::Follower);
@@ -116,7 +119,7 @@ impl Membership {
         (membership, resignations)
     }
 
-    /// Returns a member with an engine, and its task.
+    /// Returns a membership with this engine, and its task.
     #[cfg(feature = "nats")]
     pub(crate) fn start<E: Engine>(
         engine: E,
@@ -147,7 +150,7 @@ impl Membership {
         (membership, task)
     }
 
-    /// Returns the role, which changes at each renewal too. It becomes [`Role::Follower`] at the end of its validity by itself, but a
+    /// Returns the role, which changes at each renewal too. It becomes [`Role::Follower`] when the leadership expires, but a
     /// process that was stopped may read an expired leadership: see [`Role::leadership`].
     pub fn role(&self) -> watch::Receiver<Role> {
         self.shared.role()
@@ -190,25 +193,25 @@ impl Membership {
         self.shared.join_state()
     }
 
-    /// Returns the settled position of each source as the lease states it: that of the leader, or of the last one. Empty with a lease in
-    /// Kafka.
+    /// Returns the settled position of each source in the last lease of another process. Empty with a lease in Kafka.
     pub fn settled(&self) -> watch::Receiver<BTreeMap<String, Settled>> {
         self.shared.settled()
     }
 
-    /// Sets the settled positions. While this member leads, its lease contains them: at once if one of a source is new, otherwise from the next
-    /// renewal on. Sources that are not contained keep the position of the earlier leader.
+    /// Sets the settled positions. While this member leads, its lease contains them: at once if `settled` has a new source,
+    /// otherwise from the next renewal on. Sources that `settled` does not contain keep the position of the earlier leader.
     pub fn set_settled(&self, settled: BTreeMap<String, Settled>) {
         self.shared.set_own_settled(settled);
     }
 
-    /// Waits until the lease of this member is stored with the positions of these sources. Does not return while this member follows.
+    /// Waits until a lease of this member was stored with positions of these sources. Returns at once if an earlier
+    /// leadership of this member has stored some.
     pub async fn settled_stored(&self, sources: impl IntoIterator<Item = &String>) {
         let sources: Vec<&String> = sources.into_iter().collect();
         let mut stored = self.shared.stored_settled();
         let contains_all =
             |stored: &BTreeMap<String, Settled>| sources.iter().all(|source| stored.contains_key(*source));
-        // Fails only when the sender is gone, which this holds.
+        // Fails only after the sender was dropped, which `self` owns.
         let _ = stored.wait_for(contains_all).await;
     }
 
@@ -217,23 +220,22 @@ impl Membership {
         self.shared.set_report(report);
     }
 
-    /// Hands the leadership over, so that another member leads at once. This member does not lead again for twice the ttl, unless no
-    /// other member is alive. The role changes at once; a destination that cannot refuse an earlier leader may then store the events in
-    /// flight twice.
-    /// Returns when the lease is released, or has expired.
+    /// Hands the leadership over, so that another member leads at once. This member does not lead again for twice the ttl,
+    /// unless no other member is alive. The role changes at once; a destination that cannot refuse an earlier leader may then
+    /// store the events in flight twice. Returns when the lease is released, or has expired.
     pub async fn resign(&self) {
         let (done, is_done) = oneshot::channel();
         let request = async {
             if self.requests.send(done).await.is_ok() {
-                // An error means that the task has ended, with its leadership.
+                // An error means that the task has ended, and the leadership with it.
                 let _ = is_done.await;
             }
         };
-        // The lease has expired by then, if the engine does not answer.
+        // If the engine does not answer, the lease has expired after the ttl.
         let _ = timeout(self.ttl, request).await;
     }
 
-    /// Waits until the task has ended after `stop`, for at most half the time of the lease.
+    /// Waits until the task has ended, which it does at most half the ttl after `stop` was cancelled.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }

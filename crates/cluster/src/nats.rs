@@ -1,5 +1,5 @@
-//! The lease in a key-value bucket of NATS JetStream: a stream that keeps the last message of each subject, and accepts a message only
-//! if the last one of its subject is the expected one.
+//! The lease in a key-value bucket of NATS JetStream. A bucket is a stream that keeps the last message of each subject (key).
+//! A write names the message that it replaces, and the stream rejects it if the key has another last message.
 //!
 //! Reads go to the leader of the stream, never to a replica that may lag behind. The bucket needs no expiry of its own: the
 //! members measure the age of the lease.
@@ -35,15 +35,15 @@ const STREAM_NOT_FOUND: u32 = 10059;
 const NO_MESSAGE: u32 = 10037;
 /// The server's errors for a write whose expected revision is wrong.
 const WRONG_REVISION: [u32; 2] = [10071, 10164];
-/// The most members whose states are read.
+/// The largest number of members whose states are read.
 const MAX_MEMBERS: usize = 64;
-/// The smallest limits of a bucket that hold the lease and the states of all members.
+/// The smallest `max_bytes` and `max_msgs` of a bucket that has room for the lease and the states of all members.
 const MIN_BUCKET_BYTES: i64 = 64 << 10;
 const MIN_BUCKET_VALUES: i64 = 16;
-/// The size of a created bucket.
+/// The `max_bytes` of a created bucket.
 const BUCKET_BYTES: i64 = 1 << 20;
 
-/// Connects to the bucket of a lease.
+/// The engine of a lease in NATS: connects to its bucket.
 #[derive(Debug)]
 pub(crate) struct NatsEngine {
     lease: NatsLease,
@@ -57,12 +57,13 @@ pub(crate) struct NatsEngine {
 pub(crate) struct Bucket {
     client: NatsClient,
     stream: String,
-    /// The prefix of the cluster's keys as subjects.
+    /// The prefix of the subjects of the cluster's keys.
     prefix: String,
+    /// The messages that write the lease.
     changes: Subscriber,
 }
 
-/// The part of a stream's description that matters to a bucket. Unset limits are -1 or 0.
+/// The settings of a stream that decide whether it is a suitable bucket. Unset limits are -1 or 0.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Limits {
@@ -85,7 +86,8 @@ impl NatsEngine {
         }
     }
 
-    /// Returns the limits of the bucket. Creates it if configured, unless this is a trial.
+    /// Returns the settings of the bucket. Creates a missing bucket if configured; `None` if it would be created and
+    /// `may_create` is false.
     async fn bucket(&self, client: &NatsClient, may_create: bool) -> Result<Option<Limits>, SinkFault> {
         #[derive(Deserialize)]
         struct Info {
@@ -169,7 +171,7 @@ impl Engine for NatsEngine {
             limits.check(bucket, ttl)?;
         }
         let prefix = format!("$KV.{bucket}.{}.", self.cluster);
-        // Each write is also a message to the subscribers of its subject: a hint that costs no consumer.
+        // Each write is also a message to the subscribers of its subject: a notice that needs no consumer.
         let changes = client.subscribe(format!("{prefix}lease")).await?;
         Ok(Bucket {
             client,
@@ -185,7 +187,7 @@ impl Limits {
         let age = Duration::from_nanos(self.max_age);
         let problem = if self.max_age > 0 && age < ttl * 2 {
             format!(
-                "deletes keys after {} (max_age), expected none, or at least {}: twice the ttl of the lease",
+                "deletes keys after {} (max_age), expected no limit, or at least {}: twice the ttl of the lease",
                 format_duration(age),
                 format_duration(ttl * 2)
             )
@@ -201,7 +203,7 @@ impl Limits {
             )
         } else if (1..MAX_BYTES as i64).contains(&self.max_msg_size) {
             format!(
-                "holds values of at most {} bytes, expected at least {MAX_BYTES}",
+                "holds values of at most {} bytes (max_msg_size), expected at least {MAX_BYTES}",
                 self.max_msg_size
             )
         } else if self.sealed || self.no_ack {
@@ -238,11 +240,11 @@ impl Bucket {
             #[serde(default)]
             data: Option<String>,
         }
-        let asked = self
+        let answer = self
             .client
             .request::<Found>(&format!("STREAM.MSG.GET.{}", self.stream), request)
             .await?;
-        let message = match asked {
+        let message = match answer {
             Ok(found) => found.message,
             Err(error) if error.err_code == NO_MESSAGE => return Ok(None),
             Err(error) => return Err(refused(&error, self.bucket())),
@@ -252,7 +254,7 @@ impl Bucket {
                 .decode(text.unwrap_or_default().as_bytes())
                 .unwrap_or_default()
         };
-        // A deletion is a message with this header, whose other value is PURGE.
+        // A deleted key has a last message with this header, whose value is DEL or PURGE.
         let is_deleted = String::from_utf8_lossy(&decoded(message.hdrs)).contains("KV-Operation");
         Ok(Some(Value {
             revision: message.seq,
@@ -320,7 +322,7 @@ impl Store for Bucket {
     }
 }
 
-/// Creates the fault of a bucket that answers with an error.
+/// Creates the fault of a request that the bucket answers with an error.
 fn refused(error: &ApiError, bucket: &str) -> SinkFault {
     let kind = match error.code {
         401 | 403 => FaultKind::Unauthorised,

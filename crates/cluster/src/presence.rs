@@ -1,4 +1,4 @@
-//! The state of the own member in the store, and the detection of another process with the same name, without I/O.
+//! The key with this member's state in the store, and the detection of another process with the same name, without I/O.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::{
     store::Value,
 };
 
-/// The writes of the own state in the time of a lease.
+/// The number of writes of the own state within the ttl.
 const BEATS: u32 = 5;
 
-/// What to do next for the own state.
+/// The next step of the driver for the own state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Reads the own key.
@@ -31,11 +31,11 @@ pub(crate) enum Step {
 enum Phase {
     /// The key was not read yet.
     Unknown,
-    /// The key is another process's, which was not seen alive.
+    /// The key belongs to another process that was not seen alive. `since`: the time at which this revision was read first.
     Inherited { revision: u64, since: Instant },
-    /// As [`Inherited`](Self::Inherited), but the other process was alive at `since`.
+    /// The key belongs to another process that was alive at `since`, because it wrote this revision.
     Taken { revision: u64, since: Instant },
-    /// The key is this process's.
+    /// The key belongs to this process.
     Own { revision: u64, write_at: Instant },
     /// The key was deleted at a stop.
     Left,
@@ -68,7 +68,7 @@ impl Presence {
         }
     }
 
-    /// Returns whether the name is this process's.
+    /// Returns whether the name belongs to this process.
     pub(crate) const fn is_joined(&self) -> bool {
         matches!(self.phase, Phase::Own { .. })
     }
@@ -110,12 +110,13 @@ impl Presence {
             {
                 self.phase
             }
-            // Written since: by a process that lives, also where this one had the name and was stopped for long.
+            // The revision has changed, so another process with this name is alive. It may have taken the name while this
+            // process was stopped for long.
             _ => Phase::Taken { revision, since: now },
         };
     }
 
-    /// Returns what to do now. `term`: that of the own leadership.
+    /// Returns the next step. `term`: the term of the own leadership; `None` for a follower.
     pub(crate) fn next(&mut self, now: Instant, term: Option<u64>, shared: &Shared) -> Step {
         let interval = self.ttl / BEATS;
         match self.phase {
@@ -144,7 +145,7 @@ impl Presence {
         }
     }
 
-    /// Records an accepted write, or that the key was deleted.
+    /// Records an accepted write or deletion.
     pub(crate) fn written(&mut self, revision: u64, now: Instant) {
         self.phase = if self.is_leaving {
             Phase::Left

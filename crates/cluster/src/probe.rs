@@ -7,8 +7,8 @@ use crate::config::{ClusterConfig, LeaseConfig};
 use crate::nats::NatsEngine;
 
 impl ClusterConfig {
-    /// Connects to the engine of the lease and checks that it is suitable; creates and writes nothing. Returns the differences to
-    /// an engine that is ready.
+    /// Connects to the engine of the lease and checks that it is suitable; creates and writes nothing. Returns a text for
+    /// each thing that is still missing and that `run` creates.
     ///
     /// # Errors
     /// Returns a fault if the engine cannot be reached, or is unsuitable.

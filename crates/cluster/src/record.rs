@@ -11,7 +11,8 @@ use crate::settled::SettledRecords;
 
 /// The version of the format.
 const VERSION: u64 = 1;
-/// The largest value that is read. A written value has some 300 bytes, and some 50 more for each source.
+/// The largest value that is read, in bytes. The state of a member has some 300 bytes and some 50 for each source, the lease
+/// some 300 and at most 32 KiB of settled positions.
 pub(crate) const MAX_BYTES: usize = 64 << 10;
 /// The longest name of a member, and the longest hash.
 pub(crate) const MAX_NAME: usize = 128;
@@ -31,13 +32,13 @@ pub(crate) struct LeaseRecord {
     pub(crate) instance: String,
     /// The hash of the leader's configuration.
     pub(crate) config: String,
-    /// The time of the lease since it was renewed, in milliseconds.
+    /// The ttl in milliseconds: for how long the lease is held after a renewal.
     ttl_ms: u64,
     /// Counts the renewals, so that no two values are equal.
     pub(crate) renewal: u64,
-    /// Whether the leader gave the lease up.
+    /// Whether the leader has released the lease.
     pub(crate) released: bool,
-    /// How far the events of the sources are settled. Empty unless the followers stand by without a connection.
+    /// The settled position of each source. Empty unless `standby` is `cold`.
     #[serde(default, skip_serializing_if = "SettledRecords::is_empty")]
     pub(crate) settled: SettledRecords,
 }
@@ -51,9 +52,9 @@ pub(crate) struct MemberRecord {
     pub(crate) name: String,
     /// The random id of the process.
     pub(crate) instance: String,
-    /// The hash of its configuration.
+    /// The hash of the member's configuration.
     pub(crate) config: String,
-    /// The term of its leadership.
+    /// The term of the member's leadership; `None` for a follower.
     pub(crate) term: Option<u64>,
     /// The last report of the member; `None` before the first one.
     pub(crate) report: Option<MemberReport>,
@@ -84,7 +85,7 @@ impl LeaseRecord {
         }
     }
 
-    /// Returns the time after the last renewal in which the leader may still lead.
+    /// Returns the time after a renewal in which the leader may still lead.
     #[cfg(feature = "nats")]
     pub(crate) const fn ttl(&self) -> Duration {
         Duration::from_millis(self.ttl_ms)
@@ -123,7 +124,7 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 /// Reads the lease.
 ///
 /// # Errors
-/// Returns what was found instead, for the middle of a sentence.
+/// Returns a description of the value that was found instead, for the middle of an error text.
 pub(crate) fn lease(value: &[u8]) -> Result<LeaseRecord, String> {
     let record: LeaseRecord = decode(value)?;
     check_version(record.version)?;
@@ -134,7 +135,7 @@ pub(crate) fn lease(value: &[u8]) -> Result<LeaseRecord, String> {
     }
 }
 
-/// Reads the state of a member. `None` for a value of another kind, which is not shown.
+/// Reads the state of a member; `None` for any other value, which is ignored.
 #[cfg(feature = "nats")]
 pub(crate) fn member(value: &[u8]) -> Option<MemberRecord> {
     let record: MemberRecord = decode(value).ok()?;
@@ -157,7 +158,7 @@ fn check_version(found: u64) -> Result<(), String> {
     if found == VERSION {
         Ok(())
     } else {
-        Err(format!("a value of the version {found}, which is not {VERSION}"))
+        Err(format!("a value of format version {found} instead of {VERSION}"))
     }
 }
 
@@ -190,7 +191,7 @@ mod tests {
         record.version = 2;
         assert_eq!(
             shown(&encode(&record)),
-            "a value of the version 2, which is not 1"
+            "a value of format version 2 instead of 1"
         );
         let endless = LeaseRecord::new(&me(), 7, MAX_TTL * 2, 3);
         assert_eq!(shown(&encode(&endless)), "a lease with impossible values");

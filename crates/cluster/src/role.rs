@@ -25,7 +25,8 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Returns whether the leadership has not expired. A process that was stopped finds an expired leadership when it continues.
+    /// Returns whether the leadership has not expired. A process that was stopped finds an expired leadership when it
+    /// continues.
     pub fn is_valid(&self) -> bool {
         Instant::now() < self.valid_until
     }
@@ -50,15 +51,16 @@ pub enum JoinState {
     Joined,
     /// The engine of the lease does not answer. The member does not lead. Contains the reason.
     Unreachable(String),
-    /// The leader has another configuration: this member leads after the leader has given the lease up. Contains the reason.
+    /// The leader has another configuration: this member leads after the leader has released the lease, or after a silence of
+    /// the leader (with a lease in NATS three times the ttl, in Kafka the ttl). Contains the reason.
     OtherConfiguration(String),
-    /// The member must not lead until people act: another process has its name, or the lease is not one of neurobridge. Contains the
-    /// reason.
+    /// The member must not lead until an operator acts: another process has the name of this member, or another program has
+    /// written the lease. Contains the reason.
     Refused(String),
 }
 
 impl JoinState {
-    /// All names, in the order of the states.
+    /// All names, in the order of the states. The last two states have the same name.
     pub const NAMES: [&'static str; 4] = ["joining", "joined", "unreachable", "refused"];
 
     /// Returns the name of the state.
@@ -75,20 +77,21 @@ impl JoinState {
 /// The report of a member to the others, written several times within the ttl. A lease in Kafka does not transport it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberReport {
-    /// The number of events without an outcome in the sink that has the most of them, among those whose destination all members share.
+    /// The number of events without an outcome in the sink that has the most of them, among the sinks whose destination all
+    /// members share.
     pub lag_events: u64,
     /// The age of the oldest event without an outcome in one of these sinks, in milliseconds.
     pub lag_ms: u64,
-    /// The names of the sinks that are up, among those whose destination all members share.
+    /// The names of the sinks that are up, among the sinks whose destination all members share.
     pub sinks_up: BTreeSet<String>,
     /// The connected sources, by name.
     pub connected: BTreeMap<String, ConnectedFor>,
 }
 
-/// The time for which a source has been connected, before the report that contains it.
+/// How long a source has been connected when a report is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectedFor {
-    /// The age of the connection in milliseconds; also of several connections without a gap between them.
+    /// The age of the connection in milliseconds; for several connections without a gap between them, the age of the first one.
     pub since_ms: u64,
     /// The age of the last proof that the connection works, in milliseconds.
     pub proof_ms: u64,
@@ -97,7 +100,7 @@ pub struct ConnectedFor {
 /// A member of the cluster as seen by this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberState {
-    /// The name.
+    /// The name of the member.
     pub name: String,
     /// The random id of the process.
     pub instance: String,
@@ -105,21 +108,23 @@ pub struct MemberState {
     pub config_hash: String,
     /// The term of the leadership that the member claims.
     pub term: Option<u64>,
-    /// Its last report; `None` before the first one, or if the lease does not transport it.
+    /// The last report of the member; `None` before the first report, or if the lease does not transport reports.
     pub report: Option<MemberReport>,
     /// The last time at which a change of the member's state was seen, by the local monotonic clock.
     pub last_seen: Instant,
     /// The local time after which the last change was written; `None` if the change may be of any age.
     pub written_after: Option<Instant>,
-    /// Whether a change of the member's state was seen within the ttl. Also true for a ttl after the first read, which may find the state
-    /// of a process that has ended. Always true with a lease in Kafka, whose brokers remove silent members from the group.
+    /// Whether a change of the member's state was seen within the ttl. Also true for a ttl after the first read, which may
+    /// find the state of a process that has ended. Always true with a lease in Kafka, whose brokers remove silent members
+    /// from the group.
     pub is_alive: bool,
-    /// Whether this is the own state.
+    /// Whether this is the own state of this process.
     pub is_self: bool,
 }
 
 impl MemberState {
-    /// Returns whether this is another member that is alive and publishes the same messages as a member with this hash.
+    /// Returns whether this is another member that is alive and has this hash of the configuration, so that it publishes the
+    /// same messages.
     pub fn may_replace(&self, config_hash: &str) -> bool {
         self.is_alive && !self.is_self && self.config_hash == config_hash
     }

@@ -5,18 +5,19 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// The most bytes that a lease has for this. Sources without room are left out: a new leader then begins their gap at its own last
-/// connection.
+/// The largest size of the settled positions in a lease, in bytes. Sources without room are left out: a new leader then
+/// begins their gap at its own last connection.
 const MAX_BYTES: usize = 32 << 10;
-/// The bytes of a source besides its texts.
+/// The size of a source's record in bytes, without its texts.
 const BYTES_OF_SOURCE: usize = 120;
 
 /// The time up to which the events of a source are settled: each one is in every shared destination, or was recorded as missed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {
-    /// The local time, not later than the true one; `None` if only the clock of another machine is known.
+    /// The settled time by the local monotonic clock, or an earlier time; `None` if only the clock of another machine states
+    /// it.
     pub since: Option<Instant>,
-    /// The time in milliseconds since 1970, by the clock of the member that determined it.
+    /// The settled time in milliseconds since 1970, by the clock of the member that determined it.
     pub at_ms: i64,
     /// The id of the last event before this time.
     pub event: Option<String>,
@@ -24,11 +25,11 @@ pub struct Settled {
     pub resume: Option<String>,
 }
 
-/// A [`Settled`] in the engine. Its age needs no comparison of clocks.
+/// A [`Settled`] as stored in the lease. It contains an age, so that no clocks have to be compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SettledRecord {
     at_ms: i64,
-    /// The age when it was written, at most; `None` if it is unknown.
+    /// The largest possible age of the settled time when the lease was written; `None` if the age is unknown.
     #[serde(default)]
     age_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,7 +41,7 @@ pub(crate) struct SettledRecord {
 /// The records of a lease, by source.
 pub(crate) type SettledRecords = BTreeMap<String, SettledRecord>;
 
-/// Returns what a leader writes: its own values, and for other sources those of the lease before.
+/// Returns the records that a leader writes: its own positions, and for other sources the positions of the previous lease.
 pub(crate) fn records(
     before: &BTreeMap<String, Settled>,
     own: &BTreeMap<String, Settled>,
@@ -48,7 +49,7 @@ pub(crate) fn records(
 ) -> SettledRecords {
     let mut all = before.clone();
     for (source, settled) in own {
-        // An own value of an earlier leadership may be older than that of the last leader.
+        // An own position of an earlier leadership may be older than the position of the last leader.
         let is_later = before
             .get(source)
             .is_some_and(|before| before.since > settled.since);
@@ -77,7 +78,7 @@ pub(crate) fn records(
         .collect()
 }
 
-/// Returns the content of a lease. `written_after`: a local time before the lease was written, if one is known.
+/// Returns the settled positions of a lease. `written_after`: a local time before the lease was written, if one is known.
 pub(crate) fn read(records: SettledRecords, written_after: Option<Instant>) -> BTreeMap<String, Settled> {
     let read = |record: SettledRecord| Settled {
         since: written_after.and_then(|after| after.checked_sub(Duration::from_millis(record.age_ms?))),
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn later_value_is_written() {
+    async fn later_of_own_and_previous_position_is_written() {
         let now = Instant::now() + Duration::from_secs(1000);
         let ago = |seconds| Some(now - Duration::from_secs(seconds));
         let event = |before: Settled, own: Settled| {
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lease_stays_small() {
+    async fn positions_of_many_sources_stay_within_the_limit() {
         let source = |number: u32| (format!("source-{number:04}"), settled(None, &"e".repeat(200)));
         let many: BTreeMap<_, _> = (0..1000).map(source).collect();
         let records = records(&many, &BTreeMap::new(), Instant::now());

@@ -1,4 +1,4 @@
-//! What the task of a member publishes to the rest of the program.
+//! The state that the task of a member publishes to the rest of the program: role, join state, members, settled positions.
 
 use std::collections::BTreeMap;
 
@@ -21,10 +21,11 @@ pub(crate) struct Shared {
     join_state: watch::Sender<JoinState>,
     members: watch::Sender<Vec<MemberState>>,
     report: watch::Sender<Option<MemberReport>>,
-    /// The settled positions: as the lease states, and as this member determined while it led.
+    /// The settled positions in the last lease of another process.
     settled: watch::Sender<BTreeMap<String, Settled>>,
+    /// The settled positions that this member determined while it led.
     own_settled: watch::Sender<BTreeMap<String, Settled>>,
-    /// The own positions with which the last stored lease of this member was written.
+    /// The value of `own_settled` with which this member wrote its last lease.
     stored_settled: watch::Sender<BTreeMap<String, Settled>>,
 }
 
@@ -77,7 +78,7 @@ impl Shared {
         self.stored_settled.subscribe()
     }
 
-    /// Waits until there is an own value of a source that the stored lease does not contain.
+    /// Waits until `own_settled` has a source that `stored_settled` does not have.
     #[cfg(feature = "nats")]
     pub(crate) async fn unstored(&self) {
         let mut own = self.own_settled.subscribe();
@@ -85,7 +86,7 @@ impl Shared {
             let stored = self.stored_settled.borrow();
             own.keys().any(|source| !stored.contains_key(source))
         };
-        // Fails only when the sender is gone, which this holds.
+        // Fails only after the sender was dropped, which `self` owns.
         let _ = own.wait_for(is_unstored).await;
     }
 
@@ -154,7 +155,7 @@ impl Shared {
         loop {
             let role = *roles.borrow_and_update();
             let Role::Leader(leadership) = role else {
-                // Fails only when the sender is gone, which this holds.
+                // Fails only after the sender was dropped, which `self` owns.
                 let _ = roles.changed().await;
                 continue;
             };

@@ -1,4 +1,4 @@
-//! The engine of the lease: a small store of keys with conditional writes.
+//! The interface of the engine that stores the lease: a small key-value store with conditional writes.
 
 use std::{future::Future, time::Duration};
 
@@ -35,7 +35,7 @@ pub(crate) trait Store: Send {
     /// Reads a key.
     fn read(&mut self, key: &str) -> impl Future<Output = Result<Value, SinkFault>> + Send;
 
-    /// Writes a key if its revision is the expected one; no bytes delete it.
+    /// Writes a key if its revision is the expected one. `bytes`: the new value; `None` deletes the key.
     fn write(
         &mut self,
         key: &str,
@@ -46,7 +46,7 @@ pub(crate) trait Store: Send {
     /// Reads the states of all members, at most a bounded number.
     fn members(&mut self) -> impl Future<Output = Result<Vec<Value>, SinkFault>> + Send;
 
-    /// Waits until a key was perhaps written by another member. Loses nothing when cancelled.
+    /// Waits for a notice that the lease may have been written, by this member or another one. Cancel-safe.
     fn changed(&mut self) -> impl Future<Output = Result<(), SinkFault>> + Send;
 }
 
@@ -54,6 +54,6 @@ pub(crate) trait Store: Send {
 pub(crate) trait Engine: Send + Sync + 'static {
     type Store: Store;
 
-    /// Connects, and checks that the store is suitable for leases of a duration.
+    /// Connects, and checks that the store is suitable for leases with this ttl.
     fn connect(&mut self, ttl: Duration) -> impl Future<Output = Result<Self::Store, SinkFault>> + Send;
 }

@@ -11,11 +11,11 @@ use super::NatsLease;
 use super::{ClusterConfig, LeaseConfig, Standby};
 use crate::record::{MAX_NAME, MAX_TTL};
 
-/// A shorter lease would be lost at each pause of a process or server.
+/// With a shorter ttl, each pause of a process or server would end the leadership.
 #[cfg(feature = "nats")]
 const MIN_TTL: Duration = Duration::from_secs(1);
 
-/// Within a fifth of the lease's time a leader closes its connections, for which it takes up to a second.
+/// A leader whose lease ends closes its connections to the feeds within a fifth of the ttl, for which it needs up to a second.
 #[cfg(feature = "nats")]
 const MIN_COLD_TTL: Duration = Duration::from_secs(10);
 
@@ -32,8 +32,8 @@ impl ClusterConfig {
         Ok(name.to_owned())
     }
 
-    /// Returns the errors of the configuration without connecting: keys below the table `cluster`, and for each a text with the found
-    /// and the expected value. Reads no file.
+    /// Returns the errors of the configuration without connecting: keys below the table `cluster`, and for each a text with
+    /// the found and the expected value. Reads no file.
     pub fn check(&self) -> Vec<(String, String)> {
         let mut errors = Vec::new();
         let mut error = |key: &str, message: String| errors.push((key.to_owned(), message));
@@ -80,7 +80,7 @@ impl ClusterConfig {
     }
 }
 
-/// Reports those errors of a sink with the same settings that concern the connection.
+/// Reports the errors of a sink with the same settings, but only those of the keys that concern the connection.
 fn check_connection(errors: Vec<(String, String)>, keys: &[&str], error: &mut impl FnMut(&str, String)) {
     for (key, message) in errors {
         if keys.iter().any(|own| key.split('.').next() == Some(*own)) {
@@ -111,7 +111,7 @@ impl KafkaLease {
                 format!("found \"{found}\", expected a name of 1 to 249 printable characters"),
             );
         }
-        // The checks of a sink's topic with a name instead of a template.
+        // A topic of the lease passes the checks of a sink's topic, but must not be a template.
         let mut connection = self.connection();
         match self.topic.parse() {
             Ok(topic) if !self.topic.contains('{') => {
@@ -183,7 +183,7 @@ impl NatsLease {
     }
 }
 
-/// Checks the time of a lease.
+/// Checks the ttl of a lease.
 fn check_ttl(ttl: Duration, least: Duration, error: &mut impl FnMut(&str, String)) {
     if !(least..=MAX_TTL).contains(&ttl) {
         error(
@@ -258,8 +258,9 @@ mod tests {
         lease.ttl: found "10ms", expected "1s" to "5m"
         "#);
     }
+
     #[test]
-    fn errors_of_a_group_are_reported() {
+    fn errors_of_a_kafka_lease_are_reported() {
         insta::assert_snapshot!(errors(serde_json::json!({
             "name": "faces",
             "lease": {

@@ -1,5 +1,5 @@
-//! Members with real tasks and a simulated engine under a paused clock: requests and answers are lost and late, the engine is away, and
-//! processes are stopped for longer than the lease.
+//! Tests members with real tasks and a simulated engine under a paused clock: requests and answers are lost or delayed, the
+//! engine is unreachable, and processes are stopped for longer than the ttl.
 
 mod hand_overs;
 
@@ -37,7 +37,7 @@ struct World {
     /// No request arrives before this instant.
     away_until: Mutex<Option<Instant>>,
     faults: Mutex<Faults>,
-    /// How long before a write can be read its notice arrives.
+    /// The time between the notice of a write to the lease and the write itself; `None` for a notice after the write.
     early_notice: Mutex<Option<Duration>>,
 }
 
@@ -84,7 +84,7 @@ impl World {
     }
 }
 
-/// A connection, or what opens one.
+/// A connection to the engine; also the [`Engine`] that opens connections.
 #[derive(Clone, Debug)]
 struct Line {
     world: Arc<World>,
@@ -107,7 +107,7 @@ impl Line {
         sleep(longest.mul_f64(self.random.f64())).await;
     }
 
-    /// Performs a request at the engine, unless it is lost; then loses the answer, perhaps.
+    /// Performs a request at the engine. The request or its answer may be lost or delayed.
     async fn request<T: Send + 'static>(
         &mut self,
         act: impl FnOnce(&World) -> T + Send + 'static,
@@ -118,7 +118,7 @@ impl Line {
         }
         let mut line = self.clone();
         line.random = self.random.fork();
-        // What was sent arrives even if the caller no longer waits.
+        // A request that was sent arrives even if the caller no longer waits.
         let arrived = tokio::spawn(async move {
             line.delay(faults).await;
             if line.world.is_away() {
@@ -261,7 +261,7 @@ impl Process {
     }
 }
 
-/// Waits until a condition holds, and panics after a virtual time without it.
+/// Waits until a condition holds, and returns the time that this took. Panics after `limit` of virtual time.
 async fn until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let began = Instant::now();
     while !holds() {
@@ -385,14 +385,14 @@ async fn follower_leads_after_the_ttl_of_a_stopped_leader() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn released_lease_is_taken_soon_although_its_notice_comes_early() {
+async fn released_lease_is_taken_soon_despite_an_early_notice() {
     let world = Arc::new(World::default());
     let first = Process::start(&world, "a", "same", 1);
     until(TTL * 2, "a leader", || first.leadership().is_some()).await;
     let second = Process::start(&world, "b", "same", 2);
     until(TTL, "a follower", || second.join_state() == JoinState::Joined).await;
     *world.early_notice.lock().unwrap() = Some(Duration::from_millis(30));
-    // Past the reads of the start.
+    // Longer than the reads after the start take.
     sleep(TTL).await;
     first.stop.cancel();
     let took = until(TTL, "the other leader", || second.leadership().is_some()).await;
@@ -412,7 +412,7 @@ async fn second_process_with_the_same_name_is_refused() {
     let JoinState::Refused(reason) = second.join_state() else {
         unreachable!()
     };
-    insta::assert_snapshot!(reason, @r#"found another process with the member name "a" in the cluster "test", expected one; set a different cluster.member"#);
+    insta::assert_snapshot!(reason, @r#"found another process with the member name "a" in the cluster "test", expected a different name for each member; set another cluster.member"#);
     assert!(first.leadership().is_some());
     first.stop.cancel();
     until(TTL * 2, "the second leads after the first has ended", || {
@@ -434,7 +434,7 @@ async fn other_configuration_is_refused_until_a_hand_over() {
     let JoinState::OtherConfiguration(reason) = second.join_state() else {
         unreachable!()
     };
-    insta::assert_snapshot!(reason, @r#"the leader "a" of the cluster "test" has another configuration, expected the same sources, sinks and redaction; apply the same configuration to all members: this one leads after the leader hands over"#);
+    insta::assert_snapshot!(reason, @r#"the leader "a" of the cluster "test" has another configuration, expected the same sources, sinks and redaction; apply the same configuration to all members: this member leads after the leader hands over"#);
     first.stop.cancel();
     let took = until(TTL, "the new configuration leads", || {
         second.leadership().is_some()
@@ -456,12 +456,12 @@ async fn foreign_value_under_the_lease_key_is_never_overwritten() {
     let JoinState::Refused(reason) = member.join_state() else {
         unreachable!()
     };
-    insta::assert_snapshot!(reason, @r#"found "not a lease" as the lease of the cluster "test", expected a lease of neurobridge; delete the key, or use another cluster.name or bucket"#);
+    insta::assert_snapshot!(reason, @r#"found "not a lease" as the lease of the cluster "test", expected a lease of neurobridge; delete the key "test.lease" from the bucket, or use another cluster.name or bucket"#);
     // Longer than any time after which a member could replace the foreign value.
     sleep(TTL * 4).await;
     assert_eq!(world.value(LEASE).revision, revision);
     world.put(LEASE, None);
-    until(TTL * 2, "it leads when the key was deleted", || {
+    until(TTL * 2, "it leads after the key was deleted", || {
         member.leadership().is_some()
     })
     .await;

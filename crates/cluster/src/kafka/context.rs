@@ -40,7 +40,7 @@ impl Context {
         self.has_joined.load(Ordering::Acquire)
     }
 
-    /// Forgets the group after the member has left it.
+    /// Resets the state after the member has left the group.
     pub(super) fn clear(&self) {
         self.is_assigned.store(false, Ordering::Release);
         self.has_joined.store(false, Ordering::Release);
@@ -48,7 +48,7 @@ impl Context {
 }
 
 impl ClientContext for Context {
-    // The client reports each error twice, and `poll` returns those that matter.
+    // For debugging only: the client reports each error that matters by `poll` too.
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(%error, reason, "Kafka client reports an error");
     }
@@ -67,7 +67,7 @@ impl ConsumerContext for Context {
         if let Rebalance::Assign(partitions) = rebalance {
             self.has_joined.store(true, Ordering::Release);
             if partitions.count() > 0 {
-                // The records of the topic are of no interest. A failure costs only their transfer.
+                // The records of the topic are not needed. If this fails, the client only transfers them in vain.
                 let _ = consumer.pause(partitions);
                 self.is_assigned.store(true, Ordering::Release);
             }

@@ -24,14 +24,14 @@ use crate::{
 const HEARTBEAT: Duration = Duration::from_millis(250);
 /// The time limit of a request before the member has joined.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
-/// The most members that are shown.
+/// The largest number of members that are published.
 const MAX_MEMBERS: usize = 64;
 
 /// The last committed lease.
 pub(super) struct Committed {
     /// The term of the last leader; 0 if there was none.
     pub(super) offset: u64,
-    /// The lease, or a description of what was found instead.
+    /// The lease, or a description of the metadata that were found instead.
     pub(super) lease: Result<Option<LeaseRecord>, String>,
 }
 
@@ -41,14 +41,15 @@ impl GroupDriver {
         let mut config = client::client_config(&self.connection(), "lease")?;
         let ttl = self.lease.ttl.as_millis();
         config
-            // Shown by the group's list of members, from which the names are read.
+            // The list of the group's members contains the client id, so the id is the name of the member.
             .set("client.id", &self.me.member)
             .set("group.id", &self.lease.group)
-            // The leader is known by an assignment that moves only when it must.
+            // The leader is the member with the partition. This strategy moves the partition only if its member has left.
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", ttl.to_string())
             .set("heartbeat.interval.ms", HEARTBEAT.as_millis().to_string())
-            // Much longer than the session: a silent member is excluded by the latter, on which the validity is based.
+            // Much longer than the session time-out, which alone has to exclude a silent member: the validity of the
+            // leadership is based on it.
             .set("max.poll.interval.ms", (ttl * 10).max(60_000).to_string())
             .set("socket.timeout.ms", ttl.to_string())
             .set("enable.auto.commit", "false")
@@ -91,11 +92,11 @@ impl GroupDriver {
 
     /// Reads the last committed lease.
     pub(super) fn committed(&self, group: &Group) -> Result<Committed, SinkFault> {
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition(&self.lease.topic, 0);
+        let mut requested = TopicPartitionList::new();
+        requested.add_partition(&self.lease.topic, 0);
         let found = group
             .consumer
-            .committed_offsets(asked, REQUEST_LIMIT)
+            .committed_offsets(requested, REQUEST_LIMIT)
             .map_err(|error| self.fault(&error))?;
         let elements = found.elements();
         let Some(element) = elements.first() else {

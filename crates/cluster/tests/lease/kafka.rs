@@ -1,5 +1,5 @@
-//! The lease of a cluster as a consumer group of a real Kafka: takeover after a kill and a stop of the leader's process, hand-over,
-//! refused members, and topics that are unsuitable.
+//! Tests the lease of a cluster as a consumer group of a real Kafka: takeover after a kill and a stop of the leader's
+//! process, hand-over, refused members, and topics that are unsuitable.
 
 use std::{
     env,
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::member::{LIMIT, Member, assert_within, takeover};
 
 const TTL: Duration = Duration::from_secs(6);
-/// The environment variable with the lease of a member in a process of its own.
+/// The environment variable with the configuration of the lease for a member in a process of its own.
 const LEASE_VARIABLE: &str = "NEUROBRIDGE_TEST_LEASE";
 
 /// Returns the broker of all tests, or `None` if they are to be skipped. It ends with this program.
@@ -31,7 +31,7 @@ fn bootstrap() -> Option<String> {
     Some(kafka.as_ref()?.lock().unwrap().bootstrap())
 }
 
-/// Creates a topic, and returns a lease of a group of the same name.
+/// Creates a topic with this number of partitions (none for 0), and returns a lease whose group has the same name.
 fn lease(bootstrap: &str, name: &str, partitions: u16) -> Value {
     if partitions > 0 {
         let admin = KafkaAdmin::new(bootstrap).unwrap();
@@ -47,7 +47,7 @@ fn joined(lease: &Value, name: &str) -> Member {
     member
 }
 
-/// The member of [`in_process`]. Does nothing in an ordinary run of the tests.
+/// The program of the process that [`in_process`] starts. Does nothing in an ordinary run of the tests.
 #[test]
 fn member_process() {
     let Ok(lease) = env::var(LEASE_VARIABLE) else {
@@ -84,7 +84,7 @@ fn last_role(process: &Process) -> String {
     roles.next_back().unwrap_or_default().to_owned()
 }
 
-/// Stops or kills the process of the leader with `fault`, and expects the follower to lead within the time of the lease.
+/// Stops or kills the process of the leader with `fault`, expects the follower to lead within the ttl, and calls `then`.
 fn replaced_after(name: &str, fault: impl Fn(&mut Process), then: impl Fn(&mut Process, &Member)) {
     assert_within(TTL + Duration::from_secs(2), |attempt| {
         let Some(bootstrap) = bootstrap() else {

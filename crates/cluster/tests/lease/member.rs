@@ -1,4 +1,4 @@
-//! A member in a test.
+//! [`Member`]: a member of the cluster "faces" with a runtime of its own, so that a test can end it like a process.
 
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ impl Member {
         self.membership.members().borrow().len() == count
     }
 
-    /// Ends all tasks and connections without a word, as a killed process does.
+    /// Ends all tasks and connections without releasing the lease, as a kill of the process does.
     pub(crate) fn crash(self) {
         self.runtime.shutdown_background();
     }
@@ -81,7 +81,7 @@ impl Member {
         refused.unwrap_or_else(|error| panic!("{error:#}: {:?}", self.join_state()))
     }
 
-    /// Stops in order, which releases the lease.
+    /// Stops the member, which releases the lease.
     pub(crate) fn end(self) {
         self.stop.cancel();
         self.runtime.block_on(self.membership.ended());

@@ -1,7 +1,8 @@
-//! The lease of a cluster in a real nats-server: takeover after a crash, hand-over, a member cut off, a frozen and a killed server,
-//! and buckets that are unsuitable.
+//! Tests the lease of a cluster in a real nats-server: takeover after a crash, hand-over, a member cut off, a frozen and a
+//! killed server, and buckets that are unsuitable.
 //!
-//! A crash is the end of a member's runtime with all its tasks and sockets, which the server cannot distinguish from the end of a process.
+//! A crash is the end of a member's runtime with all its tasks and sockets, which the server cannot distinguish from the end
+//! of a process.
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};

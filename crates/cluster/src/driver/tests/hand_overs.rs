@@ -1,4 +1,4 @@
-//! Leaders that release the lease.
+//! Tests leaders that release the lease: at a hand-over and at a stop.
 
 use super::*;
 
@@ -70,7 +70,7 @@ async fn restarted_leader_does_not_lead_before_a_follower() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lease_states_how_far_the_events_are_settled() {
+async fn settled_positions_reach_followers_and_later_members() {
     let world = Arc::new(World::default());
     let first = Process::start(&world, "a", "same", 1);
     until(TTL * 2, "a leader", || first.leadership().is_some()).await;
@@ -97,7 +97,7 @@ async fn lease_states_how_far_the_events_are_settled() {
     assert!(lease.settled.contains_key("main"), "{lease:?}");
     let of_follower = second.membership.settled_stored([&main]);
     assert!(timeout(TTL, of_follower).await.is_err(), "it has stored no lease");
-    until(TTL, "the follower knows it", || known(&second).is_some()).await;
+    until(TTL, "the position is known", || known(&second).is_some()).await;
     let found = known(&second).unwrap();
     assert_eq!((&found.event, found.at_ms), (&settled.event, 5000));
     let since = found.since.unwrap();
@@ -107,12 +107,12 @@ async fn lease_states_how_far_the_events_are_settled() {
         true_time - since
     );
 
-    // The value outlives all members.
+    // The position survives the end of all members.
     first.stop.cancel();
     until(TTL, "the follower leads", || second.leadership().is_some()).await;
     second.stop.cancel();
     second.membership.ended().await;
-    // Costs no time: the clock is paused. Longer than any member measures an age.
+    // Longer than any time that a member measures. Costs no real time, because the clock is paused.
     sleep(TTL * 10).await;
     let third = Process::start(&world, "c", "same", 3);
     until(TTL, "the last lease is known", || known(&third).is_some()).await;
