@@ -52,7 +52,7 @@ impl Identity {
         }
     }
 
-    /// Returns the answer to a server's nonce.
+    /// Returns the credentials for a server, with the signature of its nonce where the method needs one.
     pub(crate) fn prove(&self, nonce: &[u8]) -> Result<Auth, AuthError> {
         let mut auth = Auth::new();
         match self {
@@ -99,8 +99,8 @@ fn read_credentials(path: &Path) -> Result<Identity, SinkFault> {
     ))
 }
 
-/// Returns the lines that follow a line of dashes with a title: `-----BEGIN …-----`. Closing lines have a title too, but no
-/// content after them.
+/// Returns for each block its first line, which follows a line of dashes with a title: `-----BEGIN …-----`. Closing lines
+/// have a title too, but no content after them.
 fn blocks(text: &str) -> impl Iterator<Item = &str> {
     let mut opened = false;
     text.lines().map(str::trim).filter(move |line| {
@@ -140,7 +140,7 @@ mod tests {
         identity.\n\n-----BEGIN USER NKEY SEED-----\nSUSEED\n------END USER NKEY SEED------\n\n****\n";
 
     #[test]
-    fn credentials_file_needs_two_blocks() {
+    fn jwt_and_seed_are_found_in_a_credentials_file() {
         assert_eq!(blocks(FILE).collect::<Vec<_>>(), ["eyJ0.abc-_.x", "SUSEED"]);
         let windows = FILE.replace('\n', "\r\n");
         assert_eq!(blocks(&windows).collect::<Vec<_>>(), ["eyJ0.abc-_.x", "SUSEED"]);

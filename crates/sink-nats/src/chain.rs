@@ -1,18 +1,18 @@
 //! Strict order: each message states which message has to be the last one in the stream.
 //!
-//! The first message of a connection expects the sequence of the stream's last message at the time of the connection
-//! (`Nats-Expected-Last-Sequence`, here called place), whether that message is foreign, has no id, or is purged. Each later
-//! message expects the place of the message before it, and in a stream of one replica also its id ([`By`]), so that all
-//! messages after a gap are refused.
+//! The place of a message is its sequence in the stream. The first message of a connection expects the place of the stream's
+//! last message at the time of the connection (`Nats-Expected-Last-Sequence`), whether that message is foreign, has no id, or
+//! is purged. Each later message expects the place of the message before it, and in a stream of one replica also the id of
+//! that message ([`By`]), so that after a missing message all later ones are refused.
 //!
-//! Each message has a [`HEADER`] with its sequence in the spool. From it the next connection learns which events are stored,
-//! and does not send them again. This works for as long as the stream keeps the message, however long an outage lasts, and
-//! does not need the server's duplicate window.
+//! Each message has a [`HEADER`] with its sequence in the spool. The next connection reads this header to find out which
+//! events are stored, and does not send them again. This works for as long as the stream keeps the message, however long an
+//! outage lasts, and does not need the server's duplicate window.
 //!
-//! A replay publishes into the stream while no bridge runs. It does not chain its messages, and each of them has the header
-//! of the last own message before it, so the next bridge finds the last stored event however long the replay was. With
-//! [`By::Place`] and a replay longer than the look-back, it finds only that event; events in flight at a kill before the
-//! replay are then sent again.
+//! A replay publishes into the stream while no bridge runs. It does not chain its messages. Each of them repeats the header
+//! of the last own message before the replay, so the next bridge finds the last stored event however long the replay was.
+//! With [`By::Place`] and a replay longer than the look-back, the next bridge finds only that event; events in flight at a
+//! kill before the replay are then sent again.
 
 use std::collections::BTreeSet;
 
@@ -51,9 +51,11 @@ pub(crate) struct End {
     /// The place of the last message ever stored.
     pub(crate) place: u64,
     pub(crate) by: By,
-    /// The own events, the last one in the stream first. With [`By::Id`] only the last one; with [`By::Place`] all that were found.
+    /// The own events, the last one in the stream first. With [`By::Id`] only the last one; with [`By::Place`] all that were
+    /// found.
     pub(crate) ours: Vec<Sequence>,
-    /// The end of the log in an earlier epoch, if the stream has later events of it: their sequences now belong to other events.
+    /// The end of the log in an earlier epoch, if the stream has later events of it: their sequences now belong to other
+    /// events.
     pub(crate) log_end: Option<Sequence>,
     /// Whether the last message is an own one.
     pub(crate) is_ours: bool,
@@ -119,7 +121,7 @@ impl Owner<'_> {
         })
     }
 
-    /// Returns the value of the [`HEADER`] for messages of a replay.
+    /// Returns the value of the [`HEADER`] for messages of a replay after the last own event.
     pub(crate) fn replayed_behind(&self, ours: Sequence) -> String {
         value(&self.mark(), ours)
     }
@@ -144,13 +146,15 @@ pub(crate) struct Chain {
     link: Link,
 }
 
+/// The events that the stream is known to contain.
 #[derive(Debug)]
 enum Stored {
+    /// All events up to this one; none for `None`.
     UpTo(Option<Sequence>),
     These(BTreeSet<Sequence>),
 }
 
-/// What the next message expects in addition to the place.
+/// The expectation of the next message in addition to the place.
 #[derive(Debug)]
 enum Link {
     /// The id of the last sent message (empty before the first one), and the id of the next message. They swap two buffers.
@@ -240,7 +244,8 @@ impl Chain {
 
     /// Records that the message with this expected place is a duplicate, which has no place. Messages after it are refused.
     pub(crate) fn passed_over(&mut self, place: u64) {
-        // With `By::Id` the next message refers to the duplicate, whose place has the message of an older connection.
+        // With `By::Id` the next message expects the id of the duplicate at this place: the message with this id that an older
+        // connection has stored there.
         if matches!(self.link, Link::Place { .. }) && self.last == place {
             self.last -= 1;
         }
@@ -275,7 +280,8 @@ mod tests {
         chain.has(Sequence::new(number).unwrap())
     }
 
-    /// Its headers, and what it is; as one that was sent, or was refused on the way.
+    /// Adds an event to the chain, and returns the headers and the role of its message. `is_sent` is false for a message that
+    /// the client did not accept.
     fn message(chain: &mut Chain, number: u64, is_sent: bool) -> (String, Role) {
         let mut headers = Headers::default();
         let id = format!("main/{number}");
@@ -287,14 +293,14 @@ mod tests {
     }
 
     #[test]
-    fn message_has_its_id_and_the_previous_id_and_sequence() {
+    fn by_id_a_message_expects_the_previous_id_and_place() {
         let mut chain = chain(By::Id, &[41]);
         assert!(has(&chain, 1) && has(&chain, 41) && !has(&chain, 42));
         insta::assert_snapshot!(message(&mut chain, 42, true).0, @r"
         Nats-Expected-Last-Sequence: 7
         Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111/5:00000000000000000042
         ");
-        // One that was refused on the way is no part of it.
+        // A message that was not sent is no part of the chain.
         message(&mut chain, 43, false);
         insta::assert_snapshot!(message(&mut chain, 44, true).0, @r"
         Nats-Expected-Last-Msg-Id: main/42
@@ -305,18 +311,18 @@ mod tests {
     }
 
     #[test]
-    fn message_has_its_id_and_the_previous_sequence() {
+    fn by_place_a_message_expects_the_previous_place() {
         let mut chain = chain(By::Place, &[41, 39]);
         assert!(
             has(&chain, 39) && has(&chain, 41) && !has(&chain, 40),
-            "a hole is one"
+            "40 is not stored"
         );
         assert!(chain.sends_alone());
         insta::assert_snapshot!(message(&mut chain, 42, true).0, @r"
         Nats-Expected-Last-Sequence: 7
         Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111/5:00000000000000000042
         ");
-        // It was a duplicate, then: it has no place.
+        // The answer to 42 was: a duplicate, which has no place.
         chain.passed_over(8);
         assert_eq!(message(&mut chain, 43, true).1, Role::Chained { place: 8 });
         assert!(chain.sends_alone());
@@ -325,7 +331,7 @@ mod tests {
         message(&mut chain, 44, false);
         assert_eq!(message(&mut chain, 45, true).1, Role::Chained { place: 9 });
         assert_eq!(message(&mut chain, 46, true).1, Role::Chained { place: 10 });
-        // Of one in the middle the server tells the others.
+        // After a duplicate with later messages in flight, the server refuses those.
         chain.passed_over(9);
         assert_eq!(message(&mut chain, 47, true).1, Role::Chained { place: 11 });
     }

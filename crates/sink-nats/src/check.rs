@@ -30,7 +30,7 @@ impl NatsConfig {
             );
         }
         for (index, server) in self.servers.iter().enumerate() {
-            if let Some(message) = server_mistake(server) {
+            if let Some(message) = address_error(server) {
                 error(&format!("servers.{index}"), message);
             }
         }
@@ -85,7 +85,7 @@ impl NatsConfig {
     }
 
     fn check_subject(&self, error: &mut impl FnMut(&str, String)) {
-        // Subjects are visible to all users of the server, and there would be one for each person.
+        // Subjects are visible to all users of the server, and there would be a subject for each person.
         for person in ["pid", "initial_pid"] {
             if self.subject.uses(person) {
                 error(
@@ -220,7 +220,8 @@ impl NatsConfig {
     }
 }
 
-fn server_mistake(server: &str) -> Option<String> {
+/// Returns the error of a server's address; `None` for a valid one.
+fn address_error(server: &str) -> Option<String> {
     const EXAMPLE: &str = "expected one such as \"nats://localhost:4222\"";
     // The parts of a valid URL are shown in logs and in /status. An invalid one may contain a password and is not shown.
     if server.is_empty() {
@@ -273,9 +274,7 @@ fn server_mistake(server: &str) -> Option<String> {
     }
     let is_host_character = |c: char| c.is_ascii_alphanumeric() || "-_.:[]".contains(c);
     if !address.host().chars().all(is_host_character) {
-        return Some(format!(
-            "found a host name with a character that none can contain, {EXAMPLE}"
-        ));
+        return Some(format!("found a host name with an invalid character, {EXAMPLE}"));
     }
     if address.port() == 0 {
         return Some(format!("found port 0, {EXAMPLE}"));
@@ -403,7 +402,7 @@ mod tests {
             ("hunter2@h", "user or password"),
             ("", "empty text"),
         ] {
-            let message = server_mistake(server).unwrap_or_else(|| panic!("{server} is accepted"));
+            let message = address_error(server).unwrap_or_else(|| panic!("{server} is accepted"));
             assert!(message.contains(found), "{server}: {message}");
             assert!(!message.contains("hunter2"), "{message}");
         }
@@ -418,7 +417,7 @@ mod tests {
             "h.",
             "nats://a_b",
         ] {
-            assert_eq!(server_mistake(server), None, "{server}");
+            assert_eq!(address_error(server), None, "{server}");
         }
     }
 

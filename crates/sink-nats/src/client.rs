@@ -83,7 +83,7 @@ impl NatsClient {
         Ok(answer.error.map_or(Ok(answer.seq), Err))
     }
 
-    /// Subscribes to a subject. At most some messages are buffered; the connection is in fault when more arrive at once.
+    /// Subscribes to a subject, for few messages: if more messages arrive than the buffer holds, the connection is in fault.
     ///
     /// # Errors
     /// Returns a fault if the connection is broken.

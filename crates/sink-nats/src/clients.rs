@@ -1,14 +1,14 @@
-//! A limit of the clients of a sink that still receive.
+//! A limit on the clients of a sink that have not ended.
 //!
-//! A dropped client ends when it next has nothing to receive. A client that receives a line without an end may continue for a
-//! long time, and keeps the memory of the line.
+//! A dropped client ends only when it next has nothing to receive. A client that receives a line without an end may continue
+//! for a long time, and keeps the memory of the line.
 
 use std::sync::{Arc, Weak};
 
 use async_nats::Statistics;
 use neurobridge_core::sink::{FaultKind, SinkFault};
 
-/// The limit of concurrent clients of a sink. Several, since a client outlives its connection also without an error.
+/// The largest number of clients of a sink at the same time. More than one, since a client may end later than its connection.
 const MAX_CLIENTS: usize = 8;
 
 /// The clients of a sink that have not ended. Each is represented by its counters, which it owns until it ends.

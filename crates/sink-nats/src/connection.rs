@@ -76,7 +76,8 @@ pub(crate) struct Connection {
     last_answer: Instant,
     /// The time from sending to the answer of the most recently answered message.
     round_trip: Option<Duration>,
-    /// The time at which the current run of messages began: reading the clock for each message would cost more than it is worth.
+    /// The time of the first message since the last flush, which all messages until the next flush share: reading the clock
+    /// for each message would cost more than it is worth.
     run_began: Option<Instant>,
     reply_subjects: Subjects,
     /// The pending request for the end of the stream.
@@ -85,7 +86,7 @@ pub(crate) struct Connection {
     places: Places,
     /// Set in a cluster.
     following: Option<Following>,
-    /// How messages refer to the one before, with strict order.
+    /// How messages refer to the message before; `None` without strict order.
     chained_by: Option<By>,
 }
 
@@ -217,7 +218,7 @@ impl Connection {
             return Ok(());
         }
         let payload = payload_in(buffer, message.payload.as_bytes());
-        self.hand_over(sequence, message, payload, role)?;
+        self.pass_to_client(sequence, message, payload, role)?;
         if let Some(chain) = self.backend.chain_mut() {
             chain.sent();
         }
@@ -232,10 +233,10 @@ impl Connection {
     ) -> Result<(), PublishError> {
         self.limits.check(message.size(), Role::DeadLetter)?;
         let payload = Bytes::copy_from_slice(message.payload.as_bytes());
-        self.hand_over(sequence, message, payload, Role::DeadLetter)
+        self.pass_to_client(sequence, message, payload, Role::DeadLetter)
     }
 
-    fn hand_over(
+    fn pass_to_client(
         &mut self,
         sequence: Sequence,
         message: Message<'_>,
@@ -252,7 +253,7 @@ impl Connection {
         let subject_bytes = message.subject.len();
         let subject = Given::from(message.subject);
         let headers = message.headers.into_map();
-        let handed_over = match (&self.backend, headers) {
+        let passed = match (&self.backend, headers) {
             (Backend::Stream { .. }, headers) => {
                 let number = self.in_flight.next_number();
                 let reply = self.reply_subjects.make(|text| {
@@ -273,11 +274,11 @@ impl Connection {
             }
             (Backend::Core(_), None) => now(pin!(self.client.publish(subject, payload))),
         };
-        if !matches!(handed_over, Some(Ok(()))) {
-            // A rejected message starts no run, since the next message may be sent much later.
+        if !matches!(passed, Some(Ok(()))) {
+            // A rejected message does not set the time, since the next message may be sent much later.
             self.run_began = None;
         }
-        match handed_over {
+        match passed {
             Some(Ok(())) => {
                 if self.in_flight.len() == 0 {
                     self.last_answer = at;
@@ -306,7 +307,8 @@ impl Connection {
         }
     }
 
-    /// Ends a run of messages. The client sends by itself; without acknowledgements (core mode) an echo is requested.
+    /// Ends a run of messages, which share a time. The client sends them by itself. In core mode, which has no
+    /// acknowledgements, an echo is requested.
     pub(crate) fn flush(&mut self) -> Result<(), SinkFault> {
         self.run_began = None;
         let has_sent = self.in_flight.len() > 0;
@@ -319,7 +321,8 @@ impl Connection {
         }
     }
 
-    /// Waits for acknowledgements and reports them. Cancel-safe: does not wait while it holds one.
+    /// Waits for acknowledgements and appends the outcomes. Cancel-safe: never waits between an acknowledgement and its
+    /// outcome.
     pub(crate) async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         if !self.known.is_empty() {
             acks.append(&mut self.known);
@@ -334,7 +337,7 @@ impl Connection {
             if is_broken && self.in_flight.len() == 0 {
                 return self.continue_chain(acks).await;
             }
-            let late = late(self.patience());
+            let late = late(self.ack_deadline());
             let repeat = at(self.repeat_at());
             let reply = tokio::select! {
                 biased;
@@ -365,13 +368,13 @@ impl Connection {
         Ok(Next::Continue)
     }
 
-    /// Returns the position of the last acknowledged message, and the positions that show since the last call that the stream was
-    /// created again.
+    /// Returns the place of the last acknowledged message. If the stream was recreated since the last call, also the last
+    /// place in the old stream and the first place in the new stream.
     pub(crate) fn take_places(&mut self) -> (u64, Option<(u64, u64)>) {
         (self.places.last(), self.places.take_restarted())
     }
 
-    /// The length in bytes of a subject that the server did not accept, if it closed the connection for one.
+    /// Returns the length in bytes of a subject that the server did not accept, if it closed the connection because of one.
     pub(crate) fn refused_subject(&self) -> Option<usize> {
         // The refused subject has no acknowledgement, and every longer subject is refused too.
         let longest = self.in_flight.longest_subject();
@@ -387,7 +390,7 @@ impl Connection {
         }
     }
 
-    /// Returns the fault that the client has reported while no event was pending.
+    /// Returns the fault that the client has reported, if no event waits for its outcome.
     pub(crate) fn idle_fault(&self) -> Option<SinkFault> {
         let is_idle = self.in_flight.len() == 0 && self.known.is_empty();
         self.events.fault().filter(|_| is_idle)
@@ -402,7 +405,7 @@ impl Connection {
     }
 
     /// Returns the deadline of the next acknowledgement, and its time limit.
-    fn patience(&self) -> (Option<Instant>, Duration) {
+    fn ack_deadline(&self) -> (Option<Instant>, Duration) {
         let Some(oldest) = self.in_flight.oldest() else {
             return (None, self.ack_timeout);
         };
@@ -416,7 +419,7 @@ impl Connection {
         }
     }
 
-    /// Requests an echo of the server after all messages sent so far.
+    /// Requests an echo, which the server returns after it has processed all messages sent so far.
     fn echo(&self) -> Result<(), SinkFault> {
         let subject = format!("{}{}", self.inbox, self.in_flight.next_number());
         match now(pin!(

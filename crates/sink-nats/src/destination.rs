@@ -1,4 +1,4 @@
-//! The identity of the stream into which events were delivered, to notice that it was removed and recreated.
+//! The identity of the stream into which events were delivered, to detect that the stream was removed and recreated.
 
 use neurobridge_core::{reader::Cursor, recreation::Recreations};
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,8 @@ impl Destination {
         }
     }
 
-    /// Reports that an acknowledgement has an earlier place than one before it.
+    /// Reports that the stream was recreated while connected: a message was acknowledged at `place`, after another one at the
+    /// later place `before`.
     pub(crate) fn restarted(&mut self, sink: &str, before: u64, place: u64) {
         let Some(known) = &mut self.known else {
             return;
@@ -93,8 +94,9 @@ impl Destination {
     }
 }
 
-/// Returns the place from which a member of a cluster reads this stream after a restart: that stored with the cursor, or that of a
-/// bridge that was alone. `in_flight`: the number of messages that may have been in flight.
+/// Returns the place from which a member of a cluster reads this stream after a restart: the place stored with the cursor. If
+/// a bridge outside of a cluster has stored the note, the last known place less `in_flight`, the number of messages that may
+/// have been in flight.
 pub(crate) fn read_from(note: Option<&str>, stream: &Stream, in_flight: u64) -> Option<u64> {
     let known: Known = serde_json::from_str(note?).ok()?;
     let is_same = known.stream == stream.config.name
@@ -120,17 +122,18 @@ pub(crate) struct Places {
     last: u64,
     /// Messages with a smaller number were sent before the stream was recreated.
     from: u64,
-    /// The place before, and the one of the first message of the new stream.
+    /// The last place in the old stream, and the place of the first message in the new stream; `None` if none was recreated.
     restarted: Option<(u64, u64)>,
 }
 
 impl Places {
+    /// Returns the place of the last acknowledged message.
     pub(crate) const fn last(&self) -> u64 {
         self.last
     }
 
-    /// Records the acknowledgement of a message: its number, the last place when it was sent, and its place. Acknowledgements may
-    /// overtake each other, so a message is only compared with those that were acknowledged before it was sent.
+    /// Records the acknowledgement of a message: its number, the last place when it was sent, and its place. Acknowledgements
+    /// may overtake each other, so a message is only compared with those that were acknowledged before it was sent.
     pub(crate) fn stored(&mut self, number: u64, after: u64, place: u64, next_number: u64) {
         if number >= self.from && place <= after {
             self.restarted = Some((after, place));

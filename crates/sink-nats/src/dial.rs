@@ -34,7 +34,7 @@ use crate::{
     tls,
 };
 
-/// The time limit for a server's INFO and the authentication.
+/// The time limit for each step of an attempt: name look-up, connection, INFO line, TLS and authentication.
 pub(crate) const OPEN_LIMIT: Duration = Duration::from_secs(5);
 /// The time limit for a response of the JetStream API.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -42,12 +42,14 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// The capacity of the client's channel for the sink's own commands, in addition to the messages in flight.
 const SPARE_CAPACITY: usize = 64;
-/// The capacity for the messages that a member of a cluster receives without JetStream: a new leader sends its whole backlog at once.
+/// The capacity for the messages that a member of a cluster receives without JetStream: a new leader sends its whole backlog
+/// at once.
 const SUBJECT_CAPACITY: usize = 1 << 14;
 
 /// A new connection.
 pub(crate) struct Dialled {
     pub(crate) client: Client,
+    /// The messages to reply subjects: the acknowledgements.
     pub(crate) replies: Subscriber,
     /// The prefix of reply subjects.
     pub(crate) inbox: String,
@@ -56,7 +58,7 @@ pub(crate) struct Dialled {
     pub(crate) ownership: Ownership,
     pub(crate) stream: Option<Stream>,
     pub(crate) chain: Option<(Chain, Recovery)>,
-    /// For a member of a cluster.
+    /// For a member of a cluster with JetStream.
     pub(crate) reader: Option<StreamReader>,
     /// The chain header of each message of a replay with strict order.
     pub(crate) replayed_behind: Option<String>,
@@ -67,8 +69,9 @@ pub(crate) struct Dialled {
 /// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
+    /// A delivery outside of a cluster.
     Delivery,
-    /// As a member of a cluster, which reads the stream by itself.
+    /// A delivery in a cluster, which reads the stream to its end at each takeover.
     Member,
     /// A replay, which does not chain its messages.
     Replay,
@@ -161,7 +164,8 @@ fn tls_config(config: &NatsConfig) -> Option<TlsFiles> {
     config.tls.clone().or_else(|| is_named.then(TlsFiles::default))
 }
 
-/// Connects to one of the servers. Tries each one once, starting with a random one. Returns the addresses of that server too.
+/// Connects to one of the servers, trying each server once, beginning with a random one. Returns the client and the addresses
+/// of its server.
 pub(crate) async fn connect(
     config: &NatsConfig,
     sink: &str,
@@ -200,7 +204,7 @@ pub(crate) async fn connect(
     Err(error::of_servers(faults))
 }
 
-/// Set once a client has its connection.
+/// A flag that is set once the client is connected.
 type WasMade = Arc<AtomicBool>;
 
 /// An attempt to connect to one of the servers.
@@ -227,7 +231,7 @@ impl Attempt<'_> {
             move |nonce| {
                 // A client must not reconnect: see the crate's documentation. The client has no option for this.
                 let proof = if was_made.load(Ordering::Acquire) {
-                    Err(AuthError::new("this client has had its connection"))
+                    Err(AuthError::new("a client is used for one connection only"))
                 } else {
                     steps.begin(ConnectStep::SignIn, &server);
                     identity.prove(&nonce)

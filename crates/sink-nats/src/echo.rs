@@ -1,9 +1,10 @@
-//! Echoes: the acknowledgements of core mode, which has none of its own.
+//! Echoes replace acknowledgements in core mode, which has none.
 //!
-//! The server returns a message to our own inbox after it has processed all messages before it. It reports a refusal of
-//! one of them earlier on the same connection, but the client passes refusals to another task than messages. So an echo
-//! is final only if the connection has received nothing else that may be a refusal. Otherwise the refusal gets time to be reported, and
-//! another echo is requested. When that one arrives, the messages before the first echo were accepted.
+//! An echo is a message that the sink publishes to its own inbox, and that the server returns after it has processed all
+//! messages before it. The server reports a refused message earlier on the same connection, but the client passes refusals
+//! to another task than messages. So an echo is final only if the connection has received nothing else that may be a
+//! refusal. Otherwise the refusal gets time to be reported, and another echo is requested. When the other echo arrives
+//! without a reported refusal, the messages before the first echo were accepted.
 
 use std::{
     mem,
@@ -16,11 +17,11 @@ use tokio::time::Instant;
 
 /// The payload of an echo.
 pub(crate) const PAYLOAD: &[u8] = b"1";
-/// The time for the client's other task to report a refusal. Far more than it needs; other data of this length is rare while messages
-/// are in flight: the server's INFO, which a server sends when its cluster changes.
+/// The time for the client's other task to report a refusal. Far more than the task needs, which costs little: other data of
+/// this length is rare while messages are in flight, namely the INFO that a server sends when its cluster changes.
 const GRACE_PERIOD: Duration = Duration::from_millis(250);
-/// The bytes from which other data may be a refusal: less than half of the shortest one, `-ERR 'Permissions Violation for Publish to
-/// "a"'`, which two reads may split, and more than PING and PONG together.
+/// The smallest number of other bytes that may be a refusal: less than half of the shortest refusal, which two reads may split
+/// (`-ERR 'Permissions Violation for Publish to "a"'`), and more than PING and PONG together.
 const REFUSAL: u64 = 20;
 
 /// The echoes of a connection.
@@ -52,8 +53,9 @@ impl Echoes {
         self.received = self.statistics.in_bytes.load(Ordering::Relaxed);
     }
 
-    /// Receives the echo with this number. Returns the number of the echo before which all messages were accepted, unless a refusal was
-    /// reported. If that is another one, a further echo is to be requested at [`repeat_at`](Self::repeat_at).
+    /// Records the echo with this number. Returns the number of the echo before which all messages were accepted, unless a
+    /// refusal was reported: `number` if the echo is final, otherwise the number of the last echo that was not final. After
+    /// an echo that is not final, another one has to be requested at [`repeat_at`](Self::repeat_at).
     pub(crate) fn receive(&mut self, echo: &Message, number: u64) -> Option<u64> {
         // The client counts bytes before it passes on the message that they contain.
         let received = self.statistics.in_bytes.load(Ordering::Relaxed);
@@ -123,7 +125,7 @@ mod tests {
         receive("MSG _INBOX.a.1 1 1\r\n1\r\n");
         assert_eq!(echoes.receive(&echo, 5), Some(5));
         assert!(!echoes.is_pending && echoes.repeat_at.is_none());
-        // A follower of another member receives messages all the time.
+        // A member of a cluster that is still subscribed receives messages of others before each echo.
         for (number, accepted) in [(6, None), (7, Some(6)), (8, Some(7))] {
             receive("HMSG faces.seen 2 30 40\r\n");
             receive("MSG _INBOX.a.1 1 1\r\n1\r\n");

@@ -28,7 +28,8 @@ const RAW_REPLAY: &str = "neurobridge-replay";
 /// The header by which JetStream detects a duplicate.
 pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
 
-/// JetStream accepts 64 KiB. Half of it, because with strict order the headers of the next message contain the id as well.
+/// The largest headers in bytes: half of the 64 KiB that JetStream accepts, because with strict order the headers of the next
+/// message contain the id as well.
 const MAX_HEADERS: usize = 32_000;
 
 /// Encodes events as messages.
@@ -41,7 +42,9 @@ pub(crate) struct Encoder {
     subjects: Subjects,
     /// The longest subject that the server is known to accept, in bytes.
     max_subject: usize,
+    /// The name of the run of a replay.
     replay: Option<String>,
+    // Buffers that are reused for each message.
     structured: String,
     id: String,
     scratch: String,
@@ -72,7 +75,7 @@ impl Encoder {
         }
     }
 
-    /// Adds the id also without JetStream: by it the members of a cluster recognise their copies.
+    /// Adds the id to all messages, also without JetStream: the members of a cluster recognise their copies by the id.
     pub(crate) const fn add_ids(&mut self) {
         self.has_id = true;
     }
@@ -85,7 +88,7 @@ impl Encoder {
     /// Encodes an event as a message. `stripped` names the fields that were removed from the event, if any.
     ///
     /// # Errors
-    /// The server would treat the message as an attack and close the connection, or the headers exceed what a stream stores.
+    /// Returns a rejection if the subject is too long or reserved, or if the headers exceed [`MAX_HEADERS`].
     pub(crate) fn encode<'a>(
         &'a mut self,
         event: &Event<'a>,
@@ -182,8 +185,8 @@ impl Encoder {
         self.max_subject = self.max_subject.min(max_bytes);
     }
 
-    /// Encodes attributes as headers, according to the NATS binding of CloudEvents: the working draft of 1.0.3, the first version
-    /// that has headers and encodes their values.
+    /// Encodes attributes as headers, according to the NATS binding of CloudEvents: the working draft of 1.0.3, the first
+    /// version that has headers and encodes their values.
     fn add_attributes(
         &mut self,
         event: &Event<'_>,

@@ -40,7 +40,7 @@ pub struct ApiError {
 pub(crate) const STREAM_NOT_FOUND: u32 = 10059;
 /// The stream has no message at that position.
 pub(crate) const NO_MESSAGE: u32 = 10037;
-/// Another client has created a stream of this name first, with another configuration.
+/// A stream of this name exists with another configuration: another client has created it first.
 pub(crate) const STREAM_NAME_IN_USE: u32 = 10058;
 
 /// Returns the part at fault for an error. The numbers are those of nats-server's `errors.json`.
@@ -112,7 +112,8 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
         _ => "check the servers",
     };
     let verb = match kind {
-        FaultKind::Missing => "does not exist",
+        FaultKind::Missing if error.err_code == STREAM_NOT_FOUND => "does not exist",
+        FaultKind::Missing => "cannot be used",
         FaultKind::Unavailable => "accepts no messages now",
         FaultKind::Unauthorised => "denies access",
         FaultKind::Timeout => "does not answer in time",
@@ -152,7 +153,7 @@ pub(crate) fn nobody_takes(what: &str, sequence: Sequence, subject: &str) -> Sin
     SinkFault::new(
         FaultKind::Unavailable,
         format!(
-            "no stream accepts {what} {sequence} (\"{subject}\") now: it has no leader, or was removed, or JetStream is \
+            "no stream accepts {what} {sequence} (\"{subject}\") now: its stream has no leader or was removed, or JetStream is \
              disabled; check the servers; retried"
         ),
     )
@@ -180,7 +181,7 @@ pub(crate) fn of_request(kind: RequestErrorKind) -> SinkFault {
 /// The text that a server sends before it closes a connection because a line exceeded its `max_control_line`.
 const LINE_TOO_LONG: &str = "maximum control line";
 
-/// Creates the fault of an answer of JetStream that has another form than expected.
+/// Creates the fault of an answer of JetStream that cannot be parsed. `what`: the request.
 pub(crate) fn unreadable(what: &str, cause: &serde_json::Error) -> SinkFault {
     SinkFault::new(
         FaultKind::Other,
@@ -200,7 +201,8 @@ pub(crate) fn of_event(event: &Event) -> Option<SinkFault> {
     match event {
         Event::Disconnected | Event::Closed => Some(broken()),
         Event::ServerError(error) => of_server(error),
-        // The buffer has room for the acknowledgements of all messages in flight. Those of a leader without JetStream may exceed it.
+        // The buffer has room for the acknowledgements of all messages in flight. In a cluster without JetStream, the
+        // messages of the leader may exceed it.
         Event::SlowConsumer(_) => Some(SinkFault::new(
             FaultKind::Other,
             "the client's buffer for received messages is full, so some were dropped; reconnecting",
@@ -211,12 +213,12 @@ pub(crate) fn of_event(event: &Event) -> Option<SinkFault> {
     }
 }
 
-/// Creates the fault of a broken connection.
+/// Creates the fault of a consumer that the server does not create.
 pub(crate) fn of_consumer(error: &ApiError, stream: &str) -> SinkFault {
     let SinkFault { kind, reason, .. } = fault(error, stream);
     SinkFault::new(
         kind,
-        format!("no consumer can be created, through which a member of a cluster reads the stream: {reason}"),
+        format!("cannot create the consumer through which a member of a cluster reads the stream: {reason}"),
     )
 }
 
@@ -228,7 +230,7 @@ pub(crate) fn broken() -> SinkFault {
     )
 }
 
-/// Creates the fault for an error text of a server: the protocol has no codes.
+/// Creates the fault for an error of a server. The text decides, because the protocol has no codes.
 fn of_server(error: &ServerError) -> Option<SinkFault> {
     let ServerError::Other(text) = error else {
         return Some(unauthorised(&error.to_string(), "check auth"));
@@ -308,7 +310,8 @@ pub(crate) fn of_connect(error: &ConnectError, server: &str) -> SinkFault {
     }
 }
 
-/// The fault of an attempt at several servers: the fault of the server that reached the latest step.
+/// Creates the fault of an attempt at several servers: the first fault of a server that was reached, otherwise the reasons of
+/// all.
 pub(crate) fn of_servers(mut faults: Vec<SinkFault>) -> SinkFault {
     let furthest = faults
         .iter()

@@ -1,4 +1,4 @@
-//! A fake server with one stream and one consumer, which can lose deliveries and ignore requests for messages.
+//! A fake NATS server for tests, with one stream and one consumer. It can lose deliveries and ignore requests for messages.
 
 use std::{
     collections::BTreeSet,
@@ -114,7 +114,7 @@ impl Answers {
         self.write.write_all(text.as_bytes()).await
     }
 
-    /// Passes on a message without a reply subject to the subscriptions of the client itself.
+    /// Returns a message of the client, without a reply subject, to the client's own subscriptions.
     async fn pass_on(
         &mut self,
         start: &str,
@@ -197,7 +197,8 @@ impl Answers {
                 .await?;
         }
         if unused > 0 {
-            // A server answers an unfilled request only when it expires; one that does not wait, when all stored messages are sent.
+            // A real server answers an unfilled request when it expires; a request with `no_wait` once all stored messages
+            // are sent.
             tokio::time::sleep(EXPIRY).await;
             let status = format!(" 408 Request Timeout\r\nNats-Pending-Messages: {unused}");
             self.message(inbox, None, &status, "").await?;

@@ -1,12 +1,13 @@
 //! The part of a connection that makes its sink a member of a cluster.
 //!
 //! A follower reads the stream, or without JetStream the subjects, and settles its own copies of the events that others have
-//! published. A takeover reads the end of the stream, settles what precedes it, and begins a chain there. A message that another member stores in between breaks that
-//! chain, and the takeover begins again: so no event is published twice however many members believe to lead.
+//! published. A takeover reads the stream to its end, settles the events that are stored there, and begins a chain after the
+//! end. A message that another member stores in between breaks that chain, and the takeover begins again. So no event is
+//! stored twice, however many members act as the leader.
 //!
-//! Messages of an earlier leader may reach the stream after the takeover. Each of them expects one of the places that follow the end
-//! of the stream, so until the stream has passed these places (it is [contested](Following::is_contested)), the new leader sends each
-//! message alone. With several messages in flight, one of them could be stored after a refused one.
+//! Messages of an earlier leader may reach the stream after the takeover. Each of them expects one of the places that follow
+//! the end of the stream. Until the stream has passed these places, it is [contested](Following::is_contested), and the new
+//! leader sends each message alone: with several messages in flight, one of them could be stored after a refused one.
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Instant};
 
@@ -31,8 +32,8 @@ use crate::{
 /// The number of messages at the end of the stream that a member without a stored position reads.
 const LOOK_BACK: u64 = 1 << 17;
 
-/// The largest number of messages in flight with strict order. Small, because as many messages of an earlier leader may arrive late,
-/// and the new leader sends each message alone until the stream has passed the places of these.
+/// The largest number of messages in flight with strict order. Small, because as many messages of an earlier leader may
+/// arrive late, and the new leader sends each message alone until the stream has passed the places that they expect.
 pub(crate) const MOST_CHAINED: usize = 256;
 
 /// The pending answer about a place of the stream: `None` if there is no message.
@@ -58,8 +59,9 @@ impl Membership {
         self.copies.resume(0)
     }
 
-    /// Sets the place at which reading begins, if nothing was read in this process: the one stored with the cursor, otherwise one
-    /// some way before the end. Begins again if the stream ends before what was read.
+    /// Sets the place at which reading begins, if nothing was read in this process: the place stored with the cursor,
+    /// otherwise [`LOOK_BACK`] before the end. Begins at the first message if the stream ends before that place, because it
+    /// was recreated.
     pub(crate) fn begin(&mut self, stream: &Stream, stored: Option<u64>) {
         let end = stream.last_place() + 1;
         let next = self.copies.next(0).or(stored);
@@ -75,7 +77,7 @@ impl Membership {
     }
 }
 
-/// Where a member reads the messages of the others.
+/// The source from which a member reads the messages of the other members.
 pub(crate) enum Reading {
     Stream { reader: StreamReader, name: Arc<str> },
     Subject(SubjectReader),
@@ -142,7 +144,8 @@ pub(crate) struct Following {
     /// The largest number of messages of a former leader that may be stored after a takeover.
     in_flight: u64,
     is_leading: bool,
-    /// Whether the lease has ended since this member leads: another member may have published since, even if the lease is held again.
+    /// Whether the lease has ended since this member leads: another member may have published since, even if the lease is
+    /// held again.
     must_step_down: bool,
     /// The last place at which the stream may accept a message of an earlier leader.
     contested_to: u64,
@@ -181,13 +184,13 @@ impl Following {
         self.membership
     }
 
-    /// Returns an event as this member publishes it; `None` for a follower.
+    /// Returns an event as this leader publishes it, marked if it may be late; `None` for a follower.
     pub(crate) fn with_origin<'a>(&self, event: &Event<'a>) -> Option<Event<'a>> {
         self.is_leading.then(|| self.membership.copies.with_origin(event))
     }
 
-    /// Makes this leader step down, and begins to receive the messages of other members before one of them leads. To be called when
-    /// the lease has ended.
+    /// Makes this leader step down, and begins to receive the messages of other members before one of them leads. To be
+    /// called when the lease has ended.
     pub(crate) fn lease_ended(&mut self) {
         self.must_step_down = true;
         self.subscribe_now();
@@ -208,8 +211,8 @@ impl Following {
         self.is_leading
     }
 
-    /// Returns whether the stream may still accept messages of an earlier leader. With strict order each of them expects a place that
-    /// is at most [`MOST_CHAINED`] after the end of the stream at the takeover.
+    /// Returns whether the stream may still accept messages of an earlier leader. With strict order each of them expects a
+    /// place that is at most [`MOST_CHAINED`] after the end of the stream at the takeover.
     pub(crate) fn is_contested(&self) -> bool {
         self.membership.copies.next(0).unwrap_or(1) <= self.contested_to
     }
@@ -277,8 +280,8 @@ impl Following {
         }
     }
 
-    /// Settles events by the messages of other members, until the lease is held. Returns with outcomes, or without them when the takeover
-    /// may begin. Reads nothing while the copies are [full](Copies::is_full); a takeover reads all messages.
+    /// Settles events by the messages of other members, until the lease is held. Returns with outcomes, or without them when
+    /// the takeover may begin. Reads nothing while the copies are [full](Copies::is_full); a takeover reads all messages.
     pub(crate) async fn follow(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         if !self.may_publish() {
             self.reset_takeover();
@@ -304,8 +307,8 @@ impl Following {
         }
     }
 
-    /// Reads the stream to its end and settles. Returns the place of the end, after which this member leads; `None` if the lease
-    /// is not held any more. Cancel-safe.
+    /// Reads the stream to its end and settles the own events that it contains. Returns the place of the end, after which
+    /// this member leads; `None` if the lease is not held any more. Cancel-safe.
     pub(crate) async fn take_over(&mut self, acks: &mut Vec<Ack>) -> Result<Option<u64>, SinkFault> {
         loop {
             if !self.may_publish() {
@@ -345,7 +348,7 @@ impl Following {
         }
     }
 
-    /// Leads after the place of the end, and returns it.
+    /// Makes this member the leader after the end of the stream at this place, and returns the place.
     fn lead(&mut self, end: u64) -> u64 {
         self.takeover = Takeover::EndUnknown;
         self.is_leading = true;
@@ -382,7 +385,7 @@ impl Following {
         }
     }
 
-    /// Returns the place of the first message from a place on, or of the last one of the stream.
+    /// Returns the place of the first message at or after `from`; without `from`, the place of the last message of the stream.
     async fn find_place(&mut self, from: Option<u64>) -> Result<Option<u64>, SinkFault> {
         let answer = self.answer.get_or_insert_with(|| {
             let (client, events) = (self.client.clone(), Arc::clone(&self.events));
@@ -407,7 +410,7 @@ impl Following {
     }
 }
 
-/// Returns the place of the first message that is not before a place.
+/// Returns the place of the first message at or after `from`; `None` if there is no such message.
 async fn first_from(api: &Api<'_>, stream: &str, from: u64) -> Result<Option<u64>, SinkFault> {
     #[derive(Deserialize)]
     struct Answer {
@@ -418,10 +421,10 @@ async fn first_from(api: &Api<'_>, stream: &str, from: u64) -> Result<Option<u64
         seq: u64,
     }
     let request = json!({ "seq": from, "next_by_subj": ">" });
-    let asked = api
+    let answer = api
         .request::<Answer>(&format!("STREAM.MSG.GET.{stream}"), &request)
         .await?;
-    match asked {
+    match answer {
         Ok(found) => Ok(Some(found.message.seq)),
         Err(error) if error.err_code == error::NO_MESSAGE => Ok(None),
         Err(error) => Err(error::fault(&error, stream)),

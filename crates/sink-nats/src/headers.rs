@@ -1,9 +1,9 @@
 //! Headers in their wire format, in one text.
 //!
-//! The client stores headers in a map, with three allocations for each, freed by another thread: with ten headers they are most
-//! of the cost of a message (`cargo xtask bench --sink strict` measures it). So the map gets one entry: the first header's name,
-//! and a value that contains the other headers with the line breaks before them. The client writes name, colon and value, and the
-//! receiver reads ten headers.
+//! The client stores headers in a map, with three allocations for each, freed by another thread: with ten headers they are
+//! most of the cost of a message (`cargo xtask bench --sink strict` measures it). So the map gets one entry: the first
+//! header's name, and a value that contains the other headers with the line breaks before them. The client writes name, colon
+//! and value, and the receiver reads ten headers.
 
 use std::{
     borrow::Cow,

@@ -4,9 +4,9 @@
 //! one. With JetStream an event is delivered when its stream acknowledges it, otherwise when the server has received it. The
 //! module `error` is the one place that classifies errors as faults of a message or of the sink.
 //!
-//! A client is used for one connection only: after a reconnect by the client itself, later messages would be stored before those
-//! that were lost with the old connection. Instead, the delivery publishes again from its cursor, over a
-//! new connection.
+//! A client is used for one connection only: after a reconnect by the client itself, later messages would be stored before
+//! those that were lost with the old connection. Instead, the delivery publishes again from its cursor, over a new
+//! connection.
 
 mod auth;
 mod backend;

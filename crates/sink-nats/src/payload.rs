@@ -1,7 +1,7 @@
 //! Payloads without a copy: slices of the buffer that holds the events.
 //!
-//! The client keeps such a slice, and with it the whole buffer, until it has written the message. So no more memory is kept than
-//! the batches of the events in flight, which the delivery keeps anyway.
+//! The client keeps such a slice, and with it the whole buffer, until it has written the message. This needs no further memory,
+//! because the delivery keeps the batches of the events in flight anyway.
 
 use bytes::Bytes;
 

@@ -20,7 +20,7 @@ const MAX_INFO_BYTES: u64 = 1 << 20;
 /// The length to which an invalid first line is cut in errors.
 const SHOWN_CHARS: usize = 100;
 
-/// The required fields of the INFO line.
+/// The fields of the INFO line that the sink needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Info {

@@ -1,8 +1,8 @@
-//! A size limit for messages and lines of the server without an end. The client has none.
+//! A size limit for messages and lines of the server without an end. The client has no such limit.
 //!
-//! A client that was dropped ends when it next finds nothing to receive, or after three pings without an answer, so its connection is closed
-//! for it: see [`sockets`]. A runtime of its own, with which it could be
-//! cancelled at once, doubled the processor time of a message: it was woken for single messages, and wrote each by itself.
+//! A client that was dropped ends only when it next finds nothing to receive, or after three pings without an answer. So its
+//! connection is closed from outside: see [`sockets`]. A runtime for each client, which could be cancelled at once, doubled the
+//! processor time of a message: the client was woken for single messages, and wrote each one by itself.
 
 use std::{
     net::SocketAddr,
@@ -19,9 +19,10 @@ use tokio::{
 
 use crate::{events::Events, sockets};
 
-/// Between two looks at the client's counters: a server on the same machine sends some ten MiB meanwhile.
+/// The interval at which the client's counters are read. A server on the same machine sends some ten MiB in this time.
 const INTERVAL: Duration = Duration::from_millis(25);
-/// The largest message of a server that has the default limits, and of one that has the highest ones.
+/// The range to which the announced `max_payload` of a server is limited: from 8 MiB, the largest value that nats-server
+/// recommends, to 64 MiB, the largest value that it accepts.
 const PAYLOADS: std::ops::RangeInclusive<usize> = (8 << 20)..=(64 << 20);
 /// The bytes per second that a connection may receive in addition to messages (PONG, INFO).
 const BYTES_PER_SECOND: u64 = 64 << 10;
@@ -33,7 +34,7 @@ pub(crate) struct ReceiveLimit(JoinHandle<()>);
 impl ReceiveLimit {
     /// Begins to watch a client; a message or a line that is too long becomes the fault of its connection.
     ///
-    /// `addresses`: those of the server.
+    /// `addresses`: the addresses of the server.
     pub(crate) fn start(client: &Client, addresses: Vec<SocketAddr>, events: Arc<Events>) -> Self {
         let payload = client.max_payload().clamp(*PAYLOADS.start(), *PAYLOADS.end());
         // Responses of the JetStream API contain messages in base64.

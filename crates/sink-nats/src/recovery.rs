@@ -1,10 +1,10 @@
 //! Continues a broken chain over the same connection.
 //!
-//! A chained message is refused if the message before it is not the last one of the stream: because that was a duplicate, which
-//! is not stored again, or because another publisher has published in between. All later messages in flight are refused too.
-//! Once all of them are answered, the end of the stream is determined. If a duplicate is the cause, the end is the place that was
-//! acknowledged last. Otherwise the stream is queried, also for own messages: a server that was frozen may have stored
-//! messages of an older connection in between.
+//! A chained message is refused if the message before it is not the last one of the stream: because the message before was a
+//! duplicate, which is not stored again, or because another publisher has published in between. All later messages in flight
+//! are refused too. Once all of them are answered, the end of the stream is determined. If a duplicate is the cause, the end
+//! is the place that was acknowledged last. Otherwise the stream is queried, also for own messages: a server that was frozen
+//! may have stored messages of an older connection in between.
 
 use std::pin::Pin;
 

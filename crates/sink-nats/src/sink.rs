@@ -49,13 +49,14 @@ pub struct NatsSink {
     connection: Option<Connection>,
     was_connected: bool,
     is_replay: bool,
-    /// The warnings of the last connection, each logged once.
+    /// The warnings of the last connection.
     warnings: Vec<String>,
+    /// Whether the warnings were logged, which happens once.
     warned: bool,
     is_trial: bool,
     clients: Clients,
     destination: Destination,
-    /// In a cluster, while no connection has it.
+    /// The membership of a cluster while no connection owns it; `None` outside of a cluster.
     membership: Option<Membership>,
     is_member: bool,
 }
@@ -82,8 +83,8 @@ impl NatsSink {
         }
     }
 
-    /// Creates a sink that only probes the server: it creates no stream, and reports in [`warnings`](Self::warnings) settings that
-    /// can lose events and resources that would be created. It must not publish.
+    /// Creates a sink that only probes the server: it creates no stream, and reports in [`warnings`](Self::warnings) settings
+    /// that can lose events and resources that would be created. It must not publish.
     pub fn trial(name: impl Into<String>, config: NatsConfig) -> Self {
         Self {
             is_trial: true,
@@ -105,8 +106,8 @@ impl NatsSink {
         self
     }
 
-    /// Makes the sink a member of a cluster: it publishes only while it may, and otherwise settles the events that the
-    /// leader has published. Without JetStream it subscribes to the subjects of the events for that.
+    /// Makes the sink a member of a cluster: it publishes only while it holds the lead, and otherwise settles the events that
+    /// the leader has published. To see these events without JetStream, it subscribes to their subjects.
     #[must_use]
     pub fn in_cluster(mut self, lead: Lead) -> Self {
         self.is_member = true;
@@ -139,7 +140,7 @@ impl NatsSink {
         Some(Following::new(membership, reading, connection, in_flight))
     }
 
-    /// Collects the warnings about the stream and the configuration, and logs each one once.
+    /// Collects the warnings about the stream and the configuration, and logs them once.
     fn collect_warnings(&mut self, of_stream: Vec<String>) {
         self.warnings = of_stream
             .iter()
@@ -175,7 +176,7 @@ impl NatsSink {
         }
     }
 
-    /// Returns the reason for which published events are not acknowledged.
+    /// Returns the reason for which published events are not acknowledged; `None` while acknowledgements arrive.
     fn unavailable(&self) -> Option<SinkFault> {
         let silence = self.connection.as_ref()?.waiting_for()?;
         (silence > STALLED_AFTER).then(|| {

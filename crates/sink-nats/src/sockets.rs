@@ -1,11 +1,11 @@
 //! Closes connections that the client does not close.
 //!
-//! The client's task owns its socket and gives no access to it. It notices that its client was dropped only when it finds nothing to
-//! receive, which a server can prevent.
+//! The task of a client owns the socket and gives no access to it. The task notices that its client was dropped only when
+//! there is nothing to receive, which a server can prevent.
 
 use std::net::SocketAddr;
 
-/// Closes all connections of this process to these addresses. A sink that has one of them connects again.
+/// Closes all connections of this process to these addresses, also those of other sinks, which then reconnect.
 #[cfg(target_os = "linux")]
 pub(crate) fn close_to(addresses: &[SocketAddr]) {
     use std::net::{Shutdown, TcpStream};
@@ -16,12 +16,12 @@ pub(crate) fn close_to(addresses: &[SocketAddr]) {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     for number in numbers {
-        // What is checked is what is closed, whatever else the number may stand for by then.
+        // The duplicate is checked and closed, because the number may belong to another descriptor by then.
         let Some(socket) = duplicate(number).map(TcpStream::from) else {
             continue;
         };
         if socket.peer_addr().is_ok_and(|peer| addresses.contains(&peer)) {
-            // One that has ended meanwhile is closed already.
+            // An error means that the connection has already ended.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }

@@ -1,4 +1,4 @@
-//! The checks of a stream before the first message: existence, subjects, safety, and its end.
+//! JetStream's API: finds, creates and checks the stream of a sink, and reads the end of the stream.
 
 use std::time::Duration;
 
@@ -25,8 +25,9 @@ use crate::{
 /// The number of messages at the end of a stream that are searched for own messages, in addition to those that may have been in
 /// flight. After more foreign messages than this, only the duplicate window detects duplicates.
 const LOOK_BACK: u64 = 256;
-/// The largest number of messages in one request. They are returned with their bodies, which may contain pictures.
-const MAX_ASKED: usize = 16;
+/// The largest number of messages that are requested at the same time. They are returned with their bodies, which may contain
+/// pictures.
+const MAX_REQUESTS: usize = 16;
 
 /// The properties of a stream that the sink needs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -107,10 +108,10 @@ impl Api<'_> {
         stream: &StreamConfig,
         may_create: bool,
     ) -> Result<Option<Stream>, SinkFault> {
-        let asked = self
+        let answer = self
             .request(&format!("STREAM.INFO.{}", stream.name), &Value::Null)
             .await?;
-        let found: Stream = match asked {
+        let found: Stream = match answer {
             Ok(found) => found,
             Err(error) if error.err_code == error::STREAM_NOT_FOUND && stream.create => {
                 if !may_create {
@@ -127,8 +128,8 @@ impl Api<'_> {
         Ok(Some(found))
     }
 
-    /// Returns the end of the stream with the own events from `next` on, some of which may have been in flight when the previous
-    /// connection broke. Events that the log has lost do not count as own events.
+    /// Returns the end of the stream with the own events from `next` on, some of which may have been in flight when the
+    /// previous connection broke. Events that the log has lost do not count as own events.
     pub(crate) async fn end(
         &self,
         stream: &Stream,
@@ -158,21 +159,21 @@ impl Api<'_> {
         let mut places = (first..=end.place).rev();
         let mut at_once = 1;
         loop {
-            let asked: Vec<u64> = places.by_ref().take(at_once).collect();
-            if asked.is_empty() {
+            let requested: Vec<u64> = places.by_ref().take(at_once).collect();
+            if requested.is_empty() {
                 return Ok(end);
             }
-            let asking = asked
+            let requests = requested
                 .iter()
                 .map(|&place| self.message(&stream.config.name, place, owner));
-            for (place, found) in asked.iter().zip(try_join_all(asking).await?) {
+            for (place, found) in requested.iter().zip(try_join_all(requests).await?) {
                 let Some(found) = found else { continue };
                 end.is_ours |= *place == end.place;
                 let mut ours = found.sequence;
                 if let Some(log_end) = owner.epochs.end_of(found.epoch).filter(|end| *end <= ours) {
                     end.log_end = end.log_end.min(Some(log_end)).or(Some(log_end));
                     match (end.by, Sequence::new(log_end.get() - 1)) {
-                        // Stored only after all earlier events, which are therefore stored too.
+                        // The event was stored only after all earlier events, so the last event of the log is stored too.
                         (By::Id, Some(before)) => ours = before,
                         (By::Id, None) => return Ok(end),
                         (By::Place, _) => continue,
@@ -183,11 +184,11 @@ impl Api<'_> {
                     return Ok(end);
                 }
             }
-            at_once = MAX_ASKED;
+            at_once = MAX_REQUESTS;
         }
     }
 
-    /// As [`end`](Self::end), with the current state of the stream.
+    /// As [`end`](Self::end), but first reads the current state of the stream.
     ///
     /// # Errors
     /// Returns a fault if the stream does not exist, or no response arrives.
@@ -198,10 +199,10 @@ impl Api<'_> {
         next: Sequence,
         in_flight: u64,
     ) -> Result<End, SinkFault> {
-        let asked = self
+        let answer = self
             .request::<Stream>(&format!("STREAM.INFO.{stream}"), &Value::Null)
             .await?;
-        match asked {
+        match answer {
             Ok(found) => self.end(&found, owner, next, in_flight).await,
             Err(error) => Err(error::fault(&error, stream)),
         }
@@ -212,10 +213,10 @@ impl Api<'_> {
     /// # Errors
     /// Returns a fault if the stream does not exist, or no response arrives.
     pub(crate) async fn last_place(&self, stream: &str) -> Result<u64, SinkFault> {
-        let asked = self
+        let answer = self
             .request::<Stream>(&format!("STREAM.INFO.{stream}"), &Value::Null)
             .await?;
-        match asked {
+        match answer {
             Ok(found) => Ok(found.last_place()),
             Err(error) => Err(error::fault(&error, stream)),
         }
@@ -232,10 +233,10 @@ impl Api<'_> {
             #[serde(default)]
             hdrs: Option<String>,
         }
-        let asked = self
+        let answer = self
             .request::<Found>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": place }))
             .await?;
-        match asked {
+        match answer {
             Ok(found) => {
                 let headers = found
                     .message
@@ -250,13 +251,13 @@ impl Api<'_> {
     }
 
     async fn create(&self, config: &NatsConfig, stream: &StreamConfig) -> Result<Stream, SinkFault> {
-        let asked = self
+        let answer = self
             .request(
                 &format!("STREAM.CREATE.{}", stream.name),
                 &creation(config, stream),
             )
             .await?;
-        match asked {
+        match answer {
             Ok(created) => {
                 info!(stream = stream.name, "stream created");
                 Ok(created)
@@ -288,10 +289,10 @@ impl Api<'_> {
             #[serde(default, deserialize_with = "null_as_default")]
             streams: Vec<String>,
         }
-        let asked = self
+        let answer = self
             .request::<Names>("STREAM.NAMES", &json!({ "subject": subject }))
             .await?;
-        match asked {
+        match answer {
             Ok(names) if names.streams.is_empty() => Err(SinkFault::new(
                 FaultKind::Missing,
                 format!(
@@ -369,7 +370,7 @@ fn creation(config: &NatsConfig, stream: &StreamConfig) -> Value {
     })
 }
 
-/// Returns the own event with these headers.
+/// Returns the own event of the message with these headers; `None` for the message of another publisher.
 fn ours(headers: &[u8], owner: &Owner<'_>) -> Option<Ours> {
     let headers = std::str::from_utf8(headers).ok()?;
     headers

@@ -1,9 +1,9 @@
 //! Reads the ids of a stream's messages in order, through a consumer that delivers headers only and expects no
 //! acknowledgements.
 //!
-//! A consumer lives on one server and ends with it, or after some time without a request. Then another one begins at the first
-//! message that was not read. A message that is lost between the server and the reader is not delivered again by its consumer, so
-//! a gap in the numbers of the deliveries also ends the consumer.
+//! A consumer lives on one server and ends with it, or after some time without a request. Then another one begins at the
+//! first message that was not read. A message that is lost between the server and the reader is not delivered again by its
+//! consumer, so a gap in the numbers of the deliveries also ends the consumer.
 
 use std::{
     collections::VecDeque,
@@ -71,7 +71,7 @@ struct Consumer {
     name: String,
 }
 
-/// Reads a stream from a place on. Its methods are cancel-safe.
+/// Reads the ids of a stream's messages, beginning at a place. Its methods are cancel-safe.
 pub(crate) struct StreamReader {
     client: Client,
     events: Arc<Events>,
@@ -160,7 +160,8 @@ impl StreamReader {
         self.read_by(Pull::Waiting, found).await
     }
 
-    /// As [`read`](Self::read), but at the end requests the messages that have arrived in this time together.
+    /// As [`read`](Self::read), but at the end of the stream waits for `interval` between requests, so that the messages that
+    /// arrive meanwhile are received together.
     pub(crate) async fn read_every(
         &mut self,
         interval: Duration,
@@ -257,6 +258,7 @@ impl StreamReader {
         Ok(())
     }
 
+    /// Handles a delivered message, or the status of a request.
     fn take(&mut self, message: Option<&Message>, found: &mut VecDeque<Found>) -> Result<(), SinkFault> {
         let Some(message) = message else {
             return Err(self.events.fault().unwrap_or_else(error::broken));
@@ -266,7 +268,7 @@ impl StreamReader {
             return Ok(());
         };
         if self.consumer.as_deref() != Some(delivered.consumer) {
-            // Of a consumer that was given up.
+            // A late message of an earlier consumer.
             return Ok(());
         }
         if delivered.number != self.delivered + 1 {
@@ -290,7 +292,7 @@ impl StreamReader {
         Ok(())
     }
 
-    /// Handles an answer without a message. Answers to earlier requests are ignored.
+    /// Handles a status, an answer of the server without a message. The status of an earlier request is ignored.
     fn take_status(&mut self, message: &Message) {
         let number = message
             .subject
@@ -311,6 +313,7 @@ impl StreamReader {
         }
     }
 
+    /// Gives the consumer up. Another one begins at the first message that was not read.
     fn lose_consumer(&mut self) {
         self.consumer = None;
         self.is_at_end = false;
@@ -330,8 +333,8 @@ struct Delivered<'a> {
 }
 
 impl<'a> Delivered<'a> {
-    /// Parses a subject of the form `$JS.ACK.<stream>.<consumer>.<deliveries>.<place>.<number>.<time>.<waiting>`, or of the later
-    /// form, which has the domain and the account before the stream.
+    /// Parses a subject of the form `$JS.ACK.<stream>.<consumer>.<deliveries>.<place>.<number>.<time>.<waiting>`, or of the
+    /// later form, which has the domain and the account before the stream.
     fn read(subject: &'a str) -> Option<Self> {
         let tokens: Vec<&str> = subject.strip_prefix("$JS.ACK.")?.split('.').collect();
         let rest = match tokens.len() {

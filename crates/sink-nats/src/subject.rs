@@ -6,8 +6,8 @@ use neurobridge_core::template::Template;
 /// (4096 bytes by default), which contains the subject, the reply subject and numbers.
 pub(crate) const MAX_LENGTH: usize = 1024;
 
-/// Returns whether a character of an event's field is valid in a token: printable ASCII without the separator, the wildcards, and
-/// the `$` that starts the server's own subjects.
+/// Returns whether a character of an event's field is valid in a token: printable ASCII without the separator, the wildcards,
+/// and the `$` that starts the server's own subjects.
 pub(crate) const fn is_token_character(character: char) -> bool {
     character.is_ascii_graphic() && !matches!(character, '.' | '*' | '>' | '$')
 }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_reported() {
+    fn invalid_subjects_and_patterns_are_errors() {
         for wrong in ["", "a..b", ".a", "a.", "a b", "a.*", "a.>", "$JS.API", "a.b*"] {
             assert!(mistake(wrong, false).is_some(), "{wrong}");
         }

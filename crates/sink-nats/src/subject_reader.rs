@@ -1,7 +1,7 @@
 //! Reads the ids of the messages that other members publish without a stream (core NATS).
 //!
-//! No server stores these messages, so the ones published while this reader was not subscribed are never received. Their events wait until
-//! this member leads, and are then published again.
+//! No server stores these messages, so the ones published while this reader was not subscribed are never received. Their
+//! events wait until this member leads, and are then published again.
 
 use std::{collections::VecDeque, pin::pin, sync::Arc};
 
@@ -76,7 +76,8 @@ impl SubjectReader {
         self.end = None;
     }
 
-    /// Subscribes if that needs no wait: before another member publishes.
+    /// Subscribes without waiting, so that the subscription exists before another member publishes. If this would have to
+    /// wait, the next call that reads subscribes.
     pub(crate) fn subscribe_now(&mut self) {
         // A fault is reported by the next call that reads.
         let _ = unconstrained(pin!(self.subscribe())).now_or_never();
@@ -176,8 +177,8 @@ impl SubjectReader {
     }
 }
 
-/// Passes on the ids of messages without their bodies, so that a pause of the delivery costs little memory. Ends when the receiver is
-/// dropped or full.
+/// Passes on the ids of messages without their bodies, so that a pause of the delivery costs little memory. Ends when the
+/// receiver is dropped or full.
 async fn pass_on(mut messages: Subscriber, mut echoes: Subscriber, received: mpsc::Sender<Received>) {
     let pass = |next| received.try_send(next).is_ok();
     let of = |message: &Message| Received::Message(id_of(message));
@@ -186,7 +187,7 @@ async fn pass_on(mut messages: Subscriber, mut echoes: Subscriber, received: mps
             biased;
             message = messages.next() => message.is_some_and(|message| pass(of(&message))),
             echo = echoes.next() => {
-                // The client has passed on the messages before an echo when the echo arrives.
+                // When an echo arrives, the client has already passed on all messages before it.
                 let mut is_open = echo.is_some();
                 while is_open && let Some(message) = unconstrained(messages.next()).now_or_never() {
                     is_open = message.is_some_and(|message| pass(of(&message)));
@@ -206,8 +207,8 @@ fn id_of(message: &Message) -> Option<String> {
     Some(identity(&message.subject, id.as_str()))
 }
 
-/// Returns what identifies a message of this sink: with the subject, because another sink may publish the same event to another subject
-/// of the pattern.
+/// Returns the text that identifies a message of this sink. It contains the subject, because another sink may publish the
+/// same event to another subject of the pattern.
 pub(crate) fn identity(subject: &str, id: &str) -> String {
     format!("{subject} {id}")
 }

@@ -35,8 +35,8 @@ impl Subjects {
     }
 }
 
-/// A subject that is moved to the client. The client takes it through a reference; a clone would update a shared reference count
-/// twice per message, on two processors.
+/// A subject that is moved to the client. The client takes it through a reference; a clone would update a shared reference
+/// count twice per message, on two processors.
 pub(crate) struct Given(Cell<Subject>);
 
 impl From<Subject> for Given {

@@ -16,6 +16,7 @@ use crate::{
 };
 
 impl Connection {
+    /// Applies an answer of the stream, or in core mode an echo, and appends the outcomes that it determines.
     pub(super) fn take(&mut self, reply: &async_nats::Message, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         let number = reply
             .subject
@@ -25,7 +26,7 @@ impl Connection {
             return Err(SinkFault::new(
                 FaultKind::Other,
                 format!(
-                    "unexpected answer on \"{}\"; unacknowledged events are sent again",
+                    "unexpected answer on the subject \"{}\"; unacknowledged events are sent again",
                     reply.subject
                 ),
             ));
@@ -58,8 +59,8 @@ impl Connection {
         }
     }
 
-    /// Returns the subject of the message with this number if the message is a dead letter, which goes to another stream than
-    /// events.
+    /// Returns the subject of the message with this number if the message is a dead letter, which is stored in another stream
+    /// than events.
     fn dead_letter_subject_of(&self, number: u64) -> Option<&str> {
         let sent = self.in_flight.get(number)?;
         self.dead_letter_subject
@@ -154,7 +155,7 @@ impl Connection {
             return Err(SinkFault::new(
                 FaultKind::Missing,
                 format!(
-                    "the stream \"{}\" has stored an event for the stream \"{stream}\"; configure only one stream with \
+                    "the stream \"{}\" has stored an event instead of the stream \"{stream}\"; configure only one stream with \
                      the subjects of this sink",
                     answer.stream
                 ),
@@ -207,8 +208,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Handles the rejection of a chained message that was caused by an earlier message. Returns false if the message is not part
-    /// of the chain, or if the chain cannot be continued over this connection.
+    /// Handles the rejection of a chained message that was caused by an earlier message. Returns false if the message is not
+    /// part of the chain, or if the chain cannot be continued over this connection.
     fn takes_refusal(&mut self, number: u64) -> bool {
         let Some(&sent) = self.in_flight.get(number) else {
             return true;

@@ -1,4 +1,4 @@
-//! The connection of a member of a cluster: follows, takes over, steps down.
+//! The connection of a member of a cluster: how it follows the leader, takes over, and steps down.
 
 use neurobridge_core::{
     event::Event,
@@ -13,8 +13,8 @@ use crate::{
     recovery::Recovery,
 };
 
-/// All events without an outcome are published again, after a change of the role. Acknowledgements are cumulative, because the place
-/// stored with the cursor covers all events before the last stored one.
+/// The answer to the delivery after a change of the role: all events without an outcome are published again. Acknowledgements
+/// are cumulative, because the place stored with the cursor stands for all events before the last stored one.
 const RESENT: Next = Next::Resend {
     acks_are_cumulative: true,
 };
@@ -63,8 +63,8 @@ impl Connection {
         self.following.map(Following::into_membership)
     }
 
-    /// Steps down when the lease has ended: nothing is sent any more, and once all messages are answered, the remaining events are
-    /// settled by what the next leader publishes.
+    /// Steps down when the lease has ended: nothing is sent any more, and once all messages are answered, the remaining
+    /// events are settled by what the next leader publishes.
     pub(super) fn check_lead(&mut self) -> Result<(), PublishError> {
         let Some(following) = self.following.as_mut().filter(|following| following.is_leading()) else {
             return Ok(());
@@ -81,13 +81,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns an event as a member of a cluster publishes it; `None` outside of a cluster, or for a
-    /// follower.
+    /// Returns an event as the leader of a cluster publishes it; `None` outside of a cluster, or for a follower.
     pub(crate) fn with_origin<'a>(&self, event: &Event<'a>) -> Option<Event<'a>> {
         self.following.as_ref()?.with_origin(event)
     }
 
-    /// Returns whether this member does not send an event: because it is published, or because another member publishes.
+    /// Returns whether this member does not send an event: because the event is already published, or because this member
+    /// follows.
     pub(super) fn is_left_out(&mut self, event: &Event<'_>, subject: &str, id: Option<&str>) -> bool {
         let (Some(following), Some(id)) = (&mut self.following, id) else {
             return false;

@@ -24,7 +24,7 @@ fn config(format: Format) -> NatsConfig {
 }
 
 #[test]
-fn an_event_in_each_format() {
+fn event_is_encoded_in_each_format() {
     for (name, format) in [
         ("cloudevents", Format::Cloudevents),
         ("cloudevents_json", Format::CloudeventsJson),

@@ -164,7 +164,10 @@ async fn leader_whose_lease_has_ended_takes_over_again() {
     // Another member has led in between.
     server.state().messages.push("b");
     lease.send_replace(held());
-    assert!(!following.may_publish(), "published without the message of another member");
+    assert!(
+        !following.may_publish(),
+        "published without the message of another member"
+    );
     let mut acks = Vec::new();
     let end = within("stepping down", following.take_over(&mut acks)).await;
     assert_eq!((end, following.is_leading()), (None, false));

@@ -84,8 +84,8 @@ impl Server {
 enum Incident {
     /// Another publisher stores a message, with or without an id.
     Foreign { has_id: bool },
-    /// The connection breaks after the server has read `read` messages in flight, whose answers are lost. The server may read the
-    /// other messages later, like a server that was frozen.
+    /// The connection breaks after the server has read `read` messages in flight, whose answers are lost. The server may read
+    /// the other messages later, like a server that was frozen.
     Break { read: u8 },
     /// The server reads `read` messages of the oldest connection with unread messages.
     Older { read: u8 },
@@ -102,9 +102,9 @@ struct Message {
     role: Role,
 }
 
-/// Delivers events with these ids as a sink does, with the incidents before some of the messages. The stream begins with the ids
-/// `earlier`, which an earlier log has stored. Returns the server, the events that were answered as duplicates, and the number of
-/// requests for the end of the stream.
+/// Delivers events with these ids as a sink does, with the incidents before some of the messages. The stream begins with the
+/// ids `earlier`, which an earlier log has stored. Returns the server, the events that were answered as duplicates, and the
+/// number of requests for the end of the stream.
 fn deliver(
     by: By,
     earlier: &[u8],
@@ -286,7 +286,7 @@ fn duplicates_cause_no_request_and_no_notice() {
 }
 
 #[test]
-fn contention_ends_in_a_fault() {
+fn repeated_breaks_without_a_stored_event_end_in_a_fault() {
     let mut recovery = Recovery::new(0);
     let one = Sequence::FIRST;
     for attempt in 0..MAX_IN_VAIN {

@@ -1,4 +1,4 @@
-//! What is legal in a stream and can lose events, or their order.
+//! Warnings about legal settings of a stream that can lose events, or their order.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     subject,
 };
 
-/// The longest time between a fault and the next message: the delay before a connect, and the connect.
+/// The longest time between a fault and the next message: the delay before the next connection attempt, and the attempt.
 const LONGEST_RETRY: Duration = Duration::from_secs(40);
 
 impl Stream {

@@ -92,5 +92,5 @@ async fn interrupted_reading_to_the_end_continues() {
     };
     assert_eq!(within(ended).await, 1);
     let requested = reader.subscription.as_ref().map(|all| all.requested);
-    assert_eq!(requested, Some(2), "one for each end");
+    assert_eq!(requested, Some(2), "one echo for each end");
 }
