@@ -1,4 +1,4 @@
-//! The command line.
+//! The commands and flags of the program. Their doc comments are the help texts.
 
 mod backfill;
 mod history;
@@ -26,7 +26,7 @@ use self::{
 };
 use crate::config::LogFormat;
 
-/// The version, with the commit where it is known.
+/// The version of the program, with its git commit if the build could find it.
 pub(crate) const VERSION: &str = env!("NEUROBRIDGE_VERSION");
 
 /// Delivers the face-recognition events of a NeuroIO feed to Kafka, NATS and files without losing any.
@@ -71,7 +71,8 @@ pub enum Command {
     /// Loads the configuration of the running bridge again.
     ///
     /// Parts with unchanged settings keep their connections; a changed source opens its new connection before the old one is
-    /// closed; a changed sink continues at its cursor. A wrong file changes nothing. Settings that need a restart are named.
+    /// closed; a changed sink continues at its cursor. A file with errors changes nothing.
+    /// Settings that need a restart are named.
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload(ConfigFlag),
     /// Shows events flowing: simulated platform, bridge and a file in one process, without any configuration.
@@ -94,15 +95,15 @@ pub enum Command {
     /// Shows what happened: changes of sources, sinks and spool, gaps, restarts; also while a bridge runs.
     #[command(after_help = history::EXAMPLES)]
     History(HistoryFlags),
-    /// Lists the times in which events were missed.
+    /// Lists the gaps: the times without an authenticated connection to a feed.
     Gaps(GapsCommandFlags),
     /// Shows the members of the cluster of the running bridge, or hands the leadership over.
     #[command(after_help = CLUSTER_EXAMPLES)]
     Cluster(ClusterFlags),
     /// Fetches the events of a period from the platform's REST interface: the running bridge stores and publishes them.
     ///
-    /// A bridge does so by itself after each gap. By hand, events that the deduplication window no longer contains are stored
-    /// again. The address and the limits are those of the table "backfill" of the source.
+    /// A bridge fetches the events of each gap by itself. This command stores an event again if the deduplication window no
+    /// longer contains it. The address and the limits are those of the table "backfill" of the source.
     #[command(after_help = backfill::EXAMPLES)]
     Backfill(BackfillFlags),
     /// Lists, shows and replays the dead letters in files, also while a bridge runs.
@@ -176,10 +177,10 @@ pub enum SpoolCommand {
     Verify,
     /// Sends events to one sink again, marked as a replay. No cursor moves.
     ///
-    /// Only events before the sink's cursor: the bridge delivers the rest. Each message carries the attribute "replay"
-    /// (the headers ce_replay in Kafka and ce-replay in NATS) with the name of the run, and Nats-Msg-Id ends with
-    /// ";replay=" and that name. A sink of type "file" gets a file of its own. For NATS with strict order the bridge has to
-    /// be stopped.
+    /// Sends only events before the sink's cursor: the bridge delivers the later ones. Each message carries the attribute
+    /// "replay" (the headers ce_replay in Kafka and ce-replay in NATS) with the name of the run, and Nats-Msg-Id ends with
+    /// ";replay=" and that name. A sink of type "file" writes to a separate file. For NATS with strict order the bridge has
+    /// to be stopped.
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayFlags),
 }
@@ -220,7 +221,7 @@ pub struct DeadLettersFlags {
 pub enum DeadLettersCommand {
     /// Lists the dead letters, the oldest first. Shows nothing of their events.
     Ls {
-        /// Lists those of this sink only.
+        /// Lists the dead letters of this sink only.
         #[arg(long, value_name = "NAME")]
         sink: Option<String>,
         /// Prints JSON.
@@ -233,17 +234,18 @@ pub enum DeadLettersCommand {
         #[arg(value_name = "ID", required = true)]
         ids: Vec<String>,
     },
-    /// Sends dead letters to their sinks again: through the filters and redactions of the configuration as it is now, marked
-    /// as the replay "dead-letters", each one once.
+    /// Sends dead letters to their sinks again, each one once: after the filters and redactions of the present configuration,
+    /// marked as the replay "dead-letters".
     ///
-    /// What was replayed is noted in dead-letters-replayed.jsonl in the data folder, so that a repeated or interrupted
-    /// command continues. What a sink rejects again is not noted. For NATS with strict order the bridge has to be stopped.
+    /// The file dead-letters-replayed.jsonl in the data folder lists the replayed dead letters, so that a repeated or
+    /// interrupted command continues. A dead letter that a sink rejects again is not listed. For NATS with strict order the
+    /// bridge has to be stopped.
     #[command(after_help = DEAD_LETTERS_EXAMPLES)]
     Replay {
         /// The ids that `dead-letters ls` shows, or beginnings of them [default: all that were not replayed].
         #[arg(value_name = "ID")]
         ids: Vec<String>,
-        /// Replays those of this sink only.
+        /// Replays the dead letters of this sink only.
         #[arg(long, value_name = "NAME")]
         sink: Option<String>,
     },
@@ -282,11 +284,11 @@ pub struct CheckFlags {
     /// The name of the sink for --event.
     #[arg(long, value_name = "NAME", requires = "event")]
     pub sink: Option<String>,
-    /// A file with received frames, one per line, or - for standard input; prints the meaning of each frame, and of its events
-    /// id, time, key, and the topic or subject of each sink. Ends with exit code 78 if a frame is malformed.
+    /// A file with received frames, one per line, or - for standard input; prints the meaning of each frame, and for each event
+    /// its id, time, key and type, and its topic or subject at each sink. Ends with exit code 78 if a frame is malformed.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["event", "connect"])]
     pub frames: Option<PathBuf>,
-    /// The source of the frame in --event or of the frames in --frames [default: the first one by name].
+    /// The source of the event in --event, or of the frames in --frames [default: the first source by name].
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,
     /// Prints errors, warnings and, with --connect, the attempts as JSON.
@@ -349,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_do_not_contradict_one_another() {
+    fn definition_of_the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 

@@ -28,8 +28,8 @@ pub struct BackfillFlags {
     /// The end, in the same forms [default: now].
     #[arg(long, value_name = "TIME")]
     pub to: Option<Since>,
-    /// The id of the last known event, such as "last_event" in `gaps ls --json`: shows only later ones. Then --from has
-    /// no effect, since an event may have been created long before it was recognised.
+    /// The id of the last known event, such as "last_event" in `gaps ls --json`: fetches only later events. Then --from
+    /// has no effect, since an event may have been created long before it was recognised.
     #[arg(long, value_name = "ID")]
     pub after: Option<String>,
     /// Shows the events, and stores none. No bridge is needed.

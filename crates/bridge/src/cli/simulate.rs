@@ -73,8 +73,8 @@ pub struct SimulateFlags {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Declared feed")]
 pub struct FeedFlags {
-    /// The declaration of a feed to simulate instead of NeuroIO: the name of a shipped one such as okx, or a file. Secrets with a
-    /// value are expected; others may have any value.
+    /// The declaration of a feed to simulate instead of NeuroIO: the name of a shipped one such as okx, or a file. A
+    /// secret with a value has to be sent with this value; any value is accepted for other secrets.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["tokens", "size"])]
     pub feed: Option<String>,
     /// A file with frames as the feed sends them, one per line: samples of events, and answers; or the name of a shipped declaration,
@@ -91,7 +91,7 @@ pub struct FeedFlags {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connections")]
 pub struct ConnectionFlags {
-    /// With --rate: the largest delay of the events of a connection; each connection has its own [default: none].
+    /// With --rate: the largest delay of events; each connection has a delay of its own [default: none].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub delay: Option<Duration>,
     /// Gives each connection its own order within blocks of this many events.
@@ -115,7 +115,7 @@ pub struct EventFlags {
     /// Gives every Nth event an earlier creation time.
     #[arg(long, value_name = "N")]
     pub late: Option<NonZeroU64>,
-    /// The time by which these events were created earlier.
+    /// How much earlier the creation time of the events of --late is.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1h", requires = "late")]
     pub late_by: Duration,
     /// The deviation of the platform's clock, such as 1h or -90s.

@@ -1,9 +1,9 @@
-//! Examples and explanations in the help.
+//! Help texts that follow the flags of a command: examples, exit codes, explanations.
 
 pub(super) const AFTER_HELP: &str = "\
 Without -c the configuration is the file that NEUROBRIDGE_CONFIG names, then ./neurobridge.toml,
-then /etc/neurobridge/neurobridge.toml, else the environment alone. The environment goes above
-the file: NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
+then /etc/neurobridge/neurobridge.toml, else the environment alone. Environment variables
+override the file: NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
 
 SIGINT, SIGTERM and SIGHUP each deliver the pending events and stop, within drain_timeout; a
 second signal stops at once. SIGHUP does not reload the configuration: neurobridge reload does.
@@ -31,9 +31,10 @@ Examples:
   neurobridge reload -c /etc/neurobridge/neurobridge.toml
   systemctl reload neurobridge
 
-Restart instead to change data_dir, spool, http, log, dead_letters, deduplicate, event.redact,
-event.pseudonymise, the environment, a source with token_from, event, events or resume of a
-declared feed, or to add a source with resume.
+These changes need a restart: data_dir, spool, cluster, http, log, dead_letters, deduplicate,
+event.redact, event.pseudonymise, environment variables; any change of a source with token_from;
+event, events or resume of a declared feed; a new source with resume; on a member of a cluster
+also sources, sinks and filters.
 
 Exit codes: 0 success, 78 configuration error or restart needed (nothing was changed),
 69 no bridge runs, 75 the last reload is not complete.";

@@ -2,8 +2,8 @@
 
 use neurobridge_core::{event::FieldPath, units::ByteSize};
 
-/// Parses log levels, separated by commas. Rejects other words: the log filter would read one as the name of a part, and hide
-/// the lines of all other parts.
+/// Parses log levels, separated by commas. Rejects any other word: the log filter would treat it as the name of a part of the
+/// program, and hide the lines of all other parts.
 pub(super) fn log_level(text: &str) -> Result<String, String> {
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     match text
@@ -17,6 +17,7 @@ pub(super) fn log_level(text: &str) -> Result<String, String> {
     }
 }
 
+/// Parses a number of events per second.
 pub(super) fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
@@ -65,7 +66,7 @@ pub struct HttpAddress {
     pub is_tls: bool,
 }
 
-/// Parses `http://host:port` or `https://host:port`.
+/// Parses `http://host:port`, `https://host:port`, or `host:port`, which means `http`.
 pub(super) fn http_address(url: &str) -> Result<HttpAddress, String> {
     let (rest, is_tls) = match url.strip_prefix("https://") {
         Some(rest) => (rest, true),
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_addresses_are_read() {
+    fn valid_values_are_parsed_and_invalid_ones_rejected() {
         assert_eq!(size("600"), Ok(600));
         assert_eq!(size("2 MiB"), Ok(2 << 20));
         assert!(size("2 apples").is_err());
