@@ -1,4 +1,5 @@
-//! `neurobridge backfill`: shows the events of a period that the platform's REST interface returns.
+//! `neurobridge backfill`: requests the running bridge to fetch the events of a period from the platform's REST interface; with
+//! `--dry-run`, fetches and shows them itself.
 
 use std::{fmt::Write, time::Duration};
 
@@ -28,13 +29,14 @@ use crate::{
     table::Table,
 };
 
-/// The field with the person of an event.
+/// The field with the id of the person in an event.
 const PERSON: &str = "pid";
 
 /// Prints the events of a period and their number, or sends a request to the running bridge to store them.
 ///
 /// # Errors
-/// Fails when the source is unknown or has no REST interface, and when not all events could be read.
+/// Fails when the source is unknown or has no REST interface, when no bridge runs to store the events, and when not all events
+/// could be read.
 pub(super) async fn run(config: &Config, flags: &BackfillFlags) -> Result<(), Failure> {
     if flags.dry_run {
         show(config, flags).await
@@ -116,7 +118,7 @@ struct Found {
 /// An event, after the filter and the redaction of the configuration.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// A number, where the id is one.
+    /// A JSON number if the id is a number, otherwise a string.
     id: serde_json::Value,
     created: Option<String>,
     #[serde(rename = "type")]
@@ -140,7 +142,7 @@ async fn find(config: &Config, flags: &BackfillFlags) -> Result<Found, Failure> 
         skips_known: false,
         from,
         to: Some(to),
-        // The times are those of the platform.
+        // The flags contain times of the platform's clock, so no deviation of clocks has to be covered.
         overlap: Duration::ZERO,
     };
     let redaction = read_redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event").await?;
@@ -169,14 +171,14 @@ async fn connect(name: &str, source: SourceConfig) -> Result<Entries, Failure> {
         .or_exit(Exit::Config)?;
     entries.ok_or_else(|| {
         let message = format!(
-            "{place}.backfill: found no address of a REST interface, expected `url` for another feed than the platform's \
-             own, the table `backfill` in a declared feed, and `enabled` that is not false"
+            "{place}.backfill: found no address of a REST interface, expected `url` for a feed other than the platform's \
+             own, the table `backfill` in the declaration of a declared feed, and no `enabled = false`"
         );
         Failure::new(Exit::Config, anyhow!(message))
     })
 }
 
-/// Reads the events as the intake does.
+/// Filters and redacts fetched events as the intake does, and collects a row for each event.
 struct Reader<'a> {
     config: &'a Config,
     name: &'a str,
@@ -256,7 +258,7 @@ impl<'a> Reader<'a> {
 impl Found {
     fn to_table(&self) -> String {
         let mut table = Table::new(["id", "created", "type", "person"]);
-        // The values are the platform's.
+        // The values come from the platform, and may contain control characters.
         let shown =
             |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| foreign_text::clean(text));
         for event in &self.events {
@@ -329,7 +331,7 @@ mod tests {
         config
     }
 
-    /// Starts a platform that has recognised an entry each second for two minutes.
+    /// Starts a simulated platform that has recognised an entry each second for two minutes.
     async fn platform(stop: &CancellationToken) -> String {
         let options = Options {
             tokens: vec!["token-of-the-test".into()],
@@ -354,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn events_of_the_time_are_shown_redacted() {
+    async fn events_of_a_period_are_shown_filtered_and_redacted() {
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
         let url = platform(&stop).await;

@@ -6,7 +6,8 @@ use crate::{cli::ClusterFlags, config::Config, control::Request, exit::Failure};
 /// Sends the request to the running bridge, and prints the answer.
 ///
 /// # Errors
-/// Returns an error if no bridge runs, if the bridge is not a member of a cluster, or if a follower is to hand over.
+/// Returns an error if no bridge runs, if the bridge is not a member of a cluster, or if `--hand-over` is used on
+/// a follower.
 pub(super) async fn run(config: &Config, flags: &ClusterFlags) -> Result<(), Failure> {
     let request = if flags.hand_over {
         Request::HandOver

@@ -32,7 +32,7 @@ const MAX_ANSWER_BYTES: u64 = 256 * 1024;
 /// Sends the request and prints the response.
 ///
 /// # Errors
-/// Fails without a response or an address. The exit code is the same for every failure.
+/// Fails without an address or a response. Every failure has the same exit code.
 pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
     let HttpAddress { authority, is_tls } = match &flags.url {
         Some(address) => address.clone(),
@@ -140,7 +140,8 @@ mod tests {
 
     use super::*;
 
-    async fn asked(answer: &'static str) -> anyhow::Result<Answer> {
+    /// Sends a request to a server that responds with this text.
+    async fn response_of(answer: &'static str) -> anyhow::Result<Answer> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let server = tokio::spawn(async move {
@@ -157,9 +158,10 @@ mod tests {
 
     #[tokio::test]
     async fn response_is_read_to_its_end() {
-        let answer = asked("HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\r\nnot ready\n")
-            .await
-            .unwrap();
+        let answer =
+            response_of("HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\r\nnot ready\n")
+                .await
+                .unwrap();
         assert_eq!(
             answer,
             Answer {
@@ -167,7 +169,7 @@ mod tests {
                 body: "not ready\n".to_owned()
             }
         );
-        assert!(asked("220 smtp ready\r\n\r\n").await.is_err());
+        assert!(response_of("220 smtp ready\r\n\r\n").await.is_err());
     }
 
     #[test]

@@ -134,7 +134,7 @@ fn statement(entry: &Entry) -> String {
     } else {
         format!("{} ({})", entry.text, notes.join(", "))
     };
-    // The file may have been edited.
+    // The file may have been edited, and contain control characters.
     foreign_text::escape(&text).into_owned()
 }
 

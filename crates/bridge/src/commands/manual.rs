@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// The date of the manual page: the last change of the command line.
-const DATE: &str = "2026-11-29";
+const DATE: &str = "2026-11-30";
 
-/// The sections that the command line does not contain.
+/// The sections that cannot be generated from the command line.
 const SECTIONS: &str = r#".SH FILES
 .TP
 \fB./neurobridge.toml\fR, \fB/etc/neurobridge/neurobridge.toml\fR
@@ -27,10 +27,10 @@ The spool on disk, with the cursors of the sinks.
 Dead letters of sources, and of sinks without a place of their own; rotated files are beside it.
 .TP
 \fIdata_dir\fR\fB/dead\-letters\-replayed.jsonl\fR
-Which dead letters were replayed.
+The list of the dead letters that were replayed.
 .TP
 \fIdata_dir\fR\fB/control.sock\fR
-The socket for \fBneurobridge tail\fR and \fBneurobridge reload\fR while the bridge runs.
+The socket for the commands \fBtail\fR, \fBreload\fR, \fBbackfill\fR and \fBcluster\fR while the bridge runs.
 .TP
 \fB/etc/default/neurobridge\fR
 Environment variables of the systemd service.
@@ -53,7 +53,7 @@ The shell of \fBneurobridge completions\fR without an argument.
 .SH EXIT STATUS
 "#;
 
-/// The last sections.
+/// The sections after the exit codes.
 const END: &str = r#".SH SIGNALS
 .TP
 \fBSIGINT\fR, \fBSIGTERM\fR, \fBSIGHUP\fR
@@ -97,7 +97,7 @@ fn push_commands(parent: &Command, path: &str, page: &mut String) -> io::Result<
         .filter(|command| command.get_name() != "help")
     {
         let path = format!("{path} {}", command.get_name());
-        // Options of all commands are in the first section of options.
+        // Options that all commands have are listed once, in the first section of options.
         let own = command.clone().mut_args(|arg| match arg.is_global_set() {
             true if arg.get_id() != "config" => arg.hide(true),
             _ => arg,
@@ -109,7 +109,7 @@ fn push_commands(parent: &Command, path: &str, page: &mut String) -> io::Result<
         man.render_description_section(&mut text)?;
         man.render_options_section(&mut text)?;
         let text = utf8(text);
-        // The first two define the apostrophe, in each rendered section.
+        // `.ie` and `.el` define the apostrophe in each rendered section, and `.SH` begins a section.
         let is_kept = |line: &&str| {
             ![".ie ", ".el ", ".SH "]
                 .iter()

@@ -1,4 +1,4 @@
-//! The commands.
+//! Executes the parsed command line: one module for each command, and the functions that several commands share.
 
 mod backfill;
 mod check;
@@ -75,7 +75,8 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
             block_on(demo::run(options)).map(|()| Exit::Ok)
         }
         Command::Check(flags) => {
-            // Warnings about topics and streams are found and logged when a sink connects. The table has the others.
+            // A sink logs its warnings about topics and streams when it connects. All other findings are in the printed
+            // tables, so the listener and the client libraries log less.
             let mut level = "error".to_owned();
             if flags.connect {
                 level = "warn,neurobridge_listener=error".to_owned();
@@ -137,7 +138,8 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
     }
 }
 
-/// Sends a request to the running bridge, and returns the text of its answer. `hint`: what to do if none runs.
+/// Sends a request to the running bridge, and returns the text of its answer. `hint` is the
+/// advice in the error if no bridge runs.
 async fn send_request(data_dir: &Path, request: Request, hint: &str) -> Result<String, Failure> {
     let answer = Client::request(data_dir, request)
         .await

@@ -22,7 +22,7 @@ pub(super) async fn run(flags: &ConfigFlag) -> Result<Exit, Failure> {
     let loaded = config::load(flags.config.as_deref());
     let data_dir = match &loaded {
         Ok(loaded) => loaded.config.data_dir.clone(),
-        // The bridge is to know of the error, so that its status shows it.
+        // The request is sent in spite of the error, so that the status of the bridge shows the failed reload.
         Err(_) => data_dir_of(flags.config.as_deref()),
     };
     let stderr = io::stderr();
@@ -46,8 +46,8 @@ pub(super) async fn run(flags: &ConfigFlag) -> Result<Exit, Failure> {
         None => Err(Failure::message(
             Exit::Unavailable,
             format!(
-                "no bridge runs with the data_dir {}; if the configuration names another data_dir than the running bridge has, \
-                 restart it",
+                "no bridge runs with the data_dir {}; start it, or if data_dir was changed in the configuration, restart the \
+                 bridge",
                 data_dir.display()
             ),
         )),
@@ -71,7 +71,7 @@ fn data_dir_of(named: Option<&Path>) -> PathBuf {
         .unwrap_or_else(|| Config::default().data_dir)
 }
 
-/// Returns the data folder in the text of a configuration file, which may be invalid elsewhere.
+/// Returns the data folder in the text of a configuration file, which may have errors in other lines.
 fn data_dir_in(text: &str) -> Option<PathBuf> {
     let mut lines = text
         .lines()
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_dir_is_found_in_a_wrong_file() {
+    fn data_dir_is_found_in_a_file_with_errors() {
         for (text, expected) in [
             (
                 "wrong = \ndata_dir = \"/var/lib/x\" # comment\n",

@@ -33,11 +33,12 @@ use crate::{
     sinks::AnyReader,
 };
 
-/// Sends a part of the spool again, and prints the counts. Needs no lock and may run beside a bridge, except for a sink with strict order,
-/// for which it locks the data folder. Moves no cursor.
+/// Sends a part of the spool again, and prints the counts. Needs no lock and may run beside a bridge, except for a sink with
+/// strict order, for which it locks the data folder. Moves no cursor.
 ///
 /// # Errors
-/// Fails when the spool cannot be read, the sink is unknown or unavailable, or time ran out; reports where to resume.
+/// Fails when the spool cannot be read, the sink is unknown or unavailable, or a signal stops the replay; the error states where
+/// to resume.
 pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let entry = config.sinks.get(&flags.sink);
@@ -45,9 +46,10 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
     let folder = folder(config)?;
     let _lock = lock_for_strict_order(entry, &config.data_dir, Some(&folder)).await?;
     let listing = inspect::list(&folder).or_exit(Exit::Disk)?;
-    let id = listing
-        .id
-        .ok_or_else(|| Failure::message(Exit::Disk, "spool id missing or damaged"))?;
+    let id = listing.id.ok_or_else(|| {
+        let message = "spool id missing or damaged; a start of the bridge repairs it";
+        Failure::message(Exit::Disk, message)
+    })?;
     let (first, end) = replay_range(&folder, &listing, flags)?;
     let replay_name = flags.run.clone().unwrap_or_else(new_replay_name);
     info!(
@@ -83,7 +85,7 @@ pub(super) struct Replay<'a> {
     /// The name of the sink.
     pub(super) name: &'a str,
     pub(super) entry: &'a SinkEntry,
-    /// Added to each replayed message.
+    /// The name of the replay, which each replayed message carries.
     pub(super) replay_name: &'a str,
     pub(super) spool: SpoolId,
     pub(super) dead_letters: Arc<dyn DeadLetters>,
@@ -147,10 +149,10 @@ impl Replay<'_> {
     }
 }
 
-/// Locks the data folder for a stream with strict order, which has one writer: a bridge that publishes meanwhile would be
-/// rejected again and again.
+/// Locks the data folder for a sink with strict order, and its spool if there is one on disk (`folder`). A stream with strict
+/// order has one writer: a bridge that publishes meanwhile would be rejected again and again.
 ///
-/// Without a spool on disk (`folder`) there is nothing else to lock.
+/// Returns `None` without a lock for any other sink.
 pub(super) async fn lock_for_strict_order(
     entry: &SinkEntry,
     data_dir: &Path,
@@ -181,8 +183,8 @@ pub(super) async fn lock_for_strict_order(
     }
 }
 
-/// Returns the first event of a replay and the one after its last. The range ends at the sink's cursor, because the bridge
-/// delivers the rest.
+/// Returns the first sequence of a replay, and the sequence after its last event. The range ends at the sink's cursor, because
+/// the bridge delivers the rest.
 fn replay_range(
     folder: &Path,
     listing: &Listing,

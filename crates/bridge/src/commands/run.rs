@@ -22,7 +22,7 @@ pub(crate) async fn run(loaded: Loaded, flags: &RunFlags) -> Result<(), Failure>
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let mut bridge = tokio::select! {
         biased;
-        // The start reads files, which may block.
+        // A signal stops the start too, which reads files and may block.
         signal = signals.next() => {
             info!(signal, "stopped during the start");
             return Ok(());

@@ -21,7 +21,7 @@ use crate::{
 /// Runs the simulator until a signal; a second one ends it at once. Logs the number of sent events at the end.
 ///
 /// # Errors
-/// Fails when an option, an address or a file is unusable, or the record cannot be written.
+/// Fails when an option, an address or a file is unusable, or an output file cannot be written.
 pub(super) async fn run(flags: SimulateFlags) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let scheme = if flags.tls_cert.is_some() { "wss" } else { "ws" };

@@ -42,11 +42,11 @@ pub(super) fn ls(config: Option<&Path>, json: bool) -> Result<Exit, Failure> {
 /// The output of `spool ls --json`, a stable interface.
 #[derive(Serialize)]
 struct ListingDocument<'a> {
-    /// `None` if its file is missing or damaged.
+    /// The id of the spool; `None` if its file is missing or damaged.
     spool: Option<String>,
     segments: Vec<SegmentDocument<'a>>,
     cursors: Vec<CursorDocument<'a>>,
-    /// `None` without the file of the resume values.
+    /// `None` if the spool has no file with resume values.
     resume: Option<ResumeDocument<'a>>,
 }
 
@@ -61,7 +61,7 @@ struct SegmentDocument<'a> {
 #[derive(Serialize)]
 struct CursorDocument<'a> {
     sink: &'a str,
-    /// `None` if it is damaged, as the following two.
+    /// The next event to deliver. `None` if the cursor is missing or damaged, like `first` and `counts`.
     next: Option<Sequence>,
     first: Option<Sequence>,
     counts: Option<&'a SinkCounts>,
@@ -72,7 +72,7 @@ struct CursorDocument<'a> {
 struct ResumeDocument<'a> {
     /// `None` if the file is damaged.
     next: Option<Sequence>,
-    /// The value of each source, as a text of JSON.
+    /// The resume value of each source, as JSON text.
     values: BTreeMap<&'a str, &'a str>,
     damage: Option<&'a str>,
 }
@@ -134,42 +134,42 @@ pub(super) fn verify(config: Option<&Path>) -> Result<Exit, Failure> {
 /// A progress line, which is overwritten on a terminal and removed at the end. Without a terminal, nothing is written.
 struct Progress {
     is_terminal: bool,
-    told_at: Instant,
-    has_told: bool,
+    written_at: Instant,
+    has_written: bool,
 }
 
 impl Progress {
-    /// Starts the measurement. Work that ends soon shows no progress.
-    const EVERY: Duration = Duration::from_millis(200);
+    /// The time between two updates. A verification that ends earlier shows no progress.
+    const INTERVAL: Duration = Duration::from_millis(200);
 
     fn start() -> Self {
         Self {
             is_terminal: io::stderr().is_terminal(),
-            told_at: Instant::now(),
-            has_told: false,
+            written_at: Instant::now(),
+            has_written: false,
         }
     }
 
     fn update(&mut self, read: u64, all: u64) {
-        if self.is_terminal && self.told_at.elapsed() >= Self::EVERY {
+        if self.is_terminal && self.written_at.elapsed() >= Self::INTERVAL {
             let size = |bytes: u64| ByteSize::from_mib(bytes.div_ceil(1 << 20));
             let percent = read.saturating_mul(100) / all.max(1);
-            // Without a terminal, progress is not needed.
+            // A failed write is ignored, because the verification does not need the progress line.
             let _ = write!(
                 io::stderr(),
                 "\r{percent:>3} % checked, {} of {}\x1b[K",
                 size(read),
                 size(all)
             );
-            self.told_at = Instant::now();
-            self.has_told = true;
+            self.written_at = Instant::now();
+            self.has_written = true;
         }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.has_told {
+        if self.has_written {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
@@ -229,7 +229,7 @@ fn list(listing: &Listing) -> String {
             values.row([String::new(), String::new(), next.clone()]);
         }
         for (source, value) in &resume.values {
-            // As a cursor has it: records from here on may contain a newer value.
+            // Like the `next` of a cursor: records from this sequence on may contain a newer value.
             values.row([source.to_string(), foreign_text::clean(value), next.clone()]);
         }
         format!("\n{values}")

@@ -1,4 +1,5 @@
-//! Tests the connections of a configuration: feeds and tokens, brokers and topics, files, the HTTP address.
+//! Tests the connections of a configuration for `check --connect`: feeds and tokens, brokers and topics, files, the lease of a
+//! cluster, the HTTP address.
 
 use std::{
     io,
@@ -33,10 +34,10 @@ use crate::{
 
 /// The time limit of a sink's probe, about as long as librdkafka's own time-out.
 const SINK_TIMEOUT: Duration = Duration::from_secs(15);
-/// The interval of looking at a source's state.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// The interval at which the state of a source is read.
+const STATE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A source, a sink, the lease of the cluster or the HTTP address that was tried.
+/// The test of a source, a sink, the lease of the cluster or the HTTP address.
 #[derive(Debug)]
 pub(super) struct Attempt {
     /// `source`, `sink`, `lease` or `http`.
@@ -78,19 +79,19 @@ pub(super) async fn attempt_all(config: &Config) -> Vec<Attempt> {
     attempts
 }
 
-/// Returns the most severe failure.
+/// Returns the exit code of a refused token if there is one, otherwise that of the first failure.
 pub(super) fn worst(attempts: &[Attempt]) -> Exit {
     let mut failures = attempts
         .iter()
         .filter_map(|attempt| Some(attempt.answer.as_ref().err()?.0));
-    // A refused token needs an operator; the other failures may be temporary.
+    // A refused token comes first: it needs an operator, while most other failures may be temporary.
     let Some(first) = failures.next() else {
         return Exit::Ok;
     };
     failures.find(|exit| *exit == Exit::TokenRefused).unwrap_or(first)
 }
 
-/// Returns the table of the answers, for people. One row for each attempt, or for each of its warnings.
+/// Returns the table of the results, for people. One row for each attempt, or for each of its warnings.
 pub(super) fn table(attempts: &[Attempt]) -> String {
     let mut table = Table::new(["", "tried", "answer"]);
     for Attempt { kind, name, answer } in attempts {
@@ -153,7 +154,7 @@ async fn try_source(name: &str, mut config: SourceConfig) -> Answer {
     let (batches, _kept) = mpsc::channel(2);
     let running = source.run(messages, batches, stop.clone());
     tokio::pin!(running);
-    let mut look = interval(LOOK_INTERVAL);
+    let mut look = interval(STATE_INTERVAL);
     loop {
         tokio::select! {
             biased;
@@ -166,7 +167,7 @@ async fn try_source(name: &str, mut config: SourceConfig) -> Answer {
             }
             _ = look.tick() => {}
         }
-        // One attempt ends within its own time-outs: open_timeout, then auth_timeout.
+        // The attempt needs no further time limit: it ends within open_timeout and auth_timeout.
         let snapshot = stats.snapshot();
         let reason = || {
             snapshot
@@ -243,7 +244,7 @@ async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &Path) -> Answer {
         replay: None,
         lead: None,
     };
-    // A client that hangs ends with the process.
+    // After the time limit, a client that hangs continues until the process ends.
     let steps = ConnectSteps::default();
     let probed = timeout(SINK_TIMEOUT, sink.config.probe(&context, &steps))
         .await
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn http_address_is_free_in_use_or_not_local() {
+    async fn http_address_in_use_warns_and_foreign_one_fails() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
         assert_eq!(try_listening(address).await.unwrap().warnings.len(), 1);
@@ -393,7 +394,7 @@ mod tests {
         };
         try_sink("a", &sink("events.jsonl"), folder.path()).await.unwrap();
         let file = folder.path().join("events.jsonl");
-        assert!(!file.exists(), "it only looks");
+        assert!(!file.exists(), "a probe creates no file");
         std::fs::write(&file, "").unwrap();
         // A file has the name of the required folder.
         let (exit, reason) = try_sink("a", &sink("events.jsonl/x.jsonl"), folder.path())

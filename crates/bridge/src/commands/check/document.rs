@@ -10,10 +10,10 @@ use crate::{
     exit::Failure,
 };
 
-/// All that `check` has found.
+/// All findings of `check`.
 #[derive(Debug, Serialize)]
 pub(super) struct Document<'a> {
-    /// The configuration file; `None` if all values come from the environment, or with errors.
+    /// The configuration file; `None` if all values come from the environment, or if there are configuration errors.
     file: Option<&'a Path>,
     errors: Vec<Note>,
     warnings: Vec<Note>,
@@ -22,10 +22,10 @@ pub(super) struct Document<'a> {
     attempts: Option<Vec<AttemptDocument<'a>>>,
 }
 
-/// A remark about a key.
+/// An error, a warning or an unreadable file.
 #[derive(Debug, Default, Serialize)]
 struct Note {
-    /// Dotted; empty where it concerns no key.
+    /// The dotted key; empty if the note concerns no key.
     key: String,
     message: String,
     hint: Option<String>,
@@ -36,7 +36,7 @@ struct Note {
     variable: Option<String>,
 }
 
-/// A source, a sink or the HTTP address that was tried.
+/// The result of an [`Attempt`].
 #[derive(Debug, Serialize)]
 struct AttemptDocument<'a> {
     kind: &'a str,

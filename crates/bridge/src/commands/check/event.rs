@@ -1,4 +1,4 @@
-//! Renders the message that a sink would send for an event.
+//! Renders the message that a sink would send for an event, for `check --event`.
 
 use std::{fs, io, path::Path};
 
@@ -72,7 +72,7 @@ pub(super) fn render(
     })
 }
 
-/// Returns the named source; the first one by name without a name.
+/// Returns the name of the given source; without one, the first name in alphabetical order.
 ///
 /// # Errors
 /// There is no source with this name.

@@ -19,7 +19,7 @@ use crate::{
     table::Table,
 };
 
-/// The length of an id, key or text in the table, in characters.
+/// The largest length of an id, key or text in the table, in characters.
 const MAX_CHARS: usize = 60;
 const REPLIED: &str = "is answered with a message";
 
@@ -73,7 +73,7 @@ pub(super) fn classify(
         });
         if let Some(step) = before.filter(|before| reader.step() != Some(*before)) {
             let text = format!("completes step {} of the opening", step + 1);
-            // The next message of the opening is no reply to a request of the feed.
+            // A message sent at the end of a step begins the next step: it is no reply to a request of the feed.
             match rows.iter().position(|row| row[..] == [REPLIED]) {
                 Some(index) => rows[index] = vec![text],
                 None if rows.is_empty() => rows.push(vec![text]),
@@ -173,7 +173,7 @@ fn meaning(action: &Action<'_>) -> String {
     }
 }
 
-/// The sinks, for the topics and subjects of events.
+/// The previews of all sinks, which contain the topics and subjects of events.
 struct Destinations<'a> {
     config: &'a Config,
     redaction: Redaction,

@@ -22,9 +22,9 @@ pub(super) async fn run(flags: &CheckFlags) -> Result<Exit, Failure> {
     if flags.json {
         return run_json(flags).await;
     }
-    // The bridge reads key files at its start, so that an invalid one is a configuration error.
+    // The bridge reads the key files at its start, so an invalid key file is a configuration error.
     let loaded = config::load_with_keys(flags.config.config.as_deref()).or_exit(Exit::Config)?;
-    // Fails if a key file cannot be read in time, because its disk hangs.
+    // Reports also a key file that cannot be read in time because its disk hangs, which is no configuration error.
     event::redactions(&loaded.config)?;
     if let (Some(file), Some(sink)) = (&flags.event, &flags.sink) {
         print(event::render(
@@ -49,7 +49,7 @@ pub(super) async fn run(flags: &CheckFlags) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Prints what is found as one document, also configuration errors.
+/// Prints all findings, including configuration errors, as one JSON document.
 async fn run_json(flags: &CheckFlags) -> Result<Exit, Failure> {
     let loaded = match config::load_with_keys(flags.config.config.as_deref()) {
         Ok(loaded) => loaded,

@@ -1,4 +1,4 @@
-//! The summary of a configuration for people.
+//! The summary of a valid configuration, which `check` prints for people.
 
 use std::{fmt::Write, path::Path};
 

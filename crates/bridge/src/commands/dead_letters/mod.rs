@@ -97,7 +97,7 @@ struct Row<'a> {
     reason: &'a str,
     detail: &'a str,
     source: &'a str,
-    /// `None` for a frame of a source that is not an event.
+    /// `None` for a malformed frame, which belongs to a source alone.
     sink: Option<&'a str>,
     received_at: Timestamp,
     sequence: Option<Sequence>,

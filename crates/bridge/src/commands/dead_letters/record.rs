@@ -1,4 +1,4 @@
-//! The record of replayed dead letters, so that each one is replayed once.
+//! The file `dead-letters-replayed.jsonl` in the data folder: the list of replayed dead letters, so that each is replayed once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure, OrExit};
 
-/// The file in the data folder.
+/// The name of the file in the data folder.
 const FILE: &str = "dead-letters-replayed.jsonl";
 
 /// A line of the file.
@@ -27,7 +27,7 @@ struct Line {
 /// The times at which dead letters were replayed, by id.
 pub(super) type Replayed = BTreeMap<String, Timestamp>;
 
-/// Reads the record. An incomplete line is left out.
+/// Reads the list. Omits an incomplete line.
 pub(super) fn read(data_dir: &Path) -> Result<Replayed, Failure> {
     match fs::read_to_string(data_dir.join(FILE)) {
         Ok(text) => Ok(text
@@ -40,14 +40,14 @@ pub(super) fn read(data_dir: &Path) -> Result<Replayed, Failure> {
     }
 }
 
-/// The record, open for this process alone.
+/// The list of replayed dead letters, open for this process alone.
 pub(super) struct Record {
     path: PathBuf,
     file: File,
 }
 
 impl Record {
-    /// Opens and locks the record, and reads it.
+    /// Opens, locks and reads the list.
     pub(super) fn open(data_dir: &Path) -> Result<(Self, Replayed), Failure> {
         let path = data_dir.join(FILE);
         let file = OpenOptions::new().append(true).create(true).open(&path);
@@ -55,7 +55,7 @@ impl Record {
             .with_context(|| format!("{} cannot be written", path.display()))
             .or_exit(Exit::Disk)?;
         let is_locked = match file.try_lock() {
-            // Another process may have replaced the file between the two calls.
+            // Another process may have replaced the file after it was opened here.
             Ok(()) => is_at(&file, &path).or_exit(Exit::Disk)?,
             Err(TryLockError::WouldBlock) => false,
             Err(TryLockError::Error(error)) => return Err(error).or_exit(Exit::Disk),
@@ -70,7 +70,8 @@ impl Record {
             .last()
             .is_none_or(|byte| *byte == b'\n');
         if !ends_whole {
-            // After a kill or a full disk the last line is incomplete; it is ended here, and ignored when it is read.
+            // After a kill or with a full disk the last line is incomplete. A line break separates the next line from it, and
+            // `read` omits the incomplete line.
             file.write_all(b"\n").or_exit(Exit::Disk)?;
         }
         Ok((Self { path, file }, replayed))
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn removed_dead_letter_is_removed_from_the_record() {
+    fn removed_dead_letter_is_removed_from_the_list() {
         let folder = tempfile::tempdir().unwrap();
         let (mut record, _) = Record::open(folder.path()).unwrap();
         record
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn record_survives_an_incomplete_line() {
+    fn incomplete_line_is_omitted_and_the_next_one_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path()).unwrap().is_empty());
         let (mut record, replayed) = Record::open(folder.path()).unwrap();

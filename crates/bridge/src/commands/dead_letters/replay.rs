@@ -37,8 +37,8 @@ use crate::{
     signals::Signals,
 };
 
-/// The name in the mark of each message. Always the same, so that a destination that removes duplicates by it removes those of
-/// a replay that was killed.
+/// The name of the replay, which each message carries. It is always the same, so that a destination that detects duplicates by
+/// it also detects the messages of a replay that was killed.
 const REPLAY_NAME: &str = "dead-letters";
 
 /// The maximum size of the events of a pass: small compared with the memory of a machine, and large enough that connecting again
@@ -48,7 +48,7 @@ const MAX_PASS_BYTES: usize = 32 * 1024 * 1024;
 /// Replays the dead letters with these ids, or all that were not replayed. The counts go to standard output.
 ///
 /// # Errors
-/// Fails when a file cannot be read or written, or a sink is unavailable: the same command continues.
+/// Fails when a file cannot be read or written, or a sink is unavailable. The same command then continues with the rest.
 pub(in super::super) async fn replay(
     config: &Config,
     ids: &[String],
@@ -141,7 +141,7 @@ struct Counts {
     filtered: u64,
     duplicate: u64,
     rejected: u64,
-    /// Those without a valid event. They are not replayed.
+    /// The dead letters without a valid event, which are not replayed.
     damaged: u64,
 }
 
@@ -170,7 +170,7 @@ impl Intake<'_> {
         let folder = spool_folder(self.config);
         let _lock = lock_for_strict_order(entry, &self.config.data_dir, folder.as_deref()).await?;
         let spool = folder.and_then(|folder| inspect::list(&folder).ok()?.id);
-        // A spool in memory has another id after each start, which no dead letter contains.
+        // A spool in memory has another id after each start, and a dead letter does not contain the id of its spool.
         let spool = spool.unwrap_or_else(|| SpoolId::from_bytes([0; 16]));
         for pass in passes(selected) {
             let mut batches = Vec::new();
@@ -271,8 +271,8 @@ enum Prepared {
     Damaged,
 }
 
-/// Splits dead letters into passes. The sequences of a pass ascend: dead letters of an earlier spool may have the same ones. The
-/// events of a pass are in memory at the same time, so a pass has a size limit.
+/// Splits dead letters into passes. Within a pass each sequence occurs once, in ascending order; dead letters of an earlier spool
+/// may have the same sequences. The events of a pass are in memory at the same time, so a pass has a size limit.
 fn passes<'a>(selected: &[&'a StoredDeadLetter]) -> Vec<Vec<&'a StoredDeadLetter>> {
     let mut sorted = selected.to_vec();
     sorted.sort_by_key(|dead_letter| dead_letter.fields.sequence);
@@ -339,16 +339,17 @@ impl Noting {
 #[derive(Default)]
 struct Rejected(Mutex<Vec<Sequence>>);
 
+/// The part of a dead letter that identifies its event in a pass.
 #[derive(Deserialize)]
-struct Place {
+struct RejectedLine {
     sequence: Sequence,
 }
 
 impl DeadLetters for Rejected {
     fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
-        let places: Result<Vec<Place>, _> = lines.lines().map(serde_json::from_str).collect();
+        let rejected: Result<Vec<RejectedLine>, _> = lines.lines().map(serde_json::from_str).collect();
         Box::pin(async move {
-            lock(&self.0).extend(places?.iter().map(|place| place.sequence));
+            lock(&self.0).extend(rejected?.iter().map(|line| line.sequence));
             Ok(())
         })
     }

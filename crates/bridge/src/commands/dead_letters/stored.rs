@@ -22,7 +22,8 @@ use crate::{
     exit::{Exit, Failure, OrExit},
 };
 
-/// The length of an id, in hexadecimal digits: with 100,000 dead letters, two of them have the same id once in 50,000 times.
+/// The length of an id, in hexadecimal digits: among 100,000 dead letters, two have the same id with a probability of 1 in
+/// 50,000.
 const ID_LENGTH: usize = 12;
 
 /// A dead letter in a file. Its event stays in the file until it is needed, because all of them together may be larger than the
@@ -51,7 +52,7 @@ pub(super) struct Fields {
     pub(super) received_at: Timestamp,
     pub(super) length: u64,
     hash: String,
-    /// `None` for a frame of a source that is not an event.
+    /// `None` for a malformed frame, which belongs to a source alone.
     pub(super) sink: Option<String>,
     /// The identity of the event: `source/id`.
     #[serde(rename = "id")]
@@ -95,7 +96,7 @@ impl StoredDeadLetter {
         Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
-    /// Reads the frame of the event, after the redactions of its time. `None` if there is none.
+    /// Reads the frame of the event, as it was redacted when the dead letter was stored. `None` if the dead letter has no event.
     pub(super) fn event(&self) -> Result<Option<Box<RawValue>>, Failure> {
         #[derive(Deserialize)]
         struct Event {
@@ -106,7 +107,7 @@ impl StoredDeadLetter {
         Ok(event.ok().and_then(|found| found.event))
     }
 
-    /// Returns the hash in the id of an event whose identity had another body before.
+    /// Returns the hash in an identity of the form `source/id~hash`: an event with this id had another body before.
     pub(super) fn conflict(&self) -> Option<u32> {
         let (_, digits) = self.fields.identity.as_deref()?.rsplit_once('~')?;
         (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok())?
@@ -196,7 +197,7 @@ fn read_file(path: PathBuf, found: &mut impl FnMut(StoredDeadLetter)) -> Result<
     Ok(())
 }
 
-/// Returns the dead letters with these ids or beginnings of ids; all without any.
+/// Returns the dead letters with these ids or beginnings of ids. Without ids, returns all dead letters.
 ///
 /// # Errors
 /// Returns an error if an id matches no dead letter, or several.

@@ -192,7 +192,7 @@ impl Content<'_> {
 
     fn reports(&self, count: usize) -> Vec<Line> {
         let mut lines: Vec<Line> = self.scenario.last(count).map(report_line).collect();
-        // Filled up, so that the sections below do not move.
+        // Empty lines fill the section, so that the sections below do not move.
         lines.resize_with(count, Line::default);
         lines
     }
@@ -213,7 +213,7 @@ impl Content<'_> {
     }
 }
 
-/// `  feed   ● authenticated    1462 received`
+/// Returns a line such as `  feed   ● authenticated    1462 received`.
 fn counter(name: &str, style: Style, state: &str, count: u64, what: &str) -> Line {
     Line::default()
         .text(format!("  {name:<7}"))

@@ -79,11 +79,11 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
         bound => bound,
     };
     let listener = listener
-        .context("the page has no port to listen on")
+        .context("the HTTP server of the demo's page cannot listen on a port")
         .or_exit(Exit::Unavailable)?;
     let had_events = fs::metadata(events_file(&options)).is_ok_and(|file| file.len() > 0);
     let data_dir = DataDir::lock(&config.data_dir).await?;
-    // The simulated platform starts with the demo, so nothing was missed since the last one.
+    // The simulated platform starts with the demo: no event was missed since the last run, so no gap is reported for that time.
     history::delete(&config.data_dir);
     let spool = spool::open(&config).await?;
     let bridge = Bridge::start_on(listener, &config, data_dir, spool).await?;

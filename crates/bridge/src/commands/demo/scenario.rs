@@ -21,7 +21,7 @@ use crate::{
 /// The time before the first fault: long enough to see the demo without one.
 const FIRST_FAULT_AFTER: Duration = Duration::from_secs(6);
 const FAULT_INTERVAL: Duration = Duration::from_secs(14);
-/// How long the disk stops: long enough to be noticed, far below the drain timeout.
+/// How long the disk stops: long enough to be noticed, shorter than the drain timeout.
 const STOP_TIME: Duration = Duration::from_secs(4);
 /// The number of reports that are kept for the screen.
 const MAX_REPORTS: usize = 40;

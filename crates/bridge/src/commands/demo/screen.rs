@@ -47,6 +47,8 @@ pub(super) struct Screen {
 }
 
 impl Screen {
+    /// Shows the empty screen, or on an output that is no terminal the first lines.
+    ///
     /// # Errors
     /// Returns an error if standard output cannot be written to.
     pub(super) fn begin(locations: Locations) -> io::Result<Self> {
@@ -81,7 +83,7 @@ impl Screen {
         Ok(screen)
     }
 
-    /// Stops the process until SIGCONT, with the terminal as it was before the demo meanwhile.
+    /// Restores the terminal, stops the process until SIGCONT, and shows the screen again.
     ///
     /// # Errors
     /// Returns an error if standard output cannot be written to, or the system refuses to stop the process.
@@ -98,6 +100,8 @@ impl Screen {
         self.write(ENTER)
     }
 
+    /// Redraws the screen, or writes the new reports and from time to time the counts as lines.
+    ///
     /// # Errors
     /// Returns an error if standard output cannot be written to.
     pub(super) fn draw(&mut self, view: &View<'_>, totals: &Totals, scenario: &Scenario) -> io::Result<()> {
@@ -185,7 +189,7 @@ impl Screen {
 
     fn leave(&mut self) {
         if std::mem::take(&mut self.has_entered) {
-            // The terminal is gone, and with it the place for an error.
+            // If the write fails, the terminal is gone, and no error can be shown.
             let _ = self.write(LEAVE);
         }
     }

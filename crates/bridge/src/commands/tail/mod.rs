@@ -22,7 +22,7 @@ use crate::{
 /// Ends after `--count` events, at a signal, when standard output is closed, or with the bridge.
 ///
 /// # Errors
-/// Fails when a source fails, the bridge disappears, or standard output cannot be written.
+/// Fails when a source fails, the connection to the bridge breaks, or standard output cannot be written.
 pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let only = only(&flags.only)?;
@@ -68,7 +68,7 @@ pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failur
             Arrival::Missed(events) => {
                 warn!(
                     events,
-                    "standard output is too slow: events skipped here (the bridge stored them)"
+                    "standard output is too slow: events were not shown (a running bridge delivers them to its sinks)"
                 );
             }
             Arrival::End if flags.count.is_some() => {

@@ -19,15 +19,15 @@ use crate::{
     spool,
 };
 
-/// The origin of the events.
+/// Where the events of a tail come from.
 pub(super) enum Origin {
     /// The running bridge, so that the platform sees no second connection.
     Bridge(Client),
-    /// The feed, when no bridge runs.
+    /// The feed itself, if no bridge runs.
     Feed(Box<OwnFeed>),
 }
 
-/// Sources and intake of a bridge with a spool in memory.
+/// The sources and the intake of a bridge, with a spool in memory.
 pub(super) struct OwnFeed {
     feed: Feed,
     spool: Spool,
@@ -48,8 +48,8 @@ impl Origin {
             info!(socket = %path.display(), "reading events from the running bridge");
             if !client.runs_with(config) {
                 warn!(
-                    "the running bridge has another configuration; --sink shows the messages that it would send after a \
-                     reload or a restart with this one"
+                    "the running bridge has another configuration; --sink shows the messages that the bridge would send \
+                     after a reload or a restart with the configuration of this command"
                 );
             }
             return Ok(Self::Bridge(client));
