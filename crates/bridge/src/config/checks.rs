@@ -153,7 +153,7 @@ fn check_access(config: &Config, errors: &mut Vec<ConfigError>) {
 }
 
 fn check_sources(config: &Config, errors: &mut Vec<ConfigError>) {
-    // If a source is invalid, its error explains why there is none.
+    // An invalid source was removed from the configuration, and its error is sufficient.
     let has_errors = errors
         .iter()
         .any(|error| error.key.first().is_some_and(|key| key == "sources"));
@@ -277,7 +277,7 @@ fn check_name(table: &str, name: &str, errors: &mut Vec<ConfigError>) {
     }
 }
 
-/// Splits a dotted key. A key in a table of librdkafka's properties is one key, whatever dots it has.
+/// Splits a dotted key. The name of a property of librdkafka is one key, even with dots in it.
 fn path(around: &[&str], key: &str) -> Vec<String> {
     let keys = match key.split_once('.') {
         Some(("properties", property)) => vec!["properties", property],

@@ -212,7 +212,7 @@ impl Document {
         entries.collect()
     }
 
-    /// Notes the place of a key or item, and returns its value.
+    /// Records the place of a key or an item, and returns its value.
     fn entry(
         &mut self,
         path: &mut KeyPath,
@@ -281,7 +281,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, ReadError> {
     Ok(content.text().map_err(ReadError::Io)?.to_owned())
 }
 
-/// Returns the language of a text that begins as YAML or JSON does, and never TOML.
+/// Returns YAML or JSON if the text begins like a text in this language, and unlike any TOML.
 fn other_language(text: &str) -> Option<&'static str> {
     let mut lines = text.lines().map(str::trim);
     let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'))?;

@@ -24,8 +24,8 @@ const STAND_IN: &str = "invalid";
 
 /// Sets the keys of a document to the values of the bridge's variables, and reports invalid variables.
 ///
-/// A value stays a text wherever the configuration expects one: figment would turn the tokens `007`, `true` and `[x]` into a
-/// number, a boolean and an array.
+/// A value stays a text where the configuration expects a text: figment, which parses the other values, would turn the tokens
+/// `007`, `true` and `[x]` into a number, a boolean and an array.
 pub(super) fn read(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     shape: &Shape<'_>,
@@ -45,7 +45,7 @@ pub(super) fn read(
         if !begins_with(&name, PREFIX) {
             let words = name[SHORT_PREFIX.len()..].to_ascii_lowercase();
             let words: Vec<&str> = words.split('_').collect();
-            // If it were ignored, the bridge would run with another value than its operator believes.
+            // If the variable were ignored, the bridge would run with another value than its operator believes.
             if let Some(key) = suggestion(shape, &words) {
                 let name = key.join(SEPARATOR).to_uppercase();
                 let message = format!(
@@ -107,7 +107,7 @@ fn parse(text: String, place: &Shape<'_>) -> Value {
     if is_text {
         return Value::String(text);
     }
-    // What is not a number, a boolean, an array or a table is a text.
+    // Parsing never fails: figment reads anything but a number, a boolean, an array or a table as a text.
     let Ok(value) = text.parse::<figment::value::Value>();
     serde_json::to_value(value).unwrap_or(Value::String(text))
 }

@@ -22,7 +22,7 @@ pub(super) fn add(schema: &mut Value) {
     add_to_table(schema, "", &values);
 }
 
-/// `node` is a JSON pointer.
+/// Adds the values to the table at `node`, a JSON pointer, and to the tables below it.
 fn add_to_table(schema: &mut Value, node: &str, values: &Map<String, Value>) {
     let mut tables = Vec::new();
     alternatives(schema, node, values, MAX_DEPTH, &mut tables);
@@ -51,7 +51,8 @@ fn add_to_table(schema: &mut Value, node: &str, values: &Map<String, Value>) {
     }
 }
 
-/// Collects the tables that a node refers to, through references and alternatives, without those of another `type`.
+/// Collects the tables that a node refers to, through references and alternatives. Omits tables of another `type` than that of
+/// `values`.
 fn alternatives(
     schema: &Value,
     node: &str,

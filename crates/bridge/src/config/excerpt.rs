@@ -2,7 +2,7 @@
 //!
 //! A value is shown only where the schema has its key and does not mark it as secret. A value of a mistyped key, in place of a
 //! table, or in invalid TOML may be a token and is replaced by an ellipsis. Of an address only scheme, host and port are shown,
-//! and nothing if it does not parse or has a user: a password may contain any character.
+//! or nothing if the address is invalid or has a user: a password may contain any character.
 
 use std::ops::Range;
 
@@ -165,7 +165,7 @@ fn excerpt(text: &str, line: Range<usize>, mut hidden: Vec<Range<usize>>, marked
     // An empty hidden part at the end of the line, so that the loop also copies the text after the last real one.
     for range in hidden.into_iter().chain(std::iter::once(line.end..line.end)) {
         let (from, to) = (range.start.max(at), range.end.min(line.end));
-        // Within a part that is hidden already.
+        // The range lies within a part that is hidden already.
         if to < at || (to == at && from < line.end) {
             continue;
         }

@@ -62,7 +62,7 @@ pub struct UnreadableFile {
 }
 
 impl Loaded {
-    /// Returns the values of all keys that are set, with secrets: to compare two configurations.
+    /// Returns the values of all keys that are set, with secrets, so that two configurations can be compared.
     pub(crate) const fn settings(&self) -> &Map<String, Value> {
         &self.settings.0
     }

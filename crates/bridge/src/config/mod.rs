@@ -1,7 +1,7 @@
 //! The configuration: read from a file and the environment, validated as a whole, with all errors in one report.
 //!
 //! [`load`] parses the file and records the place of each key, overrides values with those of the environment, validates all
-//! values against the JSON Schema of [`Config`], deserialises what is left, and calls the validation of each part.
+//! values against the JSON Schema of [`Config`], deserialises the remaining values, and calls the validation of each part.
 
 mod checks;
 mod document;

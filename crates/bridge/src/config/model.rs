@@ -36,7 +36,7 @@ pub struct Config {
     /// The folder of all data that the bridge stores. Relative paths of files that it writes are resolved against it.
     pub data_dir: PathBuf,
     /// The longest time for delivering the remaining events after a signal to stop. 8 seconds by default: Docker kills
-    /// after 10. With a spool on disk, a sink that is down is not waited for.
+    /// a container after 10. With a spool on disk, the bridge does not wait for a sink that is down.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub drain_timeout: Duration,
@@ -89,7 +89,7 @@ impl Config {
         filtered.chain(rendered).collect()
     }
 
-    /// Returns a hash of the configuration without its secrets, which have no text.
+    /// Returns a hash of the configuration, without its secrets, which `Debug` hides.
     pub(crate) fn fingerprint(&self) -> String {
         format!("{:032x}", identity::body_hash(&format!("{self:?}")))
     }
@@ -160,8 +160,8 @@ impl EventConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeduplicateConfig {
-    /// The size of the deduplication window in events; at least half of it is always in use. A duplicate outside of the window
-    /// is treated as a new event; 0 switches deduplication off.
+    /// The size of the deduplication window: the bridge remembers at most this many recent events, and at least half as many. A
+    /// duplicate outside of the window is treated as a new event; 0 switches deduplication off.
     pub max_events: usize,
 }
 
@@ -206,7 +206,7 @@ pub struct HttpConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricsAccess {
-    /// As everything else.
+    /// The password is needed, as for everything else.
     #[default]
     Protected,
     /// No password, for a Prometheus without one.
@@ -265,9 +265,9 @@ impl LogConfig {
 pub enum LogLevel {
     /// Something failed, and people have to act.
     Error,
-    /// Something may need people.
+    /// Something may need attention.
     Warn,
-    /// What happens in normal operation.
+    /// An event of normal operation.
     #[default]
     Info,
     /// Details for finding a fault.
@@ -311,7 +311,7 @@ fn listen_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<S
     })
 }
 
-/// Sinks are deserialised apart: their type decides how.
+/// Ignores the sinks, which are deserialised separately, by the parsers of their types.
 fn no_sinks<'de, D: serde::Deserializer<'de>>(_: D) -> Result<BTreeMap<String, SinkEntry>, D::Error> {
     Ok(BTreeMap::new())
 }

@@ -1,4 +1,5 @@
-//! Queries on the configuration's JSON Schema, in the form that `schemars` generates: the keys of a table, and what a value may be.
+//! Queries on the configuration's JSON Schema, in the form that `schemars` generates: the keys of a table, and
+//! the valid values of a key.
 
 use std::collections::BTreeSet;
 
@@ -91,7 +92,7 @@ impl<'a> Shape<'a> {
         having.filter_map(|node| tag(node)).collect()
     }
 
-    /// Returns whether no value is valid here.
+    /// Returns whether no value is valid at this position.
     pub(super) fn is_empty(&self) -> bool {
         self.alternatives.is_empty()
     }
@@ -125,7 +126,7 @@ impl<'a> Shape<'a> {
         !self.is_empty() && self.alternatives.iter().all(|node| requires(node, key))
     }
 
-    /// Returns whether a value of this JSON type is valid here.
+    /// Returns whether a value of this JSON type is valid at this position.
     pub(super) fn allows(&self, json_type: &str) -> bool {
         self.alternatives.iter().any(|node| match node.get("type") {
             Some(Value::String(only)) => only == json_type,
@@ -134,7 +135,7 @@ impl<'a> Shape<'a> {
         })
     }
 
-    /// Returns whether a text, a number or a boolean is valid here.
+    /// Returns whether a text, a number or a boolean is valid at this position.
     pub(super) fn allows_scalar(&self) -> bool {
         ["string", "integer", "number", "boolean"]
             .iter()

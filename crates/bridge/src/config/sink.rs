@@ -38,7 +38,7 @@ pub struct SinkCommon {
     pub redact: Vec<Pattern>,
     /// Fields whose values are replaced by pseudonyms for this sink.
     pub pseudonymise: Option<Pseudonymise>,
-    /// The number of consecutive dead letters that stops the sink: then the cause is not the events.
+    /// The number of consecutive dead letters that stops the sink, because the events are then not the likely cause.
     pub max_dead_letters_in_a_row: u64,
 }
 

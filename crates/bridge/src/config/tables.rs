@@ -1,4 +1,4 @@
-//! Reads the configuration from the merged values, and finds every configuration error in them, not the first alone.
+//! Reads the configuration from the merged values, and finds every configuration error in them, not only the first.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ pub(super) fn read(mut table: Map<String, Value>, shape: &Shape<'_>) -> (Config,
     (config, validate::without_consequences(errors))
 }
 
-/// Reports and removes the sinks of types that this build does not have, of which no key is known.
+/// Reports and removes each sink whose type this build does not include: the keys of such a type are unknown.
 fn remove_left_out_sinks(table: &mut Map<String, Value>, errors: &mut Vec<ConfigError>) {
     let known: Vec<&str> = sinks::all().map(|sink_type| sink_type.name).collect();
     let Some(Value::Object(sinks)) = table.get_mut("sinks") else {
@@ -104,8 +104,8 @@ fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, ParseError> {
     serde_path_to_error::deserialize(value)
 }
 
-/// Deserialises a table with several types, by the parser of its type: only that one reports the path of an error. Returns `None`
-/// for an unknown type, of which the keys are unknown too.
+/// Deserialises a table whose `type` selects the other keys, by the parser of that type: a parser for all types would report an
+/// error without its path. Returns `None` for an unknown type, whose keys are unknown too.
 fn read_typed<T>(
     table: &mut Value,
     at: &[String],
@@ -120,8 +120,8 @@ fn read_typed<T>(
     read
 }
 
-/// Deserialises a value that was validated: its errors are sentences of the types that parse a text. As serde stops at the first
-/// one, the invalid value is replaced, and the rest is deserialised again. Returns `None` when the rest is invalid as a whole.
+/// Deserialises a validated value. The remaining errors come from types that parse a text. serde stops at the first error, so the
+/// invalid value is replaced, and the whole is deserialised again. Returns `None` if the invalid value cannot be replaced.
 fn read_value<T>(
     parse: impl Fn(&Value) -> Result<T, ParseError>,
     value: &mut Value,
@@ -149,7 +149,7 @@ fn read_value<T>(
     }
 }
 
-/// Replaces an invalid value by a valid one, or removes its key, where there is none. Of an array, all items are replaced.
+/// Replaces an invalid value by a valid one, or removes its key if no valid value is known. An array is replaced as a whole.
 fn replace(value: &mut Value, path: &[String], shape: &Shape<'_>) -> bool {
     let Some((first, rest)) = path.split_first() else {
         return false;

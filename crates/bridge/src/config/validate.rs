@@ -1,4 +1,5 @@
-//! Compares values with the JSON Schema. What is left afterwards can be deserialised, but for texts with a syntax of their own.
+//! Validates values against the JSON Schema, and removes or replaces invalid values. The result can be deserialised, except for
+//! texts with a syntax of their own, such as durations.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +11,11 @@ use super::{document::KeyPath, shape::Shape};
 /// A configuration error at a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ConfigError {
-    /// The key; for a missing key, the one that is expected.
+    /// The key, which for a missing key is the expected one.
     pub(super) key: KeyPath,
     /// The error in one sentence: what was found, what was expected.
     pub(super) message: String,
-    /// The valid word that is nearest to the last part of the key.
+    /// For an unknown key, the valid key with the most similar name.
     pub(super) suggestion: Option<String>,
     /// The suggested action.
     pub(super) hint: Option<String>,
@@ -37,7 +38,7 @@ impl ConfigError {
     }
 }
 
-/// Removes errors that follow from others: a key that was mistyped is not reported as missing too, and no key twice.
+/// Removes errors that follow from others: a mistyped key is not also reported as missing, and no key is reported twice.
 pub(super) fn without_consequences(errors: Vec<ConfigError>) -> Vec<ConfigError> {
     let suggestion = |error: &ConfigError| {
         let (_, table) = error.key.split_last()?;
@@ -49,8 +50,8 @@ pub(super) fn without_consequences(errors: Vec<ConfigError>) -> Vec<ConfigError>
     errors
 }
 
-/// Reports unknown keys, missing keys, and values that are not valid for their type, at all depths. Removes unknown keys, and
-/// replaces the other ones by valid values. Returns whether the value itself is valid.
+/// Reports unknown keys, missing keys, and values that are not valid for their type, at all depths. Removes unknown keys, adds
+/// missing ones, and replaces invalid values by valid ones. Returns whether the value itself is valid.
 pub(super) fn validate(
     value: &mut Value,
     at: &mut KeyPath,
@@ -91,7 +92,7 @@ fn validate_table(
         .get("type")
         .and_then(Value::as_str)
         .and_then(|tag| nearest(tag, &tags));
-    // With a wrong type, the keys of any type are valid.
+    // With an invalid `type`, the keys of all types are valid.
     let is_unclear = tag.is_none() && !tags.is_empty() && table.contains_key("type");
     let shape = Some(all_types.of_type(tag)).filter(|shape| !is_unclear && !shape.is_empty());
     let shape = shape.as_ref().unwrap_or(all_types);
@@ -157,7 +158,7 @@ fn unknown_key(at: &KeyPath, key: &str, all_types: &Shape<'_>, shape: &Shape<'_>
     }
 }
 
-/// Returns the error for a value that is not one of those that are valid here.
+/// Returns the error for a value that the schema does not allow at this key.
 fn mismatch(value: &Value, at: &KeyPath, shape: &Shape<'_>) -> Option<ConfigError> {
     let words = shape.words();
     let json_type = match value {
@@ -201,7 +202,7 @@ fn mismatch(value: &Value, at: &KeyPath, shape: &Shape<'_>) -> Option<ConfigErro
     })
 }
 
-/// Returns the integers that are valid here.
+/// Returns the range of valid integers.
 fn range(shape: &Shape<'_>) -> std::ops::RangeInclusive<i128> {
     let bound = |keyword| shape.keyword(keyword).and_then(Value::as_i64).map(i128::from);
     let is_32_bit = shape.keyword("format").is_some_and(|format| format == "uint32");
@@ -213,7 +214,7 @@ fn range(shape: &Shape<'_>) -> std::ops::RangeInclusive<i128> {
     bound("minimum").unwrap_or(i64::MIN.into())..=bound("maximum").unwrap_or(largest)
 }
 
-/// Returns what a value has to be, in words.
+/// Describes the valid values of a key.
 fn expected(at: &KeyPath, shape: &Shape<'_>, words: &[&str]) -> String {
     if !words.is_empty() {
         return one_of(words);

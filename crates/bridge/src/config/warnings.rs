@@ -60,11 +60,14 @@ impl Loaded {
             }
         }
         for (name, source) in &config.sources {
-            if is_far(source.address(), "ws") {
+            if is_plain_remote(source.address(), "ws") {
                 let message = "the token and all events are sent unencrypted; wss:// encrypts them";
                 found.add(format!("sources.{name}.url"), message);
             }
-            if source.backfill_address().is_some_and(|url| is_far(url, "http")) {
+            if source
+                .backfill_address()
+                .is_some_and(|url| is_plain_remote(url, "http"))
+            {
                 let message = "the token and all events are sent unencrypted; https:// encrypts them";
                 let place = if source.feed.is_some() { ".feed" } else { "" };
                 found.add(format!("sources.{name}{place}.backfill.url"), message);
@@ -77,7 +80,7 @@ impl Loaded {
             if source
                 .token_from
                 .as_ref()
-                .is_some_and(|from| is_far(&from.url, "http"))
+                .is_some_and(|from| is_plain_remote(&from.url, "http"))
             {
                 let message = "the credential and the tokens are sent unencrypted; https:// encrypts them";
                 found.add(format!("sources.{name}.token_from.url"), message);
@@ -89,7 +92,7 @@ impl Loaded {
                 secrets.filter_map(|(name, source)| Some((name, source.variable.as_ref()?)))
             {
                 if env::var_os(variable).is_none_or(|value| value.is_empty()) {
-                    let message = format!("the environment variable {variable} is not set here");
+                    let message = format!("the environment variable {variable} is not set for this process");
                     found.add(format!("sources.{name}.feed.secrets.{secret}.variable"), message);
                 }
             }
@@ -267,8 +270,8 @@ fn unknown(field: &str, effect: &str) -> String {
     format!("unknown field \"{field}\"{suggestion}: {effect}")
 }
 
-/// Returns whether a picture would reach the spool. Applies the redaction to a sample, without pseudonyms, which pictures
-/// never have.
+/// Returns whether a picture would reach the spool. Applies the redaction to a sample event, without pseudonyms, because a
+/// pseudonym does not replace a picture.
 fn keeps_pictures(config: &Config) -> bool {
     const FRAME: &str = r#"{"id":1,"data":{"face_image":"?","full_image":"?","initial_face_image":"?","initial_full_image":"?"}}"#;
     let mut frames = Frames::default();
@@ -292,8 +295,8 @@ fn is_secret(key: &str) -> bool {
     )
 }
 
-/// Returns whether an address has this scheme, which does not encrypt, and is not on this machine.
-fn is_far(url: &str, plain: &str) -> bool {
+/// Returns whether an address has the scheme `plain`, which does not encrypt, and is not on this machine.
+fn is_plain_remote(url: &str, plain: &str) -> bool {
     Address::parse(url).is_ok_and(|address| {
         let is_loopback = address
             .host

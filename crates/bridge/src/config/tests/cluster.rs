@@ -1,4 +1,4 @@
-//! The table `cluster`, and the parts that a member of a cluster cannot have.
+//! Tests of the table `cluster`, and of settings that a member of a cluster cannot have.
 
 use super::*;
 

@@ -1,3 +1,5 @@
+//! Tests of parsing the configuration file.
+
 use serde_json::json;
 
 use super::*;

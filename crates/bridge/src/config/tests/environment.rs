@@ -1,3 +1,5 @@
+//! Tests of keys from environment variables.
+
 use serde_json::{Value, json};
 
 use crate::config::{
@@ -27,7 +29,7 @@ fn values(variables: &[(&str, &str)]) -> Value {
 }
 
 #[test]
-fn strings_are_not_parsed_and_other_values_are() {
+fn value_is_parsed_unless_the_key_expects_a_text() {
     for token in ["007", "true", "[x]", "{x}", " a ", "\"q\"", "1.50", ""] {
         assert_eq!(
             values(&[("NEUROBRIDGE__TOKEN", token)]),
@@ -65,7 +67,7 @@ fn single_underscores_are_reported_if_they_spell_a_key() {
         "NEUROBRIDGE_SOURCES_MAIN_TOKEN",
         "NEUROBRIDGE_DATA_DIR",
         "neurobridge_http_listen",
-        // A variable set by Kubernetes for another service; a table; a valid variable; no key at all.
+        // Not reported: two variables that Kubernetes sets for other services, a table, a valid variable, and no key.
         "NEUROBRIDGE_HTTP_SERVICE_HOST",
         "NEUROBRIDGE_SINKS_PORT_9797_TCP_PROTO",
         "NEUROBRIDGE_SINKS",

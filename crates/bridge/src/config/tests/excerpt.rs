@@ -1,3 +1,5 @@
+//! Tests of excerpts of the file in reports: no secret is shown.
+
 use std::path::Path;
 
 use proptest::prelude::*;

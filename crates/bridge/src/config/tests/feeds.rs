@@ -1,3 +1,5 @@
+//! Tests of declared feeds in the configuration.
+
 use super::*;
 use crate::config::load;
 

@@ -1,4 +1,4 @@
-//! The fields that a configuration names.
+//! Tests of the fields of events that a configuration names.
 
 use super::{SOURCE, load};
 

@@ -1,3 +1,5 @@
+//! Tests of the check whether a file can be read.
+
 use std::fs;
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
@@ -5,7 +7,7 @@ use nix::{sys::stat::Mode, unistd::mkfifo};
 use super::*;
 
 #[test]
-fn readable_file_is_not_opened_for_the_check() {
+fn unreadable_file_is_found_without_opening_a_pipe() {
     let dir = tempfile::tempdir().unwrap();
     let [file, pipe] = ["file", "pipe"].map(|name| dir.path().join(name));
     fs::write(&file, "secret").unwrap();

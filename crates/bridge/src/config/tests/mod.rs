@@ -19,7 +19,7 @@ use super::{
     sink::SinkEntry,
 };
 
-/// Reads `text` as the file `neurobridge.toml`, below these variables.
+/// Reads `text` as the file `neurobridge.toml`, overridden by these environment variables.
 fn load_with(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Report> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("neurobridge.toml");
@@ -38,7 +38,7 @@ fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
         .collect()
 }
 
-/// The report, without the folder that differs from run to run.
+/// Returns the report without the temporary folder, whose name differs from run to run.
 fn report(loaded: Result<Loaded, Report>) -> String {
     let report = loaded.unwrap_err().to_string();
     let lines = report
@@ -117,7 +117,7 @@ fn first_default_path_with_a_file_is_used() {
 
 #[test]
 fn a_named_file_that_is_missing_is_an_error() {
-    // figment alone would treat it as an empty file.
+    // figment alone would treat a missing file as an empty one.
     let missing = Path::new("/nowhere/neurobridge.toml");
     let variables = environment(&[("NEUROBRIDGE__SOURCES__MAIN__TOKEN", "t")]);
     let report = load_from(Some(missing), [], variables, Keys::Unread)
@@ -179,7 +179,7 @@ fn sink_may_have_its_own_dead_letter_file() {
     );
 }
 
-// A key of another type of sink is known to a build that has it, and its value is shown.
+// The build has to include the sink type of the key `topic`: otherwise the key is unknown, and its value is hidden.
 #[cfg(feature = "kafka")]
 #[test]
 fn unknown_keys_are_all_reported_with_suggestions() {
@@ -270,7 +270,7 @@ fn mistyped_field_of_a_topic_is_warned_about() {
 }
 
 #[test]
-fn url_of_http_gets_the_scheme_of_a_feed() {
+fn error_of_an_http_url_suggests_the_scheme_of_a_feed() {
     for (scheme, expected) in [("http", "ws"), ("https", "wss"), ("HTTPS", "wss")] {
         let report = report(load(&format!("{SOURCE}url = \"{scheme}://h/x?t=hunter2\"\n")));
         assert!(
@@ -282,7 +282,7 @@ fn url_of_http_gets_the_scheme_of_a_feed() {
 }
 
 #[test]
-fn level_is_a_word_and_parts_have_a_key_of_their_own() {
+fn log_level_is_one_word_and_log_filter_names_parts() {
     for wrong in ["warning", "verbose", "", "a=loud", "off"] {
         let report = report(load(&format!("{SOURCE}[log]\nlevel = \"{wrong}\"\n")));
         assert!(
@@ -332,7 +332,7 @@ fn invalid_values_are_all_reported() {
     )));
 }
 
-// The types that a build has are part of the messages.
+// The messages list the sink types in the build.
 #[cfg(feature = "kafka")]
 #[test]
 fn invalid_sinks_and_names_are_all_reported() {

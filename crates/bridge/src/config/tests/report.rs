@@ -1,3 +1,5 @@
+//! Tests of the report of configuration errors.
+
 use super::*;
 
 fn problem(key: &str, line: Option<usize>) -> Problem {

@@ -1,3 +1,5 @@
+//! Tests of queries on a JSON Schema.
+
 use serde_json::{Value, json};
 
 use crate::config::shape::*;

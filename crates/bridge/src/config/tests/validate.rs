@@ -1,3 +1,5 @@
+//! Tests of the validation against a JSON Schema.
+
 use serde_json::{Value, json};
 
 use crate::config::{shape::Shape, validate::*};

@@ -1,14 +1,16 @@
+//! Tests of warnings: unencrypted addresses, unknown fields, secrets in the file.
+
 use super::*;
 
 #[test]
-fn loopback_is_not_a_network() {
-    let far = |url: &str| is_far(url, "ws");
+fn unencrypted_address_is_risky_only_on_another_machine() {
+    let is_risky = |url: &str| is_plain_remote(url, "ws");
     for url in [
         "ws://events.example.com/",
         "ws://10.0.0.1:80",
         "ws://localhost.example.com",
     ] {
-        assert!(far(url), "{url}");
+        assert!(is_risky(url), "{url}");
     }
     for url in [
         "wss://events.example.com",
@@ -16,7 +18,7 @@ fn loopback_is_not_a_network() {
         "ws://127.0.0.1:8765",
         "ws://[::1]:1/x",
     ] {
-        assert!(!far(url), "{url}");
+        assert!(!is_risky(url), "{url}");
     }
 }
 
