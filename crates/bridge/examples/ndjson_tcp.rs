@@ -44,7 +44,8 @@ fn main() -> ExitCode {
 /// The largest number of sent lines without an answer. This bounds the lines that are sent again after a broken connection, and
 /// the answers that wait in the socket while lines are written.
 const MAX_IN_FLIGHT: usize = 1000;
-/// The time limit for a connection. A host that does not answer would take the system's two minutes.
+/// The time limit of a connection attempt. Without it, a host that does not answer would block the sink for the system's limit
+/// of two minutes.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The answer to a line that is stored.
 const STORED: &[u8] = b"ok\n";
@@ -145,7 +146,7 @@ struct TcpSink {
     lines: String,
     /// The events of all lines without an answer, in order.
     in_flight: VecDeque<Sequence>,
-    /// Bytes of answers that were received and not used yet.
+    /// Received bytes of answers that are not processed yet.
     answers: Vec<u8>,
     scratch: String,
 }
@@ -184,7 +185,7 @@ impl Sink for TcpSink {
 
     async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.spool = context.spool;
-        // What was in flight has no outcome: the delivery publishes it again.
+        // The events in flight have no outcome, so the delivery publishes them again.
         self.lines.clear();
         self.in_flight.clear();
         self.answers.clear();

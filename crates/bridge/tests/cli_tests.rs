@@ -1,7 +1,7 @@
-//! The output of the command line: help texts, results and error texts.
+//! Tests of the output of the command line: help texts, results and error texts, recorded in `tests/cmd`.
 
 #[test]
-fn help_and_answers() {
+fn output_of_each_command_matches_its_recorded_output() {
     let cases = trycmd::TestCases::new();
     // The output must not depend on the environment of the person who runs the tests.
     cases

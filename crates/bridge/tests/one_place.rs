@@ -10,7 +10,7 @@ const NAMES: [&str; 4] = [
     "feature = \"nats\"",
 ];
 
-/// Adds the files below a folder that name a sink type outside of tests.
+/// Adds the names of the files below a folder whose code, without tests, names a sink type.
 fn add_naming(folder: &Path, found: &mut Vec<String>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -30,11 +30,11 @@ fn add_naming(folder: &Path, found: &mut Vec<String>) -> io::Result<()> {
             continue;
         }
         let text = fs::read_to_string(&path)?;
-        let product = text
+        let code = text
             .split("\n#[cfg(test)]\nmod tests {")
             .next()
             .unwrap_or_default();
-        if NAMES.iter().any(|name| product.contains(name)) {
+        if NAMES.iter().any(|name| code.contains(name)) {
             found.push(name);
         }
     }
