@@ -1,8 +1,8 @@
-//! The number of active worker threads follows the load: a bridge at a low rate runs on one, at saturation on all.
+//! Adjusts the number of active worker threads to the load: one at a low rate of events, all at saturation.
 //!
 //! The scheduler wakes an idle worker for nearly each event, although the busy one would take the work some microseconds
 //! later. At 1,000 events a second these wake-ups and the work that moves between threads cost a quarter of the processor
-//! time. So a task occupies each worker that is not needed, and blocks its thread until the load rises.
+//! time. So each worker that is not needed runs a task that blocks its thread until the load rises: the worker rests.
 
 mod load;
 #[cfg(test)]
@@ -50,7 +50,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// The number of workers that are to rest, less than the number of workers.
+    /// The number of workers that are to rest: always less than all.
     wanted: usize,
     /// The workers that rest, by index.
     resting: BTreeSet<usize>,
@@ -61,7 +61,7 @@ impl Workers {
     /// Starts to measure the load. At the start all workers are active.
     ///
     /// # Errors
-    /// Fails when the system refuses a thread.
+    /// Returns an error if the system cannot start a thread.
     pub(crate) fn start(runtime: &Runtime) -> io::Result<Self> {
         Self::with_period(runtime, PERIOD)
     }
@@ -93,7 +93,7 @@ impl Drop for Workers {
         self.shared.lock().has_ended = true;
         self.shared.changed.notify_all();
         if let Some(monitor) = self.monitor.take() {
-            // A panic of the thread was reported, and leaves the workers as they are.
+            // A panic of the monitor was reported already, and only ended the adjustment.
             let _ = monitor.join();
         }
     }
@@ -120,7 +120,7 @@ impl Shared {
             return;
         };
         let mut state = self.lock();
-        // A request that ran late: another one has been made since.
+        // This task ran late: enough workers rest already, or fewer are to rest since.
         if state.resting.len() >= state.wanted || state.has_ended {
             return;
         }
@@ -137,10 +137,10 @@ impl Shared {
 
 /// Prepares the calling worker for blocking, with two tasks that do nothing.
 ///
-/// The first one takes the slot for the next task, which other workers cannot steal from, and so moves a task that is there
-/// to the queue, from which they steal. The second one moves the first, for which the scheduler wakes another worker, unless
-/// one looks for work or all run. So there is a worker that parks after this one has parked for the last time: it polls the
-/// sockets and timers.
+/// Each worker has a slot for its next task, from which other workers cannot steal. The first of the two tasks takes this slot,
+/// and so moves a task that is there to the queue, from which other workers can steal. The second one moves the first to the
+/// queue, too, and for this the scheduler wakes another worker, unless a worker is looking for work or all are running. So
+/// another worker parks after this one has parked for the last time, and polls the sockets and timers.
 fn leave_nothing_to_this_worker() {
     for _ in 0..2 {
         tokio::spawn(async {});

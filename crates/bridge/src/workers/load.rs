@@ -1,4 +1,4 @@
-//! The load of the workers, and the number of workers for it.
+//! Measures the load of the workers, and chooses the number of active workers for this load.
 
 use std::{
     collections::BTreeSet,
@@ -7,12 +7,14 @@ use std::{
 
 use tokio::runtime::RuntimeMetrics;
 
-/// The load of an active worker, above which more are activated: the workers are idle for long enough to receive a burst.
+/// The load of each active worker above which more workers are activated. Up to this load, the workers are idle for long enough
+/// to receive a burst.
 const BUSY: f64 = 0.6;
-/// The load of a worker that remains, below which others rest. Less than [`BUSY`], so that a steady load changes nothing.
+/// Workers rest if the load of each remaining worker would be less than this. Less than [`BUSY`], so that a steady load changes
+/// nothing.
 const CALM: f64 = 0.4;
-/// The measurements in succession with a low load, after which workers rest: two seconds, so that a feed that sends in
-/// bursts keeps its workers.
+/// The number of successive measurements with a low load after which workers rest. They take two seconds, so that the workers
+/// stay active for a feed that sends in bursts.
 pub(super) const CALM_PERIODS: u32 = 20;
 
 /// Chooses the number of active workers.
@@ -20,7 +22,7 @@ pub(super) struct Policy {
     workers: usize,
     active: usize,
     calm_periods: u32,
-    /// The number has just changed, so that the next measurement is of neither number.
+    /// Whether the number has just changed: the next measurement covers both numbers, and is ignored.
     has_changed: bool,
 }
 
@@ -74,7 +76,7 @@ pub(super) struct Meter {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Reading {
     pub(super) busy: Duration,
-    /// How often the worker parked and unparked: odd while it is parked.
+    /// The number of times that the worker parked and unparked: odd while it is parked.
     pub(super) parks: u64,
 }
 
@@ -107,8 +109,8 @@ impl Meter {
     }
 }
 
-/// Returns the share of a period in which a worker was busy. A worker that ran a single task the whole time has not counted
-/// it yet: it has neither parked nor unparked.
+/// Returns the share of a period in which a worker was busy. The busy time of a task is counted at its end, so a worker that
+/// runs one task during the whole period is recognised by its parks: it has neither parked nor unparked, and is not parked.
 pub(super) fn share(before: Reading, after: Reading, period: Duration) -> f64 {
     if after.parks == before.parks && after.parks.is_multiple_of(2) {
         return 1.0;

@@ -51,9 +51,9 @@ fn active_workers_follow_the_load() {
     let mut policy = Policy::new(6);
     assert_eq!(steps(&mut policy, 0.1, CALM_PERIODS - 1), [6]);
     assert_eq!(steps(&mut policy, 0.1, 3 * CALM_PERIODS), [3, 1]);
-    // Neither too much for one worker nor an idle one.
+    // One worker remains, since its load is less than 60 %.
     assert_eq!(steps(&mut policy, 0.5, 1_000), [1]);
-    // In six periods, because each change takes one to have an effect.
+    // Three changes take six periods, because the measurement after a change is ignored.
     assert_eq!(steps(&mut policy, 6.0, 6), [2, 4, 6]);
     assert_eq!(steps(&mut policy, 3.0, 1_000), [6]);
     // Three workers would be busy for more than 40 %.
@@ -62,7 +62,7 @@ fn active_workers_follow_the_load() {
 }
 
 #[test]
-fn short_pause_keeps_the_workers() {
+fn short_pause_keeps_all_workers_active() {
     let mut policy = Policy::new(2);
     for _ in 0..100 {
         assert_eq!(steps(&mut policy, 0.0, CALM_PERIODS - 1), [2]);
@@ -106,7 +106,7 @@ fn workers_rest_without_load_and_return_under_load() {
 #[test]
 fn sockets_and_timers_work_while_workers_change() {
     let runtime = runtime(2);
-    // Measures nothing: the test sets the number.
+    // The monitor makes no measurement: the test sets the number of resting workers.
     let workers = Workers::with_period(&runtime, SOON * 60).unwrap();
     let echoes = Arc::new(AtomicUsize::new(0));
     let ticks = Arc::new(AtomicUsize::new(0));
@@ -140,7 +140,7 @@ fn occupied_worker_leaves_its_next_task_to_another() {
     workers.shared.lock().wanted = 1;
     let (shared, (ended, end)) = (Arc::clone(&workers.shared), mpsc::channel());
     runtime.spawn(async move {
-        // In the slot for the next task of this worker.
+        // This task is in the slot for the next task of this worker.
         tokio::spawn(async move { ended.send(()).unwrap() });
         shared.occupy();
     });
@@ -191,7 +191,7 @@ fn runtime_shuts_down_while_workers_rest() {
     let shared = Arc::clone(&workers.shared);
     thread::spawn(move || {
         drop(workers);
-        // Waits for all workers.
+        // Returns only after all workers have ended.
         drop(runtime);
         ended.send(()).unwrap();
     });
