@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn file_in_place_of_the_folder_is_named() {
+    fn file_in_place_of_the_folder_is_named_in_the_error() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();

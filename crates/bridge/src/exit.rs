@@ -4,7 +4,7 @@ use std::{fmt, process::ExitCode};
 
 use neurobridge_spool::OpenError;
 
-/// The advice where another process uses the data.
+/// The advice if another process has locked the data folder or the spool.
 pub(crate) const STOP_OTHER: &str = "stop that process, or give this one a data_dir of its own";
 
 /// An exit code. The numbers are those of `sysexits.h` and a stable interface: a supervisor should restart the program
@@ -104,7 +104,7 @@ pub struct Failure {
     pub exit: Exit,
     /// The error with its causes.
     pub error: anyhow::Error,
-    /// Advice on what to do next, where that of the exit code does not help.
+    /// Advice on what to do next, if the advice of the exit code does not fit.
     step: Option<&'static str>,
 }
 
@@ -136,7 +136,7 @@ impl Failure {
         }
     }
 
-    /// Creates a failure for a name on the command line that is not configured. `what`: such as `sink`.
+    /// Creates a failure for a name on the command line that is not configured. `what` is the kind of part, such as `sink`.
     pub(crate) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> Self {
         let known: Vec<&str> = known.map(String::as_str).collect();
         Self::message(
@@ -163,7 +163,7 @@ pub trait OrExit<T> {
     /// Converts an error to a [`Failure`] with this exit code.
     ///
     /// # Errors
-    /// Returns the original error.
+    /// Returns the original error with the exit code.
     fn or_exit(self, exit: Exit) -> Result<T, Failure>;
 }
 

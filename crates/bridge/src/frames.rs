@@ -20,7 +20,7 @@ impl FrameReader {
     /// Creates the reader of a source. A source that is no longer configured is read as NeuroIO's feed.
     ///
     /// # Errors
-    /// The declaration of the feed is invalid.
+    /// Returns an error if the declaration of the feed is invalid.
     pub(crate) fn new(config: &Config, source: &str) -> Result<Self, Failure> {
         let default = SourceConfig::default();
         let of_source = config.sources.get(source).unwrap_or(&default);
@@ -34,7 +34,7 @@ impl FrameReader {
         })
     }
 
-    /// Starts with the opening of a connection; the messages are not sent.
+    /// Begins the opening of a connection. The messages of the opening are not sent.
     pub(crate) fn begin(&mut self) {
         self.protocol.begin(Secrets::new());
     }

@@ -51,7 +51,7 @@ use crate::{cli::Cli, exit::Exit};
 
 /// As [`main`], with additional sink types: the `main` function of a program with a custom sink.
 pub fn main_with(sink_types: &'static [RegisteredSink]) -> ExitCode {
-    // Fails only for a second call in the same process.
+    // `add` has no effect only if this is not the first call in the process.
     sinks::add(sink_types);
     main()
 }
@@ -67,8 +67,8 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
         }
     };
-    // The dependencies compile two providers in, and without a default the first connection would panic. An error means
-    // that a default was set before.
+    // The dependencies compile two cryptography providers into rustls, so without a default the first TLS connection would
+    // panic. An error means that a default is set already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let exit = match commands::execute(cli) {
         Ok(exit) => exit,
@@ -87,7 +87,7 @@ fn render(failure: &exit::Failure) -> String {
         Some(report) => {
             let stderr = io::stderr();
             let mut text = report.render(terminal::colours(&stderr), terminal::width_of(&stderr));
-            // The context that a command has added.
+            // The outermost context, if a command has added one to the report.
             if let Some(context) = failure
                 .error
                 .chain()

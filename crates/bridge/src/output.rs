@@ -1,7 +1,7 @@
 //! Non-blocking standard error and standard output: a bounded queue, and a thread that writes its texts.
 //!
 //! A terminal can be stopped (Ctrl-S), and the reader of a pipe can stop reading. Then a write blocks without limit, and with
-//! it the writer: a task, the holder of a lock, the shutdown. Here only the thread of an [`Output`] blocks.
+//! it the caller: a task, the holder of a lock, the shutdown. With an [`Output`], only its thread blocks.
 //! `tracing-appender` does the same for log lines, but its limit counts lines and not bytes, and it neither counts nor
 //! reports lines that could not be written.
 
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The capacity of the queue: several thousand log lines, or some hundred screens.
+/// The capacity of the queue: several thousand log lines, or some hundred screens of the demo.
 const QUEUE_BYTES: usize = 2 << 20;
 /// The overhead of a queued text in addition to its bytes.
 const TEXT_OVERHEAD_BYTES: usize = 64;
@@ -129,7 +129,7 @@ impl Output {
     }
 }
 
-/// Queues the text. A text that does not fit is counted, and the write still succeeds.
+/// Queues the text. If the queue is full, the text is counted as dropped, and the write still succeeds.
 impl Write for Output {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         self.push(text);
@@ -147,8 +147,8 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs the thread: writes each text with a separate write, so that other writers of the same stream do not split its
-    /// lines. Never returns.
+    /// Runs the thread: writes each text with a separate write, so that other writers of the same stream do not split the
+    /// lines of the text. Never returns.
     fn write_all(&self, mut target: impl Write, report: impl Fn(u64)) {
         loop {
             let text = self.next();
@@ -229,6 +229,7 @@ mod tests {
         }
     }
 
+    /// An output whose stream is a [`Gate`].
     struct Held {
         output: Output,
         allow: mpsc::Sender<io::Result<()>>,
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_text_is_counted_and_reported_when_one_is_written() {
+    fn failed_write_is_counted_and_reported_after_a_success() {
         let held = held();
         held.allow.send(Err(ErrorKind::BrokenPipe.into())).unwrap();
         held.output.push(*b"lost");

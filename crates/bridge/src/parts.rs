@@ -30,7 +30,7 @@ pub(crate) struct BackfillRequest {
 pub(crate) struct SourceHandle {
     /// Whether the events of gaps are fetched, or gaps reported to the sinks.
     pub(crate) handles_gaps: bool,
-    /// Takes requests for missed events; `None` without an interface to fetch them from.
+    /// Sends requests for missed events to the filler; `None` if the source has no interface from which they can be fetched.
     pub(crate) backfill: Option<mpsc::Sender<BackfillRequest>>,
     /// The address of the feed, without credentials, path and query.
     pub(crate) address: String,
@@ -38,7 +38,7 @@ pub(crate) struct SourceHandle {
     pub(crate) stats: Arc<SourceStats>,
     /// The tokens that are created for the source; `None` if it is configured with a token.
     pub(crate) tokens: Option<Arc<Tokens>>,
-    /// Whether the source is removed and has ended.
+    /// Whether the source was removed and its task has ended.
     pub(crate) has_ended: AtomicBool,
 }
 
@@ -56,13 +56,14 @@ impl SourceHandle {
     }
 }
 
+/// The observable state of a running sink.
 pub(crate) struct SinkHandle {
-    /// The number of the delivery: another one after a change of the sink.
+    /// The number of the delivery; a changed sink has a new delivery with another number.
     pub(crate) number: u64,
     pub(crate) name: Arc<str>,
     /// The type of the sink, as in the configuration.
     pub(crate) kind: &'static str,
-    /// Where its events go, without credentials.
+    /// The destination of the events, without credentials.
     pub(crate) destination: String,
     /// The behaviour of the sink on the members of a cluster.
     pub(crate) in_cluster: InCluster,

@@ -16,7 +16,7 @@ use crate::{
     task::joined,
 };
 
-/// Returns an event of no source, to which a redaction can be applied.
+/// Returns an event without a source, to which a redaction can be applied.
 pub(crate) fn sample_event<'a>(frame: &'a str, positions: Positions<'a>) -> Event<'a> {
     Event {
         sequence: Sequence::FIRST,

@@ -1,4 +1,4 @@
-//! The resume values of declared feeds: where they are in stored events.
+//! The paths of the resume values of declared feeds in stored events.
 
 use neurobridge_core::{
     event::FieldPath,
@@ -20,8 +20,8 @@ use crate::{
     redaction::sample_event,
 };
 
-/// Returns the sources that resume, each with the path of its resume value in its stored events; without a path if the events
-/// are stored with a pseudonym in its place.
+/// Returns the sources that resume, each with the path of the resume value in its stored events; without a path if a redaction
+/// or pseudonymisation changes the value before the events are stored.
 pub(crate) fn paths(config: &Config) -> ResumePaths {
     let mut paths = ResumePaths::new();
     for (name, source) in &config.sources {
@@ -91,7 +91,7 @@ fn field_steps(field: &FieldPath) -> Vec<String> {
     steps.split('.').map(str::to_owned).collect()
 }
 
-/// Returns a value in which there is a number at a path.
+/// Returns the value with a number at a path, unless another value is there already.
 fn with(value: Value, path: &[String]) -> Value {
     let Some((step, rest)) = path.split_first() else {
         return if value.is_null() { json!(1) } else { value };

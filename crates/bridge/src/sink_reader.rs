@@ -1,4 +1,5 @@
-//! The reader of a delivery that can be stopped and continued by another delivery.
+//! The reader of a delivery: it can be stopped while the spool has further events, and returns the reader of the spool for
+//! the next delivery.
 
 use neurobridge_core::{
     epoch::Epochs,
@@ -9,23 +10,25 @@ use neurobridge_spool::SpoolReader;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// Reads the spool until its delivery is stopped, then ends as if the spool had no more events, so that the delivery waits for the
-/// outcomes of what it has published. When it is dropped, the reader of the spool is returned for the next delivery: a spool in
-/// memory would not retain the events without it.
+/// Reads the spool until the delivery is stopped, then ends as if the spool had no more events, so that the delivery waits for
+/// the outcomes of the events in flight. When dropped, returns the reader of the spool for the next delivery: a spool in memory
+/// retains no events without a reader.
 #[derive(Debug)]
 pub struct SinkReader {
-    /// `None` only while it is dropped.
+    /// `None` only while this reader is dropped.
     reader: Option<SpoolReader>,
     /// The cursor at the start of the delivery.
     cursor: Cursor,
+    /// The last committed cursor.
     committed: Cursor,
     stop: CancellationToken,
+    /// Sends the reader of the spool and the last committed cursor on drop.
     returned: Option<oneshot::Sender<(SpoolReader, Cursor)>>,
 }
 
 impl SinkReader {
-    /// Creates the reader of a delivery that starts at `cursor`. Returns the receiver of the reader of the spool with the last
-    /// committed cursor, too.
+    /// Creates the reader of a delivery that starts at `cursor`. Also returns the receiver of the reader of the spool and the
+    /// last committed cursor, which are sent on drop.
     pub(crate) fn new(
         mut reader: SpoolReader,
         cursor: Cursor,

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::sink_reader::SinkReader;
 
-/// The sink types of this build. A new one is one line.
+/// The sink types of this build. A new sink type needs one line here.
 const BUILT_IN: &[RegisteredSink] = &[
     RegisteredSink::of::<neurobridge_sink_file::FileConfig>(),
     #[cfg(feature = "kafka")]
@@ -38,7 +38,7 @@ pub(crate) const LEFT_OUT: &[&str] = &[
     "nats",
 ];
 
-/// Sink types that a program of its own has added.
+/// The sink types that a program with custom sinks has added; see [`main_with`](crate::main_with).
 static ADDED: OnceLock<&'static [RegisteredSink]> = OnceLock::new();
 
 /// Adds sink types to those of this build. Only the first call has an effect; returns whether this was the first.
@@ -67,11 +67,11 @@ pub struct RegisteredSink {
     pub(crate) parse: fn(&Value) -> Result<Arc<dyn AnySink>, ParseError>,
 }
 
-/// Why a value is no configuration of a sink type, with the path of the value in question.
+/// The error of a value that is not a valid configuration of a sink type, with the path of the invalid value.
 pub(crate) type ParseError = serde_path_to_error::Error<serde_json::Error>;
 
 impl RegisteredSink {
-    /// Returns the entry of a sink type.
+    /// Returns the registration of a sink type.
     pub const fn of<T: SinkType + DeserializeOwned + JsonSchema>() -> Self {
         Self {
             name: T::NAME,

@@ -1,4 +1,4 @@
-//! The spool of a bridge: opens it with exit codes.
+//! Opens the spool of a bridge, and maps errors of the spool to exit codes.
 
 use neurobridge_core::os_error::ErrorClass;
 use neurobridge_spool::{AppendError, OpenError, Spool, SpoolConfig};

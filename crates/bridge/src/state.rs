@@ -55,6 +55,7 @@ pub(crate) struct View<'a> {
 }
 
 impl State {
+    /// Takes a snapshot, and updates the history with it. Removes the sources that have ended and whose events are stored.
     pub(crate) fn view(&self) -> View<'_> {
         for source in self.parts.take_gone() {
             let name = &source.intake.name;
@@ -70,7 +71,8 @@ impl State {
             .sources()
             .into_iter()
             .map(|handle| {
-                // In this order: the event and the proof of life are then among what the ledger counts.
+                // Read in this order: the ledger then counts the last event, and all events received before the proof of life
+                // in the snapshot.
                 let last_event_id = handle.intake.stats.last_event_id();
                 let snapshot = handle.stats.snapshot();
                 SourceView {
@@ -83,7 +85,7 @@ impl State {
                 }
             })
             .collect();
-        // The sinks before the spool: then every event settled in this snapshot is also stored in it.
+        // The sinks are read before the spool, so that each event that is settled in this view is also stored in it.
         let handles = self.parts.sinks();
         let snapshots: Vec<ProgressSnapshot> = handles.iter().map(|sink| sink.progress.snapshot()).collect();
         let spool = self.spool.status();

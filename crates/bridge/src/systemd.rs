@@ -49,8 +49,8 @@ async fn notify(state: Arc<State>, watchdog: Option<Duration>) {
     let mut last = None;
     loop {
         ticks.tick().await;
-        // Takes the locks of sources, spool and sinks on a thread of the runtime: where one of them hangs, no ping follows, and
-        // systemd restarts the bridge. A source or a sink that is down is no reason for that.
+        // The view takes the locks of sources, spool and sinks on a thread of the runtime: if a lock or the thread hangs, no ping
+        // follows, and systemd restarts the bridge. A source or a sink that is down does not stop the pings.
         let summary = http::summary(&state.view());
         let mut messages = Vec::new();
         if last.is_none() {

@@ -1,4 +1,4 @@
-//! Text tables for people.
+//! Tables with aligned columns, as text for a terminal.
 
 use std::fmt;
 
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned() {
+    fn columns_are_aligned_and_empty_headings_are_left_out() {
         let mut table = Table::new(["a", "long"]);
         table.row(["größer".to_owned(), "x".to_owned()]);
         assert_eq!(table.to_string(), "A       LONG\ngrößer  x\n");

@@ -1,4 +1,4 @@
-//! The results of tasks.
+//! Joins tasks: returns their results, and propagates their panics.
 
 use tokio::task::JoinError;
 
