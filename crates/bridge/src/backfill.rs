@@ -40,7 +40,7 @@ use crate::{
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
 /// The time after the end of a gap within which the events of the feed wait for those of the gap.
 const JUST_ENDED: Duration = Duration::from_secs(1);
-/// The delays between attempts.
+/// The shortest and the longest delay between attempts to fill a gap.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The interval at which the reports of the other members of a cluster are examined.
 const COVERAGE_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,32 +51,34 @@ const STORED_INTERVAL: Duration = Duration::from_millis(5);
 pub(crate) struct Filler {
     settings: FillerSettings,
     source: Arc<IntakeSource>,
+    /// Receives the first authentication and the end of each gap. While the received value exists, and for at most
+    /// `backfill.hold`, the events of the feed wait.
     ends: mpsc::Receiver<GapEnded>,
     encoder: Encoder,
     batches: mpsc::Sender<Encoded>,
     requests: mpsc::Receiver<BackfillRequest>,
     started: Timestamp,
-    /// Cancelled when the gaps of a replaced source are to be filled.
+    /// Cancelled when the gaps of a replaced instance of the source are to be filled.
     take_over: Option<CancellationToken>,
-    /// Cancelled when the stored events of earlier runs are known, with which fetched events are compared.
+    /// Cancelled when the deduplication window contains the stored events of earlier runs.
     known_events_loaded: CancellationToken,
     /// The number of events that earlier attempts have stored, by the id of the gap.
     fetched: BTreeMap<u64, u64>,
 }
 
-/// What a filler has to do.
+/// The next work of a filler.
 enum Wake {
-    /// To fill all gaps; the events of the feed wait for that of a gap that has just ended.
+    /// Fill all gaps. With a gap that has just ended: the events of the feed wait for the events of this gap.
     Gap(Option<GapEnded>),
-    /// To fetch the events of a period.
+    /// Fetch the events of a period.
     Request(BackfillRequest),
-    /// To end with its source.
+    /// End, because the source has ended.
     Ended,
 }
 
-/// Why a gap has no outcome yet.
+/// The reason why the filling of a gap was interrupted.
 enum Interrupted {
-    /// A further gap has ended, whose events the feed waits for.
+    /// Another gap has ended, and the events of the feed wait for the events of that gap.
     GapEnded(GapEnded),
     /// The bridge is stopping.
     Stopped,
@@ -105,13 +107,14 @@ impl Filler {
         }
     }
 
-    /// Continues what the filler of another instance of the source has not filled when `authenticated` is cancelled.
+    /// Makes the filler also fill the gaps that the filler of an earlier instance of the source has not filled, once
+    /// `authenticated` is cancelled.
     pub(crate) fn taking_over(mut self, authenticated: Option<CancellationToken>) -> Self {
         self.take_over = authenticated;
         self
     }
 
-    /// Fills the gaps of earlier runs only when `known_events_loaded` is cancelled.
+    /// Makes the filler fill the gaps of earlier runs only after `known_events_loaded` is cancelled.
     pub(crate) fn comparing_after(mut self, known_events_loaded: CancellationToken) -> Self {
         self.known_events_loaded = known_events_loaded;
         self
@@ -162,9 +165,9 @@ impl Filler {
         }
     }
 
-    /// Fills all gaps of the source. The newest is the first, because the events of the feed wait for those of it only. Sets
-    /// `error` if a gap is left for another attempt. Returns whether a gap waits for the
-    /// reports of other members of the cluster.
+    /// Fills all gaps of the source, the newest first, because the events of the feed wait only for the events of the newest gap.
+    /// Sets `error` if a gap is left for another attempt. Returns whether a gap waits for the reports of other members of the
+    /// cluster.
     async fn fill_all(
         &mut self,
         mut hold: Option<GapEnded>,
@@ -172,7 +175,7 @@ impl Filler {
         error: &mut Option<String>,
     ) -> Result<bool, Interrupted> {
         let mut is_waiting = false;
-        // Derives the gap from the state of the source.
+        // Each view updates the history, so that it has the gap that has just ended.
         drop(state.view());
         for gap in state.history.filling(&self.source.name).iter().rev() {
             match self.coverage(gap, state) {
@@ -188,7 +191,7 @@ impl Filler {
             }
             let before = self.backfilled();
             let result = match error {
-                // The next gap would fail in the same way.
+                // This gap would fail in the same way. One that is given up is fetched for the last time, and gets its outcome.
                 Some(_) if !self.is_given_up(gap) => continue,
                 _ => self.fill(gap, hold.take(), state).await,
             };
@@ -257,7 +260,7 @@ impl Filler {
             .is_none_or(|ended| clock::now().duration_since(ended) >= limit)
     }
 
-    /// Fetches and stores the events of a gap. Returns when they are stored, with the reason if they are not complete.
+    /// Fetches and stores the events of a gap. Returns when these events are stored; with a reason if some are missing.
     async fn fill(
         &mut self,
         gap: &Gap,
@@ -278,7 +281,7 @@ impl Filler {
         let mut window = self.window(gap, state);
         let settles = self.until_settled(gap);
         let settled_at = Instant::now() + settles;
-        // After an earlier gap later events of the feed are stored already, so that waiting would not restore the order.
+        // If the gap ended earlier, later events of the feed are stored already, and waiting would not restore the order.
         let hold = hold.filter(|_| settles + JUST_ENDED > SETTLED_AFTER);
         let first = self.fetch(&window, self.bound(gap), hold.as_ref()).await?;
         drop(hold);
@@ -290,10 +293,11 @@ impl Filler {
                 Some(ended) = self.ends.recv() => return Err(Interrupted::GapEnded(ended)),
                 () = sleep_until(settled_at) => {}
             }
-            // Most of what the first reading has found is not read again.
+            // The second reading skips most of the events that the first one has found.
             if let Some(mark) = first.mark {
                 mark.start(&mut window);
             }
+            // The view updates the history: it may know the next event of the feed now.
             drop(state.view());
             let gaps = state.history.filling(&self.source.name);
             let bound = gaps.iter().find(|other| other.id == gap.id);
@@ -319,7 +323,7 @@ impl Filler {
         let last = gap.last_event.as_deref();
         let (after, to) = if self.settings.counts_ids {
             let after = last.and_then(|id| id.parse::<u64>().ok());
-            // By ids, the next event of the feed is the end, whatever the clocks are.
+            // With ids, the next event of the feed is the bound, which does not depend on any clock.
             let to = gap.ended.filter(|_| after.is_none());
             (after.map(|id| id.saturating_sub(overlap).to_string()), to)
         } else {
@@ -385,7 +389,7 @@ impl Filler {
             sent: marks.sent(),
             mark: marks.into_mark(),
             reason: match report.outcome {
-                // Stopped at the bound.
+                // The reading was stopped at the bound.
                 Outcome::Complete
                 | Outcome::Partly(StopReason::Stopped)
                 | Outcome::Failed(StopReason::Stopped) => None,
@@ -407,7 +411,7 @@ impl Filler {
             self.settings.protocol.receive(&missed.frame, &mut |action| {
                 pushed += 1;
                 encoder.push(match action {
-                    // Neither resumed from nor acknowledged: the feed did not send it.
+                    // The feed did not send this event, so it has no resume value and is not acknowledged.
                     Action::Event(event) => Received::Event(FeedEvent {
                         resume: None,
                         ack: None,
@@ -428,14 +432,14 @@ impl Filler {
         let Ok(room) = self.batches.reserve().await else {
             return false;
         };
-        // Without an await in between: what is counted is in the channel.
+        // Without an await in between, so that all counted events are in the channel.
         self.source.ledger.receive(events);
         room.send(batch);
         true
     }
 
-    /// Waits until the events that were sent are stored. The channel keeps their order, so that as many events are settled as
-    /// were received by now.
+    /// Waits until the events that were sent are stored. The channel keeps the order, so they are stored when the ledger has
+    /// settled as many events as it had received at the call.
     async fn stored(&self) {
         let ledger: &SourceLedger = &self.source.ledger;
         let received = ledger.counts().received;

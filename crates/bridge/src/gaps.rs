@@ -14,7 +14,7 @@ pub(crate) const RECOVERED: &str = "recovered";
 pub(crate) const FILLING: &str = "filling";
 /// Some of the missed events were fetched.
 pub(crate) const PARTLY: &str = "partly";
-/// This member of a cluster follows, and the leader decides about its own gap at that time.
+/// This member of a cluster follows: the leader records the outcome of its own gap at that time.
 pub(crate) const LEFT_TO_LEADER: &str = "left_to_leader";
 /// The final outcomes of gaps.
 pub(crate) const OUTCOMES: [&str; 4] = [UNRECOVERED, PARTLY, RECOVERED, LEFT_TO_LEADER];
@@ -141,7 +141,7 @@ pub(crate) struct SourceGaps {
 pub(crate) fn gap_reasons() -> impl Iterator<Item = &'static str> {
     DisconnectReason::ALL
         .iter()
-        // A stop begins no gap, and these two precede authentication.
+        // A stop begins no gap, nor does a connection that was never authenticated.
         .filter(|reason| !matches!(reason, DisconnectReason::Stopped | DisconnectReason::AuthTimeout))
         .map(|reason| reason.as_str())
         .chain([RESTART, CRASH, TAKEOVER])

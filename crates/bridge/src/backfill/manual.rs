@@ -1,4 +1,4 @@
-//! Fetching the events of a period on request: `neurobridge backfill`.
+//! Fetches the events of a period on request, for the command `neurobridge backfill`.
 
 use neurobridge_platform::{RequestError, StopReason, Window, sentence};
 use tokio::sync::mpsc;
@@ -7,7 +7,7 @@ use tracing::info;
 use super::{Filler, Interrupted};
 use crate::{control::Answer, exit::Exit, parts::BackfillRequest, state::State};
 
-/// The number of requests of a source that wait.
+/// The largest number of requests of a source that wait.
 const MAX_WAITING: usize = 4;
 
 /// Returns the channel of the requests of a source.
@@ -22,7 +22,8 @@ impl Filler {
         request: BackfillRequest,
         state: &State,
     ) -> Result<(), Interrupted> {
-        // After a start, the deduplication window is not complete at once: without it, events of earlier runs would be stored again.
+        // After a start, the deduplication window does not contain the events of earlier runs at once: without them, these
+        // events would be stored again.
         self.known_events_loaded.cancelled().await;
         let window = Window {
             after: request.after,

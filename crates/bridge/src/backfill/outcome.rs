@@ -54,7 +54,7 @@ impl Filler {
         state.history.filled(gap, outcome, fetched, &text);
     }
 
-    /// Records the outcome of a gap, and reports it if it is not filled.
+    /// Records the outcome of a gap. Reports the gap to the sinks if it is not filled and `gap_events` is set.
     pub(super) async fn record(
         &self,
         gap: &Gap,
@@ -93,7 +93,7 @@ impl Filler {
             if !self.send(self.encoder.report(&report), 1).await {
                 return Err(Interrupted::Stopped);
             }
-            // Before the outcome: after a crash in between the report is made again, with the same id.
+            // The report is stored before the outcome: after a crash in between, it is sent again with the same id.
             self.stored().await;
         }
         state.history.filled(gap, outcome, fetched, &text);

@@ -1,4 +1,4 @@
-//! The part of a list that one reading fetches: where it ends, and from where the next reading continues.
+//! The part of the platform's list that one reading fetches: where it ends, and where the next reading begins.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ pub(super) const ID_OVERLAP: u64 = 100;
 /// The result of reading a part of the list.
 #[derive(Default)]
 pub(super) struct Fetched {
-    /// Why not all events were fetched.
+    /// The reason if not all events were fetched.
     pub(super) reason: Option<StopReason>,
     /// The event after which the next reading begins.
     pub(super) mark: Option<Mark>,
@@ -25,8 +25,8 @@ pub(super) struct Bound(u64);
 
 impl Bound {
     /// Returns the bound for an event that the feed sent after a gap; `None` unless ids are numbers in the order of the list
-    /// (`counts_ids`): otherwise the feed may have sent an event from before the gap again. Some more events are fetched, because
-    /// events may be received out of order.
+    /// (`counts_ids`): otherwise the feed may have sent an event from before the gap again. The bound is [`ID_OVERLAP`] after this
+    /// event, because events may be received out of order.
     pub(super) fn new(next: &str, counts_ids: bool) -> Option<Self> {
         let number = next.parse::<u64>().ok().filter(|_| counts_ids)?;
         Some(Self(number.saturating_add(ID_OVERLAP)))
@@ -40,7 +40,7 @@ impl Bound {
     }
 }
 
-/// A fetched event.
+/// A fetched event, at which the next reading begins.
 pub(super) struct Mark {
     pub(super) id: String,
     pub(super) time: Option<Timestamp>,
@@ -51,17 +51,17 @@ impl Mark {
     pub(super) fn start(self, window: &mut Window) {
         window.after = window.after.take().and(Some(self.id));
         window.from = self.time.map_or(window.from, |time| time.max(window.from));
-        // The event was passed on already, so that its copy is a duplicate.
+        // The event was passed to the intake already, so its copy is recognised as a duplicate.
         window.skips_known = false;
     }
 }
 
-/// Finds the event from which a second reading begins: one that is followed by enough others.
+/// Finds the event at which a second reading begins: an event that is followed by more than `settling` others.
 pub(super) struct Marks {
-    /// The number of events that follow it.
+    /// The number of newest events that the second reading repeats at least.
     settling: u64,
     sent: u64,
-    /// The first event of each page, with its number.
+    /// The candidates: the first event of each page, with the number of events before it.
     marks: VecDeque<(u64, Mark)>,
 }
 
@@ -90,12 +90,12 @@ impl Marks {
         }
     }
 
-    /// Returns the number of events.
+    /// Returns the number of events in all pages.
     pub(super) const fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Returns the last event that is followed by enough others; `None` if there is none.
+    /// Returns the last candidate that is followed by enough events; `None` if there is none.
     pub(super) fn into_mark(mut self) -> Option<Mark> {
         let (number, mark) = self.marks.pop_front()?;
         (number + self.settling < self.sent).then_some(mark)
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn page_with_the_event_of_the_feed_is_the_last() {
+    fn page_is_cut_at_the_bound_and_is_the_last() {
         let mut events = page(0..300);
         assert!(Bound::new("100", true).unwrap().cut(&mut events));
         assert_eq!(events.len(), 201);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn second_reading_leaves_known_events_out_without_a_mark() {
+    fn second_reading_skips_known_events_unless_it_has_a_mark() {
         let from = Timestamp::UNIX_EPOCH;
         let mut window = Window {
             after: None,

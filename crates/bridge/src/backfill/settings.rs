@@ -1,4 +1,4 @@
-//! What the configuration states about the gaps of a source.
+//! The settings of a filler, which fetches the events of the gaps of one source.
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ pub(crate) struct FillerSettings {
     /// `None` if the events cannot be fetched, so that each gap is only reported.
     pub(super) entries: Option<Entries>,
     pub(super) config: BackfillConfig,
-    /// Whether gaps that are not filled become events.
+    /// Whether gaps that are not filled are reported to the sinks as events.
     pub(super) reports: bool,
-    /// Reads the fetched frames as those of the feed.
+    /// The protocol of the feed, which also reads the fetched frames.
     pub(super) protocol: Protocol,
     /// Whether the ids of events are numbers in the order of the list.
     pub(super) counts_ids: bool,
@@ -35,8 +35,7 @@ pub(crate) struct FillerSettings {
 }
 
 impl FillerSettings {
-    /// Returns what the filler of a source needs; `None` if the gaps of the source are neither filled nor reported. Reads the TLS
-    /// files.
+    /// Creates the settings for a source; `None` if the gaps of the source are neither filled nor reported. Reads the TLS files.
     ///
     /// # Errors
     /// Returns an error if a file cannot be read.
@@ -107,7 +106,7 @@ pub(crate) async fn entries(source: &SourceConfig) -> anyhow::Result<Option<Entr
 /// Returns the protocol that reads the frames of fetched events, which need no connection.
 ///
 /// # Errors
-/// The first error of the declaration.
+/// Returns the first error of the declaration.
 pub(crate) fn protocol(source: &SourceConfig, config: &Config) -> anyhow::Result<Protocol> {
     let mut protocol = source
         .protocol(&config.named_fields())
