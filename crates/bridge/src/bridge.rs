@@ -42,14 +42,15 @@ use crate::{
     task::joined,
 };
 
-/// The largest number of requests of the control socket that wait.
+/// The largest number of requests that wait for the bridge.
 const MAX_REQUESTS: usize = 4;
 /// The time limit for the end of all parts after the drain timeout.
 const ABORT_LIMIT: Duration = Duration::from_secs(3);
-/// The time for which no sink may have anything to gain from waiting before the drain ends. Longer than a reconnection.
+/// The drain ends early after no sink has needed it for this time (see [`Bridge::needs_drain`]). Longer than a reconnection
+/// takes.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
-/// The interval at which the drain looks at the sinks.
-const DRAIN_LOOK: Duration = Duration::from_millis(100);
+/// The interval at which the drain checks whether a sink needs it.
+const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A running bridge. All tasks stop immediately on drop.
 pub(crate) struct Bridge {
@@ -255,7 +256,7 @@ impl Bridge {
                 (Some(failure), reason)
             }
         };
-        // The clients receive the answer that the bridge is stopping.
+        // The clients of the requests that are dropped receive the answer that the bridge is stopping.
         self.requests.close();
         while let Ok(requested) = self.requests.try_recv() {
             drop(requested);
@@ -271,13 +272,13 @@ impl Bridge {
                 Err(_) => warn!(timeout = ?self.drain_timeout, "drain timeout exceeded; undelivered events remain"),
             }
         }
-        // After the last message of this member, so that the next leader continues at once.
+        // The member leaves after its last message, so that the next leader continues at once.
         if let Some(cluster) = &self.state.cluster {
             member::update_settled_positions(&self.state);
             cluster.leave().await;
         }
         cause = cause.or(self.abort().await);
-        // Saves the final cursors, so it comes last. A hanging disk must not delay the exit without limit.
+        // Saves the final cursors, so all sinks have ended before. The limit: a hanging disk must not delay the exit for ever.
         let finished = timeout(ABORT_LIMIT, self.state.spool.finish()).await;
         let cause = match finished {
             Ok(Err(error)) => cause.or_else(|| Some(Failure::new(Exit::Disk, error))),
@@ -293,13 +294,13 @@ impl Bridge {
         self.finish(cause)
     }
 
-    /// Waits until a part ends unexpectedly. Performs the requests of the control socket meanwhile.
+    /// Waits until a part of the bridge ends unexpectedly. Meanwhile performs requests, such as those of the control socket.
     async fn failed(&mut self) -> Failure {
         let spool = self.state.spool.clone();
         loop {
             let requested = tokio::select! {
                 failure = self.feed.failed() => return failure,
-                // Noticed also while no event arrives whose append would fail.
+                // An append would fail too, but without events there is no append.
                 error = spool.failed() => return Failure::new(Exit::Disk, error),
                 failure = self.sinks.failed() => return failure,
                 ended = &mut self.http => {
@@ -312,14 +313,14 @@ impl Bridge {
         }
     }
 
-    /// Stops the sources and the intake, then lets the sinks deliver all stored events. Ends earlier if no sink has anything
-    /// to gain from waiting: the feed is closed, so each second until the restart is a gap. Returns the failure of a sink.
+    /// Stops the sources and the intake, then waits until the sinks have delivered all stored events. Ends earlier if no sink
+    /// needs the drain: the feed is closed, so each second until the restart is a gap. Returns the failure of a sink.
     async fn drain(&mut self) -> Option<Failure> {
         self.feed.drain().await;
         self.state.spool.close();
         self.sinks.drain();
         let mut failure = None;
-        let mut look = interval(DRAIN_LOOK);
+        let mut checks = interval(DRAIN_CHECK_INTERVAL);
         let mut needed_at = Deadline::now();
         loop {
             tokio::select! {
@@ -328,7 +329,7 @@ impl Bridge {
                     Some(ended) => failure = failure.or(ended),
                     None => return failure,
                 },
-                now = look.tick() => {
+                now = checks.tick() => {
                     if self.needs_drain() {
                         needed_at = now;
                     } else if now.duration_since(needed_at) >= DRAIN_GRACE {
@@ -339,8 +340,8 @@ impl Bridge {
         }
     }
 
-    /// Returns whether a sink can deliver pending events before the stop, or pending events are lost at the stop: those of a
-    /// sink that is not up, and of a follower whose leader publishes them, stay in a spool on disk.
+    /// Returns whether a sink can still deliver pending events, or would lose pending events at the stop. A spool on disk keeps the
+    /// pending events of a sink that is not up. Those of a follower are published by the leader.
     fn needs_drain(&self) -> bool {
         let view = self.state.view();
         let is_durable = view.spool.kind == "disk";
@@ -382,7 +383,7 @@ impl Bridge {
         let lost = Self::lost(&view);
         match (cause, lost) {
             (Some(failure), Some(lost)) => {
-                // The exit code is that of the cause; the loss is logged too.
+                // The exit code is that of the cause, so the loss is only logged.
                 error!(reason = %lost, "events lost at the stop");
                 Err(failure)
             }

@@ -40,10 +40,10 @@ use crate::{
 
 /// The time for which a changed or removed sink waits for the outcomes of the events that it has published.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-/// The time after that for closing its client.
+/// The further time after [`STOP_LIMIT`] for closing the client of the sink.
 const ABORT_LIMIT: Duration = Duration::from_secs(3);
-/// The interval at which a sink that is being stopped is looked at.
-const STOP_LOOK: Duration = Duration::from_millis(100);
+/// The interval at which a sink that is being stopped is checked.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The running deliveries, one for each sink. They stop immediately on drop.
 pub(crate) struct Deliveries {
@@ -51,13 +51,13 @@ pub(crate) struct Deliveries {
     spool: Spool,
     parts: Arc<Parts>,
     dead_letters: Arc<dyn DeadLetters>,
-    /// In a cluster.
+    /// `None` outside of a cluster.
     lead: Option<Lead>,
     shutdown: Shutdown,
     tasks: JoinSet<(Arc<str>, Result<Ended, ReadError>)>,
     /// The channel to the task of each sink.
     changes: BTreeMap<Arc<str>, SinkChanges>,
-    /// The number of the last delivery.
+    /// The number of the last delivery or change.
     last: u64,
 }
 
@@ -78,7 +78,7 @@ struct Change {
     done: oneshot::Sender<()>,
 }
 
-/// What all deliveries share.
+/// The parts of the bridge that each delivery uses.
 struct SinkContext {
     data_dir: PathBuf,
     spool: Spool,
@@ -95,6 +95,7 @@ struct RunningSink {
     /// Ends the reading of further events.
     stop_reading: CancellationToken,
     shutdown: Shutdown,
+    /// Receives the reader of the spool and the last committed cursor when the delivery has ended.
     returned: oneshot::Receiver<(SpoolReader, Cursor)>,
 }
 
@@ -146,7 +147,7 @@ impl RunningSink {
         }
     }
 
-    /// Delivers until the bridge stops or the sink is removed; begins again with other settings at each change.
+    /// Delivers until the bridge stops or the sink is removed. At each change, starts another delivery with the new settings.
     async fn run(
         mut self,
         context: SinkContext,
@@ -186,7 +187,7 @@ impl RunningSink {
         self.stop_reading.cancel();
         self.shutdown.drain.cancel();
         let deadline = Instant::now() + STOP_LIMIT;
-        let mut look = interval(STOP_LOOK);
+        let mut checks = interval(STOP_CHECK_INTERVAL);
         loop {
             tokio::select! {
                 biased;
@@ -194,10 +195,10 @@ impl RunningSink {
                     ended?;
                     break;
                 }
-                now = look.tick() => {
+                now = checks.tick() => {
                     let progress = self.progress.snapshot();
                     let is_up = matches!(progress.state, SinkState::Up | SinkState::Draining);
-                    // A sink that is not up, and has published nothing, has nothing to wait for.
+                    // A sink that is not up and has no event in flight has no outcome to wait for.
                     if now >= deadline || (!is_up && progress.in_flight == 0) {
                         self.shutdown.abort.cancel();
                     }
@@ -252,14 +253,14 @@ impl Deliveries {
         })
     }
 
-    /// Returns the store of dead letters for everything without its own.
+    /// Returns the store for dead letters of the sources, and of the sinks without a store of their own.
     pub(crate) fn dead_letters(&self) -> Arc<dyn DeadLetters> {
         Arc::clone(&self.dead_letters)
     }
 
-    /// Starts the delivery to a sink at its cursor. If the sink runs with other settings, that delivery ends first: it publishes
-    /// nothing more and waits for the outcomes of what it has published, for at most [`STOP_LIMIT`]. Returns the receiver of
-    /// the completion.
+    /// Starts the delivery to a sink at its cursor. If the sink runs already, its present delivery ends first: it publishes
+    /// nothing more and waits for the outcomes of the events in flight, for at most [`STOP_LIMIT`]. Returns a receiver that is
+    /// notified when the new delivery has started.
     pub(crate) fn run_sink(&mut self, prepared: PreparedSink) -> oneshot::Receiver<()> {
         self.last += 1;
         let (done, is_done) = oneshot::channel();
@@ -304,8 +305,8 @@ impl Deliveries {
         is_done
     }
 
-    /// Ends the delivery to a sink as [`run_sink`](Self::run_sink) does, and the retention of events for it. Returns the
-    /// receiver of the completion.
+    /// Ends the delivery to a sink as [`run_sink`](Self::run_sink) does, and the retention of events for the sink. Returns a
+    /// receiver that is notified when both have ended.
     pub(crate) fn remove_sink(&mut self, name: &str) -> oneshot::Receiver<()> {
         let (done, is_done) = oneshot::channel();
         let change = Change {
@@ -313,7 +314,7 @@ impl Deliveries {
             number: 0,
             done,
         };
-        // A sink that has ended needs no removal. The channel stays until the task ends, so that the sink is not added meanwhile.
+        // A sink that has ended needs no removal. The entry in `changes` stays, so that the sink is not added before its task ends.
         let _ = self.send(name, change);
         is_done
     }
@@ -360,7 +361,7 @@ impl Deliveries {
         self.shutdown.abort.cancel();
     }
 
-    /// Waits for the end of the next delivery, and returns its failure if it has failed; `None` if none runs. Cancel-safe.
+    /// Waits until a delivery ends, and returns the failure of this delivery, if any; `None` if no delivery runs. Cancel-safe.
     pub(crate) async fn next_ended(&mut self) -> Option<Option<Failure>> {
         let (name, ended) = joined(self.tasks.join_next().await?);
         Some(ended.err().map(|error| {

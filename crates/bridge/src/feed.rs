@@ -41,14 +41,14 @@ use crate::{
     tokens::TokenProvider,
 };
 
-/// The share of each source in the interval at which its socket is read: busy sources are read at most 5,000 times a second, all of them
-/// together. Each read of a socket costs as much as some of its events.
+/// The interval at which each socket is read is at least this time multiplied by the number of sources, so that all sockets
+/// together are read at most 5,000 times a second. A read of a socket costs as much processor time as some events.
 const READ_SHARE: Duration = Duration::from_micros(200);
 
 /// The running sources and the intake. They stop immediately on drop.
 pub(crate) struct Feed {
     stop: CancellationToken,
-    /// Cancelled when the intake knows the stored events of earlier runs.
+    /// Cancelled when the deduplication window of the intake contains the stored events of earlier runs.
     known_events_loaded: CancellationToken,
     spool: Spool,
     parts: Arc<Parts>,
@@ -57,9 +57,9 @@ pub(crate) struct Feed {
     sources: JoinSet<(Arc<str>, u64, Result<(), SourceError>)>,
     /// The running instances of each source, the newest last: while a source is replaced, the earlier ones still run.
     instances: BTreeMap<Arc<str>, Vec<Instance>>,
-    /// The number of the last instance.
+    /// The number of the instance that was started last.
     last: u64,
-    /// The redaction of all events, which stays the same while the bridge runs: a person has one pseudonym.
+    /// The redaction of all events, which stays the same while the bridge runs, so that each person has one pseudonym.
     redaction: Redaction,
     /// The tasks that fetch the events of gaps.
     fillers: JoinSet<()>,
@@ -75,7 +75,7 @@ async fn overlap(replacement: &Replacement) {
     sleep(REPLACEMENT_OVERLAP).await;
 }
 
-/// A source with the settings with which it was started.
+/// A running source, with the settings with which it was started.
 #[derive(Clone)]
 struct Instance {
     number: u64,
@@ -171,8 +171,8 @@ impl Feed {
     }
 
     /// Starts a source. A connected instance of the same name runs until the new one has been authenticated
-    /// for [`REPLACEMENT_OVERLAP`], so that there is no gap; one without a connection is stopped at once.
-    /// Returns a token that is cancelled when the new one is authenticated.
+    /// for [`REPLACEMENT_OVERLAP`], so that there is no gap; an earlier instance without a connection is stopped at once.
+    /// Returns a token that is cancelled when the new instance is authenticated.
     pub(crate) fn run_source(&mut self, prepared: PreparedSource) -> CancellationToken {
         let Some(batches) = self.batches.clone() else {
             return CancellationToken::new();
@@ -227,7 +227,7 @@ impl Feed {
         let stats = source.stats().snapshot();
         let is_connected = matches!(stats.state, SourceState::Authenticated | SourceState::Blocked);
         for earlier in &replaced {
-            // Without a connection there is nothing to lose, and its attempts would delay the new one.
+            // Without a connection, no event is lost, and attempts of the earlier instance would delay those of the new one.
             if !is_connected || !earlier.replacement.authenticated.is_cancelled() {
                 earlier.retire();
             }
@@ -245,14 +245,14 @@ impl Feed {
                 batches.clone(),
                 requests,
             );
-            // It continues what the filler of the replaced instance leaves.
+            // The filler also fills the gaps that the filler of a replaced instance has not filled.
             let filler = filler
                 .taking_over((!replaced.is_empty()).then(|| authenticated.clone()))
                 .comparing_after(self.known_events_loaded.clone());
             let stop = instance.stop.child_token();
             self.fillers.spawn(filler.run(Arc::clone(state), stop));
         } else if let Some(state) = state {
-            // A reload has switched it off.
+            // A reload has switched `backfill` off, so no filler will set the outcomes of these gaps.
             let text = "missed events were not fetched: `backfill` was switched off";
             for gap in state.history.filling(&name) {
                 state.history.filled(&gap, UNRECOVERED, 0, text);
@@ -288,7 +288,7 @@ impl Feed {
         }
     }
 
-    /// Returns the handle of a source that did not run before.
+    /// Creates the handle of a source that did not run before, with its resume value.
     fn new_intake(&self, name: &Arc<str>) -> IntakeSource {
         let intake = IntakeSource::new(Arc::clone(name));
         // The value of the last run, so that this run continues after the last stored event.
@@ -328,7 +328,7 @@ impl Feed {
                     (name, number, Ok(())) => self.ended(&name, number),
                 },
                 Some(ended) = self.fillers.join_next() => joined(ended),
-                // Without an error the intake has ended because the last source has: that source's result has the reason.
+                // Without an error, the intake has ended because the last source has ended, whose result states the reason.
                 Some(ended) = self.intake.join_next() => if let Err(error) = joined(ended) {
                     let exit = spool::exit_of(&error);
                     return Failure::new(exit, anyhow!(error).context("intake failed"));
@@ -444,7 +444,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_sources_are_read_less_often_unless_each_is_read_at_once() {
+    fn many_sources_are_read_less_often_unless_interval_is_zero() {
         let milliseconds =
             |configured, sources| read_interval(Duration::from_millis(configured), sources).as_millis();
         assert_eq!(milliseconds(4, 1), 4);

@@ -23,11 +23,12 @@ use crate::{
     task::joined,
 };
 
-/// The time for which an answer waits until the changed parts work: longer than a sink takes to stop, and a source to authenticate.
+/// The time for which the answer to a reload waits until the changed parts work: longer than a sink takes to stop, and than a
+/// source takes to authenticate.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// The answer of a member of a cluster to a reload that changes what the cluster publishes.
-const PUBLISHES_OTHERWISE: &str = "error: the configuration is valid, but it changes what the cluster publishes (sources, sinks, filters or \
+const CHANGES_PUBLICATION: &str = "error: the configuration is valid, but it changes what the cluster publishes (sources, sinks, filters or \
      redaction): restart the members one after the other, the leader last\n\nnothing was changed";
 /// The answer of a bridge without a cluster.
 const NO_CLUSTER: &str = "this bridge is not a member of a cluster: its configuration has no table [cluster]";
@@ -40,8 +41,9 @@ struct Prepared {
 
 /// A change that is complete after some time.
 struct Pending {
-    /// What is reported once it is complete, and what until then.
+    /// The report if the change is complete in time.
     done: String,
+    /// The report if the change is not complete after [`ANSWER_LIMIT`].
     until_then: String,
     completion: Completion,
 }
@@ -63,7 +65,7 @@ impl Completion {
 }
 
 impl Bridge {
-    /// Passes a request to a source. The source answers it.
+    /// Passes a request for missed events to the filler of the source, which answers it. Answers at once if there is no filler.
     fn backfill(&self, source: &str, request: BackfillRequest) {
         if let Some(cluster) = self
             .state
@@ -100,7 +102,7 @@ impl Bridge {
         let _ = request.answer.send(Answer::failed(exit, text));
     }
 
-    /// Returns the members of the cluster, for people.
+    /// Returns the members of the cluster as a text for people.
     fn members(&self) -> Answer {
         match &self.state.cluster {
             Some(cluster) => Answer {
@@ -111,7 +113,7 @@ impl Bridge {
         }
     }
 
-    /// Hands the leadership over in the background, and answers.
+    /// Hands the leadership over in a task of its own, which sends the answer.
     fn hand_over(&self, answer: oneshot::Sender<Answer>) {
         let state = Arc::clone(&self.state);
         tokio::spawn(async move {
@@ -188,7 +190,7 @@ impl Bridge {
     /// Loads the configuration and applies it. Returns what has changed.
     ///
     /// # Errors
-    /// Returns the exit code and the report, if the configuration is wrong or needs a restart. Nothing is changed then.
+    /// Returns the exit code and the report if the configuration is invalid or needs a restart. Nothing is changed then.
     async fn reload(&mut self, colours: bool, width: usize) -> Result<Vec<Pending>, (Exit, String)> {
         let Some(reloader) = &self.reloader else {
             return Err((Exit::Usage, "this bridge has no configuration file".to_owned()));
@@ -206,10 +208,10 @@ impl Bridge {
         if let Some(cluster) = &self.state.cluster
             && planned.is_ok()
         {
-            // The members compare what they publish when they join.
+            // A member whose published content differs could not join again: members compare it when they join.
             let changed = match cluster.publishes_the_same(&loaded.config).await {
                 Ok(true) => None,
-                Ok(false) => Some(PUBLISHES_OTHERWISE.to_owned()),
+                Ok(false) => Some(CHANGES_PUBLICATION.to_owned()),
                 Err(failure) => Some(format!("error: {failure}\n\nnothing was changed")),
             };
             if let Some(text) = changed {
@@ -260,7 +262,7 @@ impl Bridge {
             return Err(Failure::message(Exit::TryLater, message));
         }
         let mut added = plan.sources.added.iter();
-        // A new instance would continue the counters of the removed one, and hide the time in between.
+        // A new source of this name would continue the counters of the removed one, and hide the gap between the two.
         if let Some(name) = added.find(|name| self.state.parts.source(name).is_some()) {
             let message = format!(
                 "sources.{name} was removed, and its events are not stored yet; reload again in some seconds"
@@ -291,7 +293,7 @@ impl Bridge {
     /// Changes the parts. Does not wait.
     fn apply(&mut self, plan: &Plan, prepared: Prepared, loaded: Loaded) -> Vec<Pending> {
         let mut pending = Vec::new();
-        // The sinks first, so that an added one misses no event of an added source.
+        // The sinks start first, so that an added sink misses no event of an added source.
         for sink in prepared.sinks {
             let name = Arc::clone(sink.name());
             let done = if plan.sinks.added.iter().any(|added| **added == *name) {
