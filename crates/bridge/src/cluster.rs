@@ -1,4 +1,4 @@
-//! The bridge as a member of a cluster, of which one member publishes.
+//! The membership of this bridge in a cluster: bridges that read the same feeds, of which one publishes, the leader.
 
 mod cold;
 mod coverage;
@@ -39,10 +39,10 @@ use crate::{
     table::Table,
 };
 
-/// The time limit of leaving the cluster, after which the lease expires by itself.
+/// The time limit for leaving the cluster. A lease that is not released by then expires by itself.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
-/// The time after the end of a gap for which a member waits for the proof that another one was connected. A follower leaves the gap to
-/// the leader from then on.
+/// The time after the end of a gap for which a member waits for the proof that another one was connected. After this time, a
+/// follower leaves the gap to the leader.
 const COVERAGE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The membership of this bridge.
@@ -184,7 +184,7 @@ impl Cluster {
     /// Returns whether another member received the events of a gap.
     pub(crate) fn coverage(&self, source: &str, gap: (Timestamp, Timestamp)) -> Coverage {
         if self.cold.is_some() {
-            // No other member is connected. A new leader fetches what this one has not.
+            // With a cold standby, no other member is connected. If this one no longer leads, the new leader fetches the events.
             return if self.lead.is_held() {
                 Coverage::NoMember
             } else {
@@ -201,7 +201,7 @@ impl Cluster {
         {
             let leads = member.term.is_some();
             let Some(report) = &member.report else {
-                // The lease transports no reports.
+                // No report was received, or the lease transports none (Kafka).
                 leader = leader.or_else(|| leads.then(|| member.name.clone()));
                 continue;
             };
@@ -214,7 +214,7 @@ impl Cluster {
                 Some(false) => {}
                 None => is_unknown = true,
             }
-            // Its own gap has ended, so it is on its record.
+            // The leader is connected again, so its own gap has ended, and its outcome is or will be recorded.
             if leads && is_proven_after(connected, written, gap.1, now) {
                 leader = Some(member.name.clone());
             }
@@ -236,7 +236,7 @@ impl Cluster {
     }
 }
 
-/// For people: the own state in a line, then the members in a table.
+/// Formats the membership for people: the state of this member on a line, then all members in a table.
 impl fmt::Display for ClusterView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -305,8 +305,8 @@ impl ClusterView {
         }
     }
 
-    /// Returns why the member cannot take over. A member with another configuration than the leader counts as ready: a rolling update
-    /// changes the leader only after this one is ready.
+    /// Returns why the member cannot take over. A member with another configuration than the leader counts as ready, because a
+    /// rolling update changes the leader only after this member is ready.
     pub(crate) fn unready(&self) -> Option<String> {
         match &self.join_state {
             JoinState::Joining => Some("joining the cluster".to_owned()),

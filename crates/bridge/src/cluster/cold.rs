@@ -1,4 +1,4 @@
-//! The standby of the sources of a member, and what its lease states about them.
+//! Cold standby: whether the sources of a member may connect, and the settled positions that a leader stores in the lease.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 use neurobridge_cluster::Settled;
 use tokio::sync::watch;
 
-/// The standby of the sources.
+/// The cold standby of the sources of a member.
 #[derive(Debug, Default)]
 pub(crate) struct Cold {
     may_connect: watch::Sender<bool>,
@@ -45,7 +45,7 @@ impl Cold {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds the values of sources without one. Returns all own values.
+    /// Adds the settled positions of sources that have none yet. Returns those of all sources.
     pub(crate) fn add(&self, new: &BTreeMap<String, Settled>) -> BTreeMap<String, Settled> {
         let mut progress = self.progress();
         for (source, settled) in new {
@@ -61,27 +61,28 @@ impl Cold {
     }
 }
 
-/// The events that this leader has settled.
+/// The settled positions of this leader.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// The times before which all received events have sequences up to this one.
+    /// A sequence, and positions that are settled as soon as all events up to this sequence are settled.
     candidate: Option<(u64, BTreeMap<String, Settled>)>,
     settled: BTreeMap<String, Settled>,
 }
 
 impl Progress {
-    /// Returns the values for the lease.
+    /// Returns the settled positions for the lease.
     pub(crate) fn settled(&self) -> BTreeMap<String, Settled> {
         self.settled.clone()
     }
 
-    /// Records that this member does not lead: what it received since may be settled by another one.
+    /// Discards the candidate, because this member does not lead: another member may settle the events received since.
     pub(crate) fn pause(&mut self) {
         self.candidate = None;
     }
 
-    /// Records that all events up to a sequence have an outcome in the shared sinks. `proven`: the times before which all received events
-    /// have sequences up to `durable`. Returns whether more events are settled.
+    /// Records that all events up to the sequence `settled` have an outcome in the shared sinks. `proven` contains the time of each
+    /// source before which all received events have sequences up to `durable`. Returns whether settled positions may have
+    /// changed.
     pub(crate) fn advance(&mut self, settled: u64, durable: u64, proven: BTreeMap<String, Settled>) -> bool {
         let mut has_advanced = false;
         if let Some((_, earlier)) = self.candidate.take_if(|(end, _)| *end <= settled) {

@@ -25,7 +25,8 @@ pub(crate) enum Coverage {
 /// The local times between which a report was written; the first one is `None` if the report may be of any age.
 pub(super) type Written = (Option<Instant>, Instant);
 
-/// Returns whether a connection of another member has lasted from the beginning of a gap to its end; `None` if it is not proven yet.
+/// Returns whether a connection of another member has lasted from the beginning of a gap to the end; `None` if neither is proven
+/// yet.
 pub(super) fn covers(
     connected: &ConnectedFor,
     written: Written,
@@ -53,6 +54,7 @@ pub(super) fn is_proven_after(
     proof.is_some_and(|proof| proof >= time)
 }
 
+/// Returns the time that precedes `now` by `age`.
 fn before(now: Timestamp, age: Duration) -> Option<Timestamp> {
     now.checked_sub(SignedDuration::try_from(age).ok()?).ok()
 }

@@ -77,7 +77,7 @@ pub(crate) async fn published_hash(config: &Config) -> Result<String, Failure> {
     Ok(format!("{:032x}", identity::body_hash(&published.to_string())))
 }
 
-/// Removes what a key without a value has, so that a key that a later version adds changes no hash.
+/// Removes `null` and `false`, the values of keys that are not set, so that a key added by a later version changes no hash.
 fn remove_defaults(value: &mut Value) {
     match value {
         Value::Object(table) => {

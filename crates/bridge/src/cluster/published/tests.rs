@@ -1,4 +1,4 @@
-//! The hash with each kind of sink.
+//! Tests of the hash, with each type of sink that members share.
 #![cfg(all(feature = "kafka", feature = "nats"))]
 
 use std::fs;
@@ -53,13 +53,13 @@ async fn hash_stays_the_same_in_later_versions() {
 }
 
 #[tokio::test]
-async fn members_with_other_addresses_publish_the_same() {
+async fn other_addresses_and_credentials_keep_the_hash() {
     let first = hash(&[]).await;
     assert_eq!(hash(&[("one:", "two:"), ("\"t\"", "\"u\"")]).await, first);
 }
 
 #[tokio::test]
-async fn every_difference_in_what_is_published_is_found() {
+async fn each_change_of_the_published_messages_changes_the_hash() {
     let first = hash(&[]).await;
     for (from, to) in [
         ("sources.main", "sources.side"),
