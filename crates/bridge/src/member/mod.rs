@@ -1,5 +1,5 @@
-//! The tasks of a member of a cluster: reports to the other members, connects the sources of a cold standby only while it leads, and hands the
-//! leadership over.
+//! The tasks of a member of a cluster: they report to the other members, connect the sources of a cold standby only while this
+//! member leads, and hand the leadership over.
 
 mod report;
 mod standby;
@@ -21,7 +21,8 @@ use crate::{
     state::State,
 };
 
-/// The time limit of a hand-over. Shorter than the time for which the command waits for an answer, so that it receives this error.
+/// The time limit of a hand-over. Shorter than the time for which the command waits for an answer, so that the command receives
+/// the error of this limit.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(40);
 
 /// Hands the leadership over, and waits until another member leads.
@@ -67,9 +68,9 @@ pub(crate) async fn hand_over(cluster: &Cluster, state: &State) -> Answer {
     }
 }
 
-/// Releases the lease, after the connections to the feeds are closed if another member connects to them.
+/// Releases the lease. With a cold standby, closes the connections to the feeds first, because the next leader opens its own.
 async fn resign(cluster: &Cluster, state: &State) {
-    // Also ends when the hand-over is cancelled.
+    // The guard is dropped also when the hand-over is cancelled.
     let _step_down = cluster.cold().map(StepDown);
     if let Some(cold) = cluster.cold() {
         standby::step_down(cold, state).await;
@@ -77,7 +78,7 @@ async fn resign(cluster: &Cluster, state: &State) {
     cluster.membership().resign().await;
 }
 
-/// A hand-over of a member whose sources stay closed until its end.
+/// A guard for the hand-over of a member with a cold standby: its sources stay closed until the guard is dropped.
 struct StepDown<'a>(&'a Cold);
 
 impl Drop for StepDown<'_> {

@@ -19,11 +19,11 @@ const FAULT_LIMIT: Duration = Duration::from_secs(10);
 /// hand-over, because a cause that no member can remove, such as an event that all brokers reject, must not change the leader
 /// every few seconds.
 const TERM_LIMITS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
-/// The sources of which a report has the state, so that its size is bounded.
+/// The largest number of sources in a report, so that the size of the report is bounded.
 const MAX_SOURCES: usize = 200;
 
-/// Reports the state of this member, and hands over where another member can publish what this one cannot. Ends when the cluster
-/// is left.
+/// Reports the state of this member, and hands the leadership over if another member can publish events that this one cannot.
+/// Ends when the cluster is left.
 pub(crate) async fn report(state: Arc<State>) {
     let Some(cluster) = &state.cluster else {
         return;
@@ -92,12 +92,12 @@ fn whole_milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The state that the leader derives from earlier reports.
+/// The rules by which the leader hands over without a request, with the state derived from earlier reports.
 #[derive(Debug, Default)]
 struct Rules {
     /// The term, and the time at which it began.
     led: Option<(u64, Instant)>,
-    /// The time since which another member has all sinks up that are up here, and at least one more.
+    /// The time since which another member has at least one sink up that is down here, and all sinks that are up here.
     better_since: Option<Instant>,
     /// The time and the lag of the first report of each member that waits for an event.
     waits: BTreeMap<String, (Instant, u64)>,
@@ -137,12 +137,12 @@ impl Rules {
             .iter()
             .filter(|(_, other)| own.sinks_up.is_subset(&other.sinks_up))
             .collect();
-        // A member whose sinks were down has a lag of that time, which says nothing about the events that it waits for.
+        // While the sinks of a member are down, its lag grows too, so the measurement begins when they are up.
         self.waits
             .retain(|name, _| up.iter().any(|(other, _)| *other == name));
         let waits: Vec<&String> = up
             .iter()
-            .filter(|(name, other)| self.waits_for_one(name, other, now))
+            .filter(|(name, other)| self.waits_for_same_event(name, other, now))
             .map(|(name, _)| *name)
             .collect();
         let is_long_ago = |at| now.duration_since(at) >= TERM_LIMITS.1;
@@ -159,7 +159,7 @@ impl Rules {
         let reason = if let Some((name, _)) = better.filter(|_| has_been_down) {
             format!("the member \"{name}\" has sinks up that are down here")
         } else if own.lag_ms < whole_milliseconds(FAULT_LIMIT) {
-            // A backlog of this member would be a backlog of the others too.
+            // With a backlog here, the others wait for the events of this backlog, and a hand-over would not help.
             let name = waits.first()?;
             format!("the member \"{name}\" waits for events that this one has not published")
         } else {
@@ -170,12 +170,12 @@ impl Rules {
         Some(reason)
     }
 
-    /// Returns whether a member has waited for the same event for [`FAULT_LIMIT`]: its lag then grows as fast as the time, while the lag
-    /// of a member that still reads the destination shrinks.
-    fn waits_for_one(&mut self, name: &str, report: &MemberReport, now: Instant) -> bool {
+    /// Returns whether a member has waited for the same event for [`FAULT_LIMIT`]: the lag of this member then grows as fast as the
+    /// time, while the lag of a member that still reads the destination shrinks.
+    fn waits_for_same_event(&mut self, name: &str, report: &MemberReport, now: Instant) -> bool {
         let (since, lag) = *self.waits.entry(name.to_owned()).or_insert((now, report.lag_ms));
         let waited = now.duration_since(since);
-        // A report may be some seconds old.
+        // The limit is lower by five seconds, because a report may be some seconds old.
         let least = (lag + whole_milliseconds(waited)).saturating_sub(whole_milliseconds(FAULT_LIMIT / 2));
         if report.lag_ms < least || report.lag_events == 0 {
             self.waits.remove(name);

@@ -1,6 +1,6 @@
 //! Cold standby: the sources of a member connect only while it leads.
 //!
-//! The lease transports the settled position of each source. A new leader begins its gap there.
+//! The lease contains the settled position of each source, at which the gap of a new leader begins.
 
 use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 
@@ -20,10 +20,11 @@ use crate::{
 /// The time limit for closing the connections. Longer than a source takes for its close frame.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 
-/// The time limit for the outcomes of the events in flight before a hand-over. The next leader fetches the others.
+/// The time limit for the outcomes of the stored events before a hand-over. The next leader fetches the events without one.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
-/// The interval at which the ends of connections and deliveries are checked: no single event announces that all of them have ended.
-const LOOK: Duration = Duration::from_millis(10);
+/// The interval at which the ends of connections and deliveries are checked: no notification announces that all of them have
+/// ended.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Closes the connections of the sources, and waits for a limited time until the received events are settled.
 pub(super) async fn step_down(cold: &Cold, state: &State) {
@@ -34,10 +35,10 @@ pub(super) async fn step_down(cold: &Cold, state: &State) {
     }
     let flushed = async {
         while unsettled(&state.view()) > 0 {
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
         }
     };
-    // Otherwise the next leader begins its gap earlier.
+    // If the limit is exceeded, the gap of the next leader begins earlier.
     let _ = timeout(FLUSH_LIMIT, flushed).await;
     update_settled_positions(state);
 }
@@ -56,13 +57,14 @@ pub(crate) async fn stand_by(state: Arc<State>) {
     }
 }
 
+/// Connects the sources whenever this member begins to lead, and closes the connections whenever it stops leading. Never returns.
 async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
     let mut lead = cluster.lead().clone();
     let mut settled = cluster.membership().settled();
     let mut steps_down = cold.steps_down();
     loop {
         loop {
-            learn(state, &settled.borrow_and_update());
+            apply_settled(state, &settled.borrow_and_update());
             tokio::select! {
                 biased;
                 () = lead.held() => {}
@@ -73,7 +75,7 @@ async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
                 break;
             }
         }
-        learn(state, &settled.borrow_and_update());
+        apply_settled(state, &settled.borrow_and_update());
         let connect = async {
             take_over(cluster, cold, state).await;
             cold.allow(true);
@@ -88,11 +90,11 @@ async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
         if timeout(CLOSE_LIMIT, closed(state)).await.is_err() {
             warn!(
                 cluster = cluster.name(),
-                "a source waits for room in the spool; its connection is closed"
+                "connections of a source not closed in time: it may wait for room in the spool"
             );
             closed(state).await;
         }
-        // The last proof of life is that of the closed connections.
+        // The view records the last proof of life of the closed connections.
         drop(state.view());
         for source in state.parts.sources() {
             state.history.stand_by(&source.intake.name);
@@ -100,7 +102,7 @@ async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
     }
 }
 
-/// Begins the gaps of the sources, which are about to connect.
+/// Begins a gap of each source at its settled position, before the sources connect.
 async fn take_over(cluster: &Cluster, cold: &Cold, state: &State) {
     let now = (clock::now(), Instant::now());
     let in_lease = cluster.membership().settled().borrow().clone();
@@ -118,23 +120,24 @@ async fn take_over(cluster: &Cluster, cold: &Cold, state: &State) {
     }
     let own = cold.add(&new);
     cluster.membership().set_settled(own);
-    // Otherwise, after a crash of this leader within seconds, the next leader would find no position in the lease and record no gap.
+    // Without this wait, after a crash of this leader within seconds, the next leader would find no position in the lease, and
+    // would record no gap.
     cluster.membership().settled_stored(new.keys()).await;
 }
 
-/// Waits until no source has or opens a connection.
+/// Waits until no source has a connection or opens one.
 async fn closed(state: &State) {
     let is_closed = || {
         let mut sources = state.parts.sources().into_iter();
         sources.all(|source| source.is_closed())
     };
     while !is_closed() {
-        sleep(LOOK).await;
+        sleep(CHECK_INTERVAL).await;
     }
 }
 
-/// Takes over what the lease states about the sources of this bridge.
-fn learn(state: &State, settled: &BTreeMap<String, Settled>) {
+/// Passes the settled positions in the lease to the history, for the sources of this bridge.
+fn apply_settled(state: &State, settled: &BTreeMap<String, Settled>) {
     let now = (clock::now(), Instant::now());
     for (source, settled) in settled {
         if state.parts.source(source).is_some() {
@@ -143,13 +146,13 @@ fn learn(state: &State, settled: &BTreeMap<String, Settled>) {
     }
 }
 
-/// Returns a settled position by the local clock.
+/// Converts a settled position in the lease to a proof of life by the local clock.
 fn local(settled: &Settled, (now, instant): (Timestamp, Instant)) -> ProofOfLife {
     let measured = settled.since.and_then(|since| {
         let age = SignedDuration::try_from(instant.saturating_duration_since(since)).ok()?;
         now.checked_sub(age).ok()
     });
-    // The age of a lease that was stored before this member started is unknown.
+    // If the position was stored before this member started, its age is unknown: the clock of the other member counts then.
     let at = measured.or_else(|| Timestamp::from_millisecond(settled.at_ms).ok());
     ProofOfLife {
         at: at.unwrap_or(Timestamp::MIN).min(now),
@@ -199,12 +202,12 @@ fn settled_before(view: &View<'_>) -> u64 {
     settled.min().unwrap_or(u64::MAX)
 }
 
-/// Returns the largest number of events without an outcome in these sinks.
+/// Returns the largest number of stored events without an outcome in one of the shared sinks.
 fn unsettled(view: &View<'_>) -> u64 {
     view.spool.durable_sequence.saturating_sub(settled_before(view))
 }
 
-/// Returns the last proof of life of a source. `None` while the events of a gap are missing.
+/// Returns the last proof of life of a source for the lease; `None` while events of a gap are missing.
 fn proven(source: &SourceView, resume: Option<String>, now: (Timestamp, Instant)) -> Option<Settled> {
     if source.gaps.filling > 0 || source.gaps.open_seconds.is_some() {
         return None;
@@ -213,7 +216,7 @@ fn proven(source: &SourceView, resume: Option<String>, now: (Timestamp, Instant)
     Some(since(alive, resume, now))
 }
 
-/// Returns a local proof of life for the lease: the inverse of [`local`].
+/// Converts a local proof of life to a settled position for the lease: the inverse of [`local`].
 fn since(alive: &ProofOfLife, resume: Option<String>, (now, instant): (Timestamp, Instant)) -> Settled {
     let age = Duration::try_from(now.duration_since(alive.at)).unwrap_or_default();
     Settled {
@@ -229,7 +232,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn position_is_placed_by_the_own_clock_if_its_age_is_known() {
+    async fn position_of_known_age_is_placed_by_the_own_clock() {
         let now = (
             Timestamp::from_second(1000).unwrap(),
             Instant::now() + Duration::from_secs(100),
