@@ -14,10 +14,10 @@ use crate::config::Config;
 /// The largest line of the bridge: a greeting, or an answer with all errors of a configuration.
 const MAX_LINE_BYTES: u64 = 1 << 20;
 
-/// The time limit of an answer: far longer than the bridge waits for a change.
+/// The time limit of an answer: far longer than the bridge waits for the completion of a change.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
-/// The time limit of an answer after events were fetched. The bridge continues after it.
+/// The time limit of an answer to a request for missed events. The bridge continues to fetch after the limit.
 const BACKFILL_LIMIT: Duration = Duration::from_secs(3_600);
 
 /// A connection to a running bridge.

@@ -1,9 +1,9 @@
 //! The control socket: other commands on the same machine send their requests to the running bridge through it.
 //!
 //! It is a Unix socket in the data folder, for its owner only, and not an HTTP path, because it sends events and changes the
-//! bridge. The bridge greets, the client sends a request as one line of JSON, and the answer follows: events for
-//! `neurobridge tail`, a line of JSON for everything else. The bridge never waits for a tail: one that is too slow misses events
-//! and receives their number.
+//! bridge. The bridge sends a greeting, the client sends a request as one line of JSON, and the bridge answers: with events for
+//! `neurobridge tail` (a *tail*), with a line of JSON for every other request. The bridge never waits for a tail: a tail that is
+//! too slow misses events and receives their number.
 
 mod client;
 mod protocol;

@@ -1,5 +1,5 @@
-//! The protocol of the control socket: a greeting, a request and an answer, each as one line of JSON. After the answer to a tail
-//! follow messages, each with a kind, a length and a body.
+//! The protocol of the control socket: a greeting, a request and an answer, each as one line of JSON. The answer to a tail is
+//! followed by messages, each with a kind, a length and a body.
 //!
 //! Records are sent in the spool's format. The greeting ensures that a tail has the same version as the bridge.
 
@@ -30,7 +30,7 @@ const HEAD_BYTES: usize = 5;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub(crate) enum Request {
-    /// The events from now on.
+    /// Sends the events that are stored from now on.
     Tail,
     /// Loads the configuration again. Configuration errors are rendered for this terminal.
     Reload { colours: bool, width: usize },
@@ -91,7 +91,7 @@ pub(crate) struct Greeting {
     configuration: u64,
 }
 
-/// Returns the version of this program with that of its records, which it sends.
+/// Returns the version of this program and that of the record format, in which tails receive events.
 pub(super) fn version() -> String {
     format!(
         "{} (record format {})",

@@ -33,8 +33,8 @@ use crate::exit::Exit;
 
 /// The limit of concurrent tails, each with a queue of up to [`QUEUE_BYTES`].
 const MAX_TAILS: usize = 8;
-/// The capacity of one tail's queue, in batches and in bytes. A tail misses events that arrive while its queue is full.
-const QUEUE: usize = 256;
+/// The capacity of one tail's queue, in messages and in bytes. A tail misses events that arrive while its queue is full.
+const QUEUE_MESSAGES: usize = 256;
 const QUEUE_BYTES: usize = 4 << 20;
 /// The time limit at the stop for tails that are still reading.
 const STOP_LIMIT: Duration = Duration::from_millis(500);
@@ -48,7 +48,7 @@ const MAX_REQUEST_BYTES: u64 = 16 << 10;
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// The delay after a failed accept, for example because too many files are open.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// The time without progress after which a tail is disconnected: it is stopped, or its pager is not used.
+/// The time without progress after which a tail is disconnected: its process is stopped, or nobody scrolls in its pager.
 const WRITE_LIMIT: Duration = Duration::from_secs(300);
 /// The root user has the same access as the owner.
 const ROOT: u32 = 0;
@@ -129,7 +129,7 @@ impl Control {
                 },
             }
         }
-        // Removed before the wait for the clients, so that it does not remove the socket of a bridge that starts meanwhile.
+        // Removed before the wait for the clients: later, the file could be the socket of a bridge that was started meanwhile.
         drop(self.listener);
         let _ = fs::remove_file(&self.path);
         let _ = timeout(STOP_LIMIT, async { while clients.join_next().await.is_some() {} }).await;
@@ -239,7 +239,7 @@ async fn serve_tail(
     mut to_tail: impl AsyncWrite + Unpin,
     reader: impl Reader,
 ) {
-    let (queue, waiting) = mpsc::channel(QUEUE);
+    let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES);
     let backlog = Backlog::default();
     let serving = async {
         let accepted = Answer::default();
@@ -254,8 +254,8 @@ async fn serve_tail(
     };
     tokio::select! {
         biased;
-        // A tail sends nothing more, so a read ends only with the connection. Without it, a disconnected tail would be noticed
-        // only at the next event.
+        // A tail sends nothing more, so this read ends only with the connection. Without the read, a disconnected tail would be
+        // noticed only at the next event.
         _ = from_tail.read_u8() => {}
         () = serving => {}
     }

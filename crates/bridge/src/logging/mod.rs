@@ -63,8 +63,8 @@ pub enum LogError {
 /// # Errors
 /// See [`LogError`].
 pub fn init(format: LogFormat, level: &str) -> Result<Guard, LogError> {
-    // The NATS client logs as errors what its sink reports as states, including that it does not reconnect by itself,
-    // which is intended. A directive for it in `level` comes later and overrides this one.
+    // The NATS client logs errors that the sink reports as states anyway, and that it does not reconnect by itself, which is
+    // intended. A directive for `async_nats` in `level` comes later and overrides this one.
     let filter = EnvFilter::builder()
         .parse(format!("async_nats=off,{level}"))
         .map_err(|source| LogError::Level {

@@ -24,7 +24,7 @@ use tracing_subscriber::layer::{Context, Filter};
 pub(super) const LIMIT: usize = 10;
 /// The length of a period, after which the number of suppressed messages is logged.
 const PERIOD: Duration = Duration::from_secs(30);
-/// The largest number of kinds. Messages of further kinds are never suppressed.
+/// The largest number of kinds of messages that are counted. Messages of further kinds are never suppressed.
 const MAX_KINDS: usize = 1024;
 /// The length to which the example of a suppressed message is cut.
 const MAX_EXAMPLE_BYTES: usize = 160;
