@@ -1,8 +1,8 @@
 //! Fetches the events of gaps, and reports the gaps that cannot be filled to the sinks.
 //!
-//! A gap ends with the authentication of a connection. From then on the events of the feed wait for at most
-//! `backfill.hold`, while the events of the gap are read from the platform's list and stored: then the order of each key is
-//! complete. Events that are fetched later are marked as late. The list is read once more some seconds later, because an event that was
+//! A gap ends with the authentication of a connection. From then on the events of the feed wait for at most `backfill.hold`,
+//! while the events of the gap are read from the platform's list and stored, so that the events of each key keep their order.
+//! Events that are fetched later are marked as late. The list is read once more some seconds later, because an event that was
 //! recognised while the connection was opened may be missing both in the list and on the connection. The outcome of a gap is
 //! recorded when its events are stored.
 

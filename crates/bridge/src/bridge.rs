@@ -340,8 +340,8 @@ impl Bridge {
         }
     }
 
-    /// Returns whether a sink can still deliver pending events, or would lose pending events at the stop. A spool on disk keeps the
-    /// pending events of a sink that is not up. Those of a follower are published by the leader.
+    /// Returns whether a sink can still deliver pending events, or would lose them at the stop. A spool on disk keeps the pending
+    /// events of a sink that is not up. Those of a follower are published by the leader.
     fn needs_drain(&self) -> bool {
         let view = self.state.view();
         let is_durable = view.spool.kind == "disk";

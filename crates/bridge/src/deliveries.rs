@@ -314,7 +314,8 @@ impl Deliveries {
             number: 0,
             done,
         };
-        // A sink that has ended needs no removal. The entry in `changes` stays, so that the sink is not added before its task ends.
+        // A sink that has ended needs no removal. The entry in `changes` stays, so that the sink is not added again before its
+        // task has ended.
         let _ = self.send(name, change);
         is_done
     }

@@ -24,9 +24,9 @@ pub(super) struct Fetched {
 pub(super) struct Bound(u64);
 
 impl Bound {
-    /// Returns the bound for an event that the feed sent after a gap; `None` unless ids are numbers in the order of the list
-    /// (`counts_ids`): otherwise the feed may have sent an event from before the gap again. The bound is [`ID_OVERLAP`] after this
-    /// event, because events may be received out of order.
+    /// Returns the bound for an event that the feed sent after a gap: [`ID_OVERLAP`] after this event, because events may be
+    /// received out of order. `None` unless ids are numbers in the order of the list (`counts_ids`): other feeds may send an
+    /// event from before the gap again.
     pub(super) fn new(next: &str, counts_ids: bool) -> Option<Self> {
         let number = next.parse::<u64>().ok().filter(|_| counts_ids)?;
         Some(Self(number.saturating_add(ID_OVERLAP)))

@@ -29,8 +29,8 @@ pub(crate) struct FillerSettings {
     pub(super) counts_ids: bool,
     /// The number of ids by which the list overlaps what was received; 0 if the deduplication window is too small.
     pub(super) id_overlap: u64,
-    /// The number of events that the second reading of the list repeats: those of three seconds at some thousand events per second, and
-    /// not more than the deduplication window recognises.
+    /// The number of events that the second reading of the list repeats: those of three seconds at some thousand events a
+    /// second, but not more than the deduplication window recognises.
     pub(super) settling_ids: u64,
 }
 

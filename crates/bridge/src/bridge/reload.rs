@@ -1,7 +1,7 @@
 //! Applies a reloaded configuration to the running bridge.
 //!
-//! Everything that may fail comes first: the configuration is loaded and compared, and the files of the new parts are read. Then the
-//! parts change without a further wait, so that a stop of the bridge finds either the earlier parts or the new ones.
+//! Everything that may fail comes first: the configuration is loaded and compared, and the files of the new parts are read. Then
+//! the parts change without an await, so that a stop of the bridge finds either the earlier parts or the new ones.
 
 use std::{sync::Arc, time::Duration};
 
