@@ -137,7 +137,7 @@ fn restart_and_crash_are_gaps_that_survive() {
     let text = command(&dir, &["history", "--since", "1h"]);
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(
-        text.contains("the last run did not stop in order (crash)"),
+        text.contains("the last run ended without an orderly stop (crash)"),
         "{text}"
     );
     assert!(text.contains("bridge stopped: SIGTERM"), "{text}");

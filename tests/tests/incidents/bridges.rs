@@ -33,7 +33,11 @@ fn killed_bridge_reports_the_gap_of_the_crash() {
     scene.delivers("events");
     scene.sees(&[
         Log("events since the crash of the bridge are missed"),
-        History("bridge_started", "bridge", "the last run did not stop in order"),
+        History(
+            "bridge_started",
+            "bridge",
+            "the last run ended without an orderly stop",
+        ),
     ]);
     scene.gap("crash");
     scene.lists(&["bridge_started", "configuration_loaded", "gap"]);

@@ -18,9 +18,9 @@ const REPEAT_PERIOD: SignedDuration = SignedDuration::from_hours(1);
 /// The number of repeats that are entries of their own. Later ones are merged into the newest entry.
 const MAX_SEPARATE_REPEATS: usize = 3;
 
-/// The largest time by which the last proof of life may be later than the start of its gap: a proof of life has the time at
-/// which a batch was counted, a gap starts when the last byte of that batch was read. If it is later than that, its event may be
-/// one from after the gap: another connection was authenticated before the loss was detected.
+/// The largest time by which the last proof of life before a gap may be later than the start of the gap: a proof of life has the
+/// time at which a batch was counted, a gap starts when the last byte of that batch was read. With a larger difference, the event
+/// of the proof of life may have followed the gap: another connection was authenticated before the loss was detected.
 const ALIVE_AFTER_START: SignedDuration = SignedDuration::from_millis(200);
 
 /// One line of the file. A later line replaces an earlier one with the same id.
@@ -36,6 +36,7 @@ pub(super) enum Line {
     Gap(Gap),
     /// The gap with this id was merged into another one.
     Merged(u64),
+    /// The last proof of life of each source.
     Alive(BTreeMap<String, ProofOfLife>),
     /// The bridge was stopped in an orderly way.
     Stopped(Timestamp),
@@ -44,15 +45,17 @@ pub(super) enum Line {
 /// The content of the history.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Book {
+    /// The next id of an entry or a gap.
     pub(super) next: u64,
-    /// By id.
+    /// The entries by id.
     pub(super) entries: BTreeMap<u64, Entry>,
-    /// By id.
+    /// The gaps by id.
     pub(super) gaps: BTreeMap<u64, Gap>,
+    /// The last proof of life of each source.
     pub(super) alive: BTreeMap<String, ProofOfLife>,
     /// The time of the orderly stop, unless a run began after it.
     pub(super) stopped: Option<Timestamp>,
-    /// The lines that the file does not have yet.
+    /// The lines that are not in the file yet.
     pub(super) unwritten: Vec<Line>,
 }
 
@@ -206,8 +209,8 @@ impl Book {
         }
     }
 
-    /// Sets the final outcome of a gap whose events were to be fetched. Returns `None` if the gap has a final outcome already, was
-    /// removed, or was extended by a later gap, whose events are still to be fetched.
+    /// Sets the final outcome of a gap whose events were to be fetched. Returns `None` if the gap has a final outcome already,
+    /// was removed, or was extended by a later gap, whose events are still to be fetched.
     pub(super) fn fill_gap(&mut self, filled: &Gap, outcome: &'static str, fetched: u64) -> Option<&Gap> {
         let is_same = |gap: &&mut Gap| gap.outcome == FILLING && gap.ended == filled.ended;
         let gap = self.gaps.get_mut(&filled.id).filter(is_same)?;
@@ -233,7 +236,7 @@ impl Book {
                 }
             }
             let Some((_, first, second)) = closest else {
-                // Each closed gap has another source, reason or outcome: only with very many sources.
+                // No two closed gaps have the same source, reason and outcome: possible only with very many sources.
                 self.gaps.pop_first();
                 continue;
             };

@@ -16,6 +16,7 @@ pub(super) struct SourceFacts {
     pub(super) name: String,
     pub(super) state: SourceState,
     pub(super) reason: Option<String>,
+    /// The start of the state.
     pub(super) since: Timestamp,
     /// Whether the events of gaps are fetched, or gaps reported to the sinks.
     pub(super) handles_gaps: bool,
@@ -28,7 +29,7 @@ pub(super) struct SourceFacts {
     /// Start, length, reason and outcome of the newest gaps, the newest first.
     pub(super) newest_gaps: Vec<(Timestamp, Duration, &'static str, &'static str)>,
     pub(super) proof_of_life: Option<Timestamp>,
-    /// Whether events after the proof of life may follow a gap.
+    /// Whether the events after the proof of life may follow a gap that is not detected yet.
     pub(super) may_hide_gap: bool,
     pub(super) last_event: Option<String>,
     /// The number of received events.
@@ -40,7 +41,7 @@ pub(super) struct SourceFacts {
 }
 
 impl SourceFacts {
-    /// The last event of a view is older than the ledger of the view, so that it is among the received events.
+    /// Extracts the facts from a view. The last event of the view was read before the ledger, so that `received` counts it.
     pub(super) fn of(source: &SourceView) -> Self {
         let snapshot = &source.snapshot;
         let dead_letters = source.handle.intake.stats.newest_dead_letters();

@@ -1,4 +1,4 @@
-//! Gaps whose events are fetched.
+//! Tests of gaps whose events are fetched.
 
 use jiff::SignedDuration;
 
@@ -73,7 +73,7 @@ fn known_since_is_the_first_connection_or_the_oldest_gap() {
 }
 
 #[test]
-fn outcome_counts_once() {
+fn repeated_outcome_of_a_gap_counts_once() {
     for outcome in [RECOVERED, PARTLY, UNRECOVERED] {
         let dir = tempfile::tempdir().unwrap();
         let history = with_gap(dir.path());
@@ -119,7 +119,7 @@ fn gap_is_filled_after_a_restart() {
 }
 
 #[test]
-fn gap_has_no_last_event_if_that_may_be_later() {
+fn gap_has_no_last_event_if_it_may_follow_the_gap() {
     let mut book = Book::default();
     let event = || Some("7".to_owned());
     let alive = |at| ProofOfLife::new(at, event());
@@ -161,7 +161,7 @@ fn crash_with_a_dead_connection_keeps_event_before_the_gap() {
     let mut facts = connected_source(5);
     facts.handles_gaps = true;
     watch.observe_source(&facts, &mut book, time(5));
-    // One of two connections is dead since then; the other one was opened again and receives events from after the gap.
+    // One of two connections is dead since second 6; the other one was opened again and receives events from after the gap.
     (facts.may_hide_gap, facts.proof_of_life) = (true, Some(time(6)));
     facts.last_event = Some("99".to_owned());
     watch.observe_source(&facts, &mut book, time(20));

@@ -66,7 +66,7 @@ const SHOWN_GAPS: usize = 16;
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// The time after a failed write until the next attempt.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// The largest number of lines that wait for a slow disk. Then the whole file is written instead.
+/// The largest number of lines that wait for a slow disk. If more lines wait, the whole file is written instead.
 const MAX_UNWRITTEN: usize = 2000;
 
 /// The history of a running bridge.
@@ -102,9 +102,9 @@ pub(crate) struct HistoryView {
 }
 
 impl History {
-    /// Reads the history of a data folder and begins a new run of the bridge with these sources, each with whether the events
-    /// of its gaps are fetched, or its gaps reported to the sinks. A file that cannot be used does not prevent the start: it is
-    /// kept under another name, and the log has the reason. Blocks.
+    /// Reads the history of a data folder and begins a new run of the bridge. `sources` are the names of the configured sources,
+    /// each with whether the events of its gaps are fetched, or its gaps reported to the sinks. A file that cannot be used does
+    /// not prevent the start: the file is kept under another name, and the log states the reason. Blocks.
     pub(crate) fn open(data_dir: &Path, sources: &[(&str, bool)]) -> Self {
         Self::open_with(data_dir, sources, Watch::begin)
     }
@@ -129,7 +129,7 @@ impl History {
         let text = if has_stopped || is_first {
             format!("bridge started, version {version}")
         } else {
-            format!("bridge started, version {version}; the last run did not stop in order")
+            format!("bridge started, version {version}; the last run ended without an orderly stop")
         };
         let entry = Entry::new(Kind::BridgeStarted, now, &text);
         book.add(if has_stopped || is_first {
@@ -359,7 +359,7 @@ fn first_connection(source: &str, book: &Book) -> Option<Timestamp> {
 }
 
 /// Returns the time since which a source was connected outside of its newest gaps: its first connection on record, or the start
-/// of the oldest of these gaps, before which it was connected too. Older gaps may exist if there are as many as are shown.
+/// of the oldest of these gaps, before which it was connected too. If the number of gaps is [`SHOWN_GAPS`], older ones may exist.
 fn known_since(newest: &[Gap], first_connection: Option<Timestamp>) -> Option<Timestamp> {
     let oldest = newest.last().map(|gap| gap.began);
     if newest.len() >= SHOWN_GAPS {
@@ -378,7 +378,7 @@ fn read_or_set_aside(data_dir: &Path) -> Found {
         Ok(found) => {
             match found.state {
                 FileState::Newer(version) => {
-                    // Not among the fields, which are evaluated only if the line is logged.
+                    // Outside of the log line, whose fields are evaluated only if the line is logged.
                     let file = kept(store::set_aside(data_dir));
                     warn!(
                         version,

@@ -18,7 +18,7 @@ const MAX_PAUSES: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Pause {
     last_tick: Option<Timestamp>,
-    /// The start and the end of each, the newest first.
+    /// The start and the end of each pause, the newest first.
     recent: VecDeque<(Timestamp, Timestamp)>,
 }
 

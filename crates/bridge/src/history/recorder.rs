@@ -44,13 +44,13 @@ impl<S: Observed> Recorder<S> {
     pub(crate) async fn stop(mut self, reason: &str) {
         self.stop.cancel();
         joined((&mut self.task).await);
-        // The last proof of life is that of the closed connections.
+        // Records the last proof of life of the closed connections.
         self.state.observe();
         self.state.history().stopped(reason);
         let state = Arc::clone(&self.state);
         let last = spawn_blocking(move || state.history().write());
         if timeout(LAST_WRITE_LIMIT, last).await.is_err() {
-            warn!("the history was not written in time");
+            warn!("the history was not written in time; the next start may report a crash");
         }
     }
 }
@@ -71,7 +71,7 @@ async fn record<S: Observed>(state: Arc<S>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            // Before the view, which needs the recorded pauses for the start of a gap.
+            // The tick comes before a view, which needs the recorded pauses for the start of a gap.
             _ = ticks.tick() => {
                 state.history().tick();
                 continue;

@@ -1,8 +1,8 @@
 //! The gaps of a member of a cluster that does not connect while it follows.
 //!
 //! The gap of a new leader begins at the time up to which the former leader has settled the events: each earlier event is in
-//! the destinations, or its loss was recorded. A follower learns this time from the lease. The last connection of this member
-//! counts if it is later: what this member has received and not published is in its own spool.
+//! the destinations, or its loss was recorded. A follower reads this time from the lease. If the last connection of this member
+//! is later, the gap begins there: the events that this member has received and not published are in its own spool.
 
 use jiff::Timestamp;
 use neurobridge_core::clock;
@@ -17,8 +17,8 @@ use super::{
 use crate::gaps::{FILLING, Gap, LEFT_TO_LEADER, ProofOfLife, TAKEOVER};
 
 impl History {
-    /// Records the time up to which another member has settled the events of a source. Gaps of this member that end before are left
-    /// to that member.
+    /// Records the time up to which another member has settled the events of a source. Gaps of this member that ended before this
+    /// time are left to the other member.
     pub(crate) fn set_settled_by_leader(&self, source: &str, settled: ProofOfLife) {
         let mut inner = self.lock();
         let Inner { book, .. } = &mut *inner;
@@ -42,8 +42,8 @@ impl History {
         }
     }
 
-    /// Begins the gap of a source that is about to connect because this member leads. There is none if no member is known to have been
-    /// connected. Returns the last proof of life, where the gap begins.
+    /// Begins the gap of a source that is about to connect because this member leads. There is no gap if no member is known to
+    /// have been connected. Returns the last proof of life, at which the gap begins.
     pub(crate) fn take_over(&self, source: &str) -> Option<ProofOfLife> {
         let now = clock::now();
         let mut inner = self.lock();
@@ -57,7 +57,8 @@ impl History {
         Some(alive)
     }
 
-    /// Ends the open gap of a source whose connections are closed because this member follows: the gap of the next leader contains it.
+    /// Ends the open gap of a source whose connections are closed because this member follows: the gap of the next leader
+    /// contains the rest of it.
     pub(crate) fn stand_by(&self, source: &str) {
         let mut inner = self.lock();
         inner.book.end_gap(source, clock::now(), LEFT_TO_LEADER);

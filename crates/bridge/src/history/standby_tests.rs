@@ -1,4 +1,4 @@
-//! Members that do not connect while they follow.
+//! Tests of members that do not connect while they follow.
 
 use neurobridge_listener::SourceState;
 
@@ -18,7 +18,7 @@ fn settled(second: i64, event: &str, resume: Option<&str>) -> ProofOfLife {
     }
 }
 
-/// Records what a source reports at a second.
+/// Observes a source at a second.
 fn observe(history: &History, facts: SourceFacts, second: i64) {
     let mut inner = history.lock();
     let Inner { book, watch, .. } = &mut *inner;

@@ -10,14 +10,14 @@ use std::{
 use super::book::{Book, Line};
 use crate::data_dir::HISTORY;
 
-/// The version of the format. A file of a later one is not read.
+/// The version of the format. A file of a later version is not read.
 const VERSION: u32 = 1;
-/// A new version of the file, until it is complete.
+/// The name of a rewritten file until it is complete.
 const NEW: &str = "history.ndjson.new";
-/// A file that could not be used is kept under this name.
+/// The name under which a file that could not be used is kept.
 const ASIDE: &str = "history.ndjson.old";
 const FILE_MODE: u32 = 0o600;
-/// Several times the size that the program writes. The rest of a longer file is not read.
+/// The limit of the bytes that are read: several times the size that the program writes.
 const MAX_READ_BYTES: u64 = 32 << 20;
 /// The number of outdated bytes after which the file is rewritten, in addition to twice its content.
 const MAX_OUTDATED_BYTES: u64 = 256 << 10;
@@ -27,7 +27,7 @@ const MAX_OUTDATED_BYTES: u64 = 256 << 10;
 pub(crate) struct Found {
     pub(crate) book: Book,
     pub(crate) state: FileState,
-    /// Lines that could not be read, except an incomplete last one: a crash leaves it.
+    /// The number of lines that could not be read, without an incomplete last line, as a crash leaves one.
     pub(crate) damaged_lines: u64,
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn delete(data_dir: &Path) {
     let _ = fs::remove_file(data_dir.join(HISTORY));
 }
 
-/// Keeps a file that cannot be used under another name.
+/// Renames a file that cannot be used, to keep it. Returns the new path.
 ///
 /// # Errors
 /// Returns the errors of the file system.
@@ -90,7 +90,7 @@ pub(super) fn set_aside(data_dir: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Copies a damaged file, so that what could not be read is not lost when the file is rewritten.
+/// Copies a damaged file, so that the unreadable lines are not lost when the file is rewritten. Returns the path of the copy.
 ///
 /// # Errors
 /// Returns the errors of the file system.
@@ -177,7 +177,7 @@ impl Writer {
             return Err(io::Error::other("the file was removed by another program"));
         }
         file.write_all(&text)?;
-        // A proof of life comes every second. A power cut may cost some of them, and the gap begins that much earlier.
+        // The proofs of life of each second are not synced: after a power cut that removes some, the gap only begins earlier.
         if lines.iter().any(|line| !matches!(line, Line::Alive(_))) {
             file.sync_data()?;
         }

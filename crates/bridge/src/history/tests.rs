@@ -99,7 +99,7 @@ fn refused_token_replaces_the_cause_of_an_open_gap() {
 }
 
 #[test]
-fn gaps_are_merged_and_their_sums_stay() {
+fn merged_gaps_keep_their_number_and_duration() {
     let mut book = Book::default();
     book.begin_gap("main", time(-100_000), "closed");
     book.end_gap("main", time(-99_000), UNRECOVERED);
@@ -152,7 +152,7 @@ fn time_between_two_runs_is_a_gap() {
         let started = book.entries.values().rev();
         let started = started.into_iter().find(|entry| entry.kind == "bridge_started");
         assert_eq!(
-            started.unwrap().text.contains("did not stop in order"),
+            started.unwrap().text.contains("without an orderly stop"),
             !is_orderly
         );
     }
@@ -348,7 +348,7 @@ fn failed_write_is_counted_and_repeated_in_full() {
     assert_eq!(
         history.write_errors.load(Ordering::Relaxed),
         1,
-        "not at once again"
+        "the second attempt waits"
     );
     fs::create_dir(&folder).unwrap();
     history.lock().retry_at = Some(Instant::now());

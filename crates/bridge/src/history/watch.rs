@@ -1,4 +1,4 @@
-//! Derives the entries of the history from what the parts of the bridge report at successive moments.
+//! Derives the entries of the history by comparing successive views of the parts of the bridge.
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
@@ -21,7 +21,8 @@ use super::{
 };
 use crate::gaps::{CRASH, FILLING, Gap, GapSum, ProofOfLife, RECOVERED, RESTART, TAKEOVER, UNRECOVERED};
 
-/// The time after which another condition of the spool is recorded. A spool at its limit is full and not full in turn.
+/// The time for which another condition of the spool lasts before it is recorded, because a spool at its limit alternates
+/// between full and not full.
 const STEADY_TIME: SignedDuration = SignedDuration::from_secs(1);
 
 /// The last observed state of the parts of the bridge.
@@ -31,16 +32,17 @@ pub(super) struct Watch {
     pub(super) sources: BTreeMap<String, SourceWatch>,
     sinks: BTreeMap<String, SinkWatch>,
     spool: SpoolWatch,
-    /// `None` before the first report: the spool may count events of earlier runs.
+    /// Limits the entries about dropped events. `None` before the first view, since the spool may count events of earlier runs.
     dropped: Option<EntryLimiter>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct SourceWatch {
     pub(super) has_connected: bool,
+    /// The number of ended gaps in the last view.
     gaps_seen: u64,
     pub(super) reported: Reported,
-    /// A proof of life that counts once the events before it are stored.
+    /// A proof of life that counts once the events before it are stored, with the number of events received until then.
     pub(super) candidate: Option<(ProofOfLife, u64)>,
     dead_letters: EntryLimiter,
     /// Gaps that ended in this run.
@@ -62,7 +64,7 @@ pub(super) enum Reported {
 
 #[derive(Debug, Default)]
 struct SinkWatch {
-    /// The number of the delivery, which is another one after a reload has replaced it.
+    /// The number of the delivery. A reload that changes the sink starts a delivery with another number.
     delivery: u64,
     changes: u64,
     is_stopped: bool,
@@ -80,13 +82,13 @@ struct SpoolWatch {
     recorded: Condition,
     /// The start of the recorded condition.
     since: Option<Timestamp>,
-    /// Another condition that is not recorded yet, and its start.
+    /// A new condition that is not recorded yet, and its start.
     changing: Option<(Condition, Timestamp)>,
 }
 
 impl Watch {
-    /// Opens a gap for each source that an earlier run received events from. Gaps of sources that are no longer configured
-    /// end.
+    /// Opens a gap for each source from which an earlier run received events. Ends the gaps of sources that are no longer
+    /// configured.
     pub(super) fn begin(book: &mut Book, sources: &[(&str, bool)], now: Timestamp) {
         let reason = Self::end_earlier_run(book, sources, now);
         for (source, _) in sources {
@@ -98,8 +100,8 @@ impl Watch {
         }
     }
 
-    /// Ends the gaps of sources that are no longer configured, and sets the event up to which the gaps of an earlier run are still to
-    /// be filled. Returns the reason of the gap since that run.
+    /// Ends the gaps of sources that are no longer configured, and sets the event up to which the gaps of an earlier run are still
+    /// to be filled. Returns the reason of the gap since that run.
     pub(super) fn end_earlier_run(book: &mut Book, sources: &[(&str, bool)], now: Timestamp) -> &'static str {
         let reason = if book.stopped.take().is_some() {
             RESTART
@@ -126,7 +128,7 @@ impl Watch {
             book.fill_gap(&gap, UNRECOVERED, 0);
         }
         book.alive.retain(|source, _| is_configured(source));
-        // The last event that an earlier run received, unless none followed the gap.
+        // The last event that an earlier run received is the next event, if it is not the last event before the gap.
         let next_events: Vec<(u64, String)> = book
             .gaps
             .values()
@@ -152,7 +154,7 @@ impl Watch {
         self.pause.tick(now);
     }
 
-    /// Compares a source with its last report.
+    /// Compares a source with its state in the last view.
     pub(super) fn observe_source(&mut self, source: &SourceFacts, book: &mut Book, now: Timestamp) {
         let name = &*source.name;
         let watch = self.sources.entry(source.name.clone()).or_default();
@@ -175,7 +177,7 @@ impl Watch {
         let ended = usize::try_from(ended).unwrap_or(usize::MAX);
         for (began, length, reason, outcome) in source.newest_gaps.iter().take(ended).rev() {
             if watch.reported == Reported::Nothing {
-                // The gap is shorter than the interval of the views.
+                // The gap is shorter than the interval of the views, so no view has shown the lost connection.
                 book.add(disconnected(name, *began, reason, None));
             }
             watch.reported = Reported::Nothing;
@@ -200,7 +202,7 @@ impl Watch {
         }
     }
 
-    /// Compares a sink with its last report.
+    /// Compares a sink with its state in the last view.
     pub(super) fn observe_sink(
         &mut self,
         name: &str,
@@ -280,7 +282,7 @@ impl Watch {
         self.sources.remove(name);
     }
 
-    /// Compares the spool with its last report.
+    /// Compares the spool with its state in the last view.
     pub(super) fn observe_spool(&mut self, spool: &SpoolStatus, book: &mut Book, now: Timestamp) {
         let dropped = self.dropped.get_or_insert(EntryLimiter {
             reported: spool.dropped_events,
@@ -363,6 +365,7 @@ impl Watch {
 }
 
 impl SourceWatch {
+    /// Counts a gap that has ended, and adds the entry about it. `is_first`: the first authentication of this run has ended it.
     fn gap_ended(&mut self, gap: &Gap, source: &SourceFacts, book: &mut Book, is_first: bool) {
         if gap.outcome == FILLING {
             if self.without_next.len() == MAX_GAPS {
@@ -386,7 +389,7 @@ impl SourceWatch {
         };
         let ended = gap.ended.unwrap_or(gap.began);
         if is_first {
-            // The listener logs the other gaps, but does not know the earlier run.
+            // The listener logs the other gaps, but does not know of the earlier run.
             let length = format_duration(Duration::from_secs_f64(gap.seconds));
             warn!(source = gap.source, reason = &*gap.reason, gap = length, "{text}");
         }
@@ -409,7 +412,7 @@ impl SourceWatch {
         });
     }
 
-    /// Reports the loss of the connection once, and the refusal of the token once.
+    /// Adds one entry about the loss of the connection, and one about the refusal of the token.
     fn report_outage(&mut self, source: &SourceFacts, book: &mut Book) {
         if source.is_connected() {
             self.reported = Reported::Nothing;
@@ -453,7 +456,7 @@ impl SourceWatch {
         {
             book.alive.insert(source.name.clone(), alive);
         }
-        // The last event may follow a gap that is not noticed yet.
+        // The last event may follow a gap that is not detected yet.
         let can_prove = self.candidate.is_none() && !source.may_hide_gap;
         let Some(at) = source.proof_of_life.filter(|_| can_prove) else {
             return;
