@@ -80,9 +80,9 @@ impl Progress {
         self.candidate = None;
     }
 
-    /// Records that all events up to the sequence `settled` have an outcome in the shared sinks. `proven` contains the time of each
-    /// source before which all received events have sequences up to `durable`. Returns whether settled positions may have
-    /// changed.
+    /// Records that all events up to the sequence `settled` have an outcome in the shared sinks. `proven` contains, for each
+    /// source, the time before which all received events have sequences up to `durable`. Returns whether settled positions may
+    /// have changed.
     pub(crate) fn advance(&mut self, settled: u64, durable: u64, proven: BTreeMap<String, Settled>) -> bool {
         let mut has_advanced = false;
         if let Some((_, earlier)) = self.candidate.take_if(|(end, _)| *end <= settled) {

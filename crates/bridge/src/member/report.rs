@@ -170,8 +170,8 @@ impl Rules {
         Some(reason)
     }
 
-    /// Returns whether a member has waited for the same event for [`FAULT_LIMIT`]: the lag of this member then grows as fast as the
-    /// time, while the lag of a member that still reads the destination shrinks.
+    /// Returns whether a member has waited for the same event for [`FAULT_LIMIT`]: the lag of this member then grows as fast as
+    /// the time, while the lag of a member that still reads the destination shrinks.
     fn waits_for_same_event(&mut self, name: &str, report: &MemberReport, now: Instant) -> bool {
         let (since, lag) = *self.waits.entry(name.to_owned()).or_insert((now, report.lag_ms));
         let waited = now.duration_since(since);
