@@ -1,4 +1,4 @@
-//! The deduplication window.
+//! The deduplication window: recognises events that were received before, by hashes of their identity and body.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use hashbrown::HashTable;
 pub(super) struct DeduplicationWindow {
     /// The largest number of entries in a table.
     table_capacity: usize,
-    /// Oldest first.
+    /// The hashes of the events in the window, the oldest first.
     events: VecDeque<Hashes>,
     /// The number of the oldest event in `events`; numbers wrap around.
     oldest: u32,
@@ -37,8 +37,8 @@ struct Hashes {
     body: u128,
 }
 
-/// The body of an event that was read from the list of a platform: it counts as the same as any other, because the platform
-/// may have changed the entry since it was recognised. A hash has this value with a probability of 2^-128.
+/// The body hash of an event that was read from the list of a platform: it counts as equal to every other one, because the
+/// platform may have changed the entry since it was recognised. A real hash has this value with a probability of 2^-128.
 pub(crate) const ANY_BODY: u128 = 0;
 
 /// The relation of an event to the events in the window.
@@ -192,7 +192,7 @@ mod tests {
 
         #[test]
         fn window_contains_the_newest_events_up_to_its_capacity(
-            // Some have the same slot, and differ only in the tag or only in the full identity.
+            // Some identities have the same slot, and differ only in the tag or only in the full identity.
             identities in proptest::collection::vec((0u128..40).prop_map(|id| ((id % 5) << (32 * (id % 4))) | ((id / 20) << 62)), 0..300),
             capacity in 0usize..15,
         ) {

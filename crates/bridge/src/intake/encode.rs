@@ -72,7 +72,7 @@ pub(super) struct Arrival {
     pub(super) identity: Option<u128>,
     /// The hash of the body as stored, so that it can be compared with stored events after a restart.
     pub(super) body: u128,
-    /// The number of the event in the order of the feed, if its id is one.
+    /// The number of the event in the order of the feed; `None` if its id is not a number.
     pub(super) order: Option<u64>,
     /// Whether the event has a record.
     pub(super) is_encoded: bool,
@@ -178,7 +178,7 @@ impl Encoder {
             ..self.attributes.event(&self.source.name, received)
         };
         let is_first = self.arrivals.is_empty() && self.malformed.is_empty();
-        // A backfilled event is no measure of the age of events, and not the last one of the feed.
+        // A fetched event does not show the age of events on the feed, and is not the last event of the feed.
         let is_of_feed = self.origin == Origin::Feed;
         if is_first && is_of_feed {
             self.created = creation_time(&event);
@@ -186,7 +186,7 @@ impl Encoder {
         let is_wanted = self.rules.filter.matches(&event);
         let stored = match self.rules.redaction.apply(&event, &mut self.redacted) {
             Ok(stored) => stored,
-            // Checked first: such an event can be neither deduplicated nor stored.
+            // Before anything else is recorded: an event that cannot be redacted is neither deduplicated nor stored.
             Err(error) => {
                 self.reject(received.text, "unrenderable", error.to_string(), false);
                 return;
@@ -206,7 +206,7 @@ impl Encoder {
         }
         let order = id.as_deref().and_then(|id| order_of(&event, id));
         let identity = id.map(|id| identity::identity_hash(&self.source.name, &id));
-        // An event without an identity is never compared.
+        // The body of an event without an identity is never compared, and that of a fetched event equals every other one.
         let body = match identity {
             Some(_) if !self.origin.is_backfill() => identity::body_hash(stored.body()),
             _ => ANY_BODY,

@@ -1,9 +1,9 @@
 //! The intake: encodes frames as records, filters, redacts, deduplicates, and stores them.
 //!
 //! The [`Encoder`] does everything that needs no knowledge of other events, in the task that reads the socket. The rest
-//! is one task for all sources, because they share the deduplication window, and the spool has one writer. It receives
+//! is one task for all sources, because they share the deduplication window, and the spool has one writer. This task receives
 //! all waiting batches and appends them to the spool. While the spool blocks, the channel of batches fills and the
-//! listeners stop reading. When all listeners have ended, it stores the remaining batches and ends.
+//! listeners stop reading. When all listeners have ended, the task stores the remaining batches and ends.
 
 mod dedupe;
 mod encode;
@@ -53,21 +53,21 @@ const MAX_MERGED_BATCHES: usize = 128;
 /// The largest size of batches that are appended together. A larger batch is appended alone, in its own buffer: merging
 /// would copy it.
 const MAX_MERGED_BYTES: usize = 64 << 10;
-/// The largest number of concurrent appends to a spool on disk: while it syncs some, the next ones are prepared, and then
-/// synced together. Twice the number from which the spool does not wait for more. For a spool in memory there is no sync to
-/// save, and appends that wait for space would use memory beyond the limit of the spool.
+/// The largest number of concurrent appends to a spool on disk: while the spool syncs some, the next ones are prepared, and then
+/// synced together. Twice the number at which the spool syncs without waiting for more. A spool in memory has one append at a
+/// time: it has no sync to save, and appends that wait for space would use memory beyond the limit of the spool.
 pub(crate) const CONCURRENT_APPENDS_ON_DISK: usize = 16;
 /// The number of events of earlier runs that are loaded if an earlier run has not filled all gaps: fetched events are compared
 /// with them. Loading takes a second, or some seconds on a busy machine.
 pub(crate) const KNOWN_EVENTS: usize = 262_144;
 /// The number of events of earlier runs that are always loaded, to compare fetched events with them.
 const MIN_KNOWN_EVENTS: usize = 65_536;
-/// The largest difference between the times of batches from different sources. A larger one is a step of the clock, now
-/// or in an earlier run.
+/// The largest difference between the times of batches from different sources. A larger difference is a step of the clock,
+/// now or in an earlier run.
 const MAX_DISORDER: SignedDuration = SignedDuration::from_secs(10);
 
-/// Returns the capacity of the channel between listeners and intake: each source has room for a batch. Otherwise the batches of
-/// the others, however small they are, would stop its reading and wake it again.
+/// Returns the capacity of the channel between listeners and intake: each source has room for a batch. With less room, small
+/// batches of other sources would interrupt the reading of a source.
 pub(crate) fn channel_capacity(sources: usize) -> usize {
     sources.max(MIN_CHANNEL_CAPACITY)
 }
@@ -347,7 +347,7 @@ impl Intake {
                 );
                 source.stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
             }
-            // An event that was filtered out may be fetched with another filter.
+            // A filtered event does not count as stored: it may be fetched later, with another filter.
             order.add(arrival.order.filter(|_| arrival.is_encoded));
             match (fate, arrival.is_encoded) {
                 (Fate::Drop, _) => tally.duplicate += 1,
@@ -365,7 +365,7 @@ impl Intake {
         if self.latest_receipt != received_at {
             records.set_received_at(self.latest_receipt);
         }
-        // Usually all records are stored as they are. Then they are not read here, because another core has them in its cache.
+        // Usually all records are stored unchanged, and are not read here: they are in the cache of another core.
         if self.fates.iter().any(|fate| *fate != Fate::KEEP) {
             records.apply(self.fates.drain(..));
         }

@@ -1,4 +1,4 @@
-//! The newest events of the spool, with which later ones are compared.
+//! Loads the newest events of the spool, with which received events are compared.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::task::joined;
 /// The properties of a stored event with which received events are compared.
 pub(super) struct StoredEvent {
     pub(super) source: Arc<str>,
-    /// The number of the event in the order of the feed, if its id is one.
+    /// The number of the event in the order of the feed; `None` if its id is not a number.
     pub(super) order: Option<u64>,
     pub(super) identity: u128,
-    /// A hash of the body; equal to any other for an event that did not come from the feed.
+    /// A hash of the body; [`ANY_BODY`] for an event that did not come from the feed.
     pub(super) body: u128,
 }
 

@@ -1,4 +1,4 @@
-//! A bounded set of event numbers.
+//! A bounded set of event numbers, with which fetched events are compared.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +15,9 @@ type Page = [u64; PAGE_BITS as usize / 64];
 /// this set too.
 #[derive(Debug, Default)]
 pub(super) struct NumberSet {
-    /// By the number of the page.
+    /// The pages by their number, without `current`.
     pages: BTreeMap<u64, Page>,
-    /// The page of the last insertion, outside of `pages`: most numbers follow each other.
+    /// The page of the last insertion with its number. It is outside of `pages`, because most numbers follow each other.
     current: (u64, Page),
 }
 

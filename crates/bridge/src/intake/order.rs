@@ -1,7 +1,7 @@
 //! The order of the events of each feed: detects events that follow later ones, and fetched events that are stored already.
 //!
-//! Each connection delivers the events in the order of the feed. Where two connections overlap, or where missed events are fetched
-//! while later ones are stored already, an event may be stored after a later one: then it is marked as late.
+//! Each connection delivers the events in the order of the feed. Where two connections overlap, or where missed events are
+//! fetched while later ones are stored already, an event may be stored after a later one: then it is marked as late.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +10,8 @@ use neurobridge_core::event::Origin;
 use super::newest::StoredEvent;
 use super::numbers::NumberSet;
 
-/// The largest number of events that one connection delivers after later ones of another: more than connections buffer.
+/// The largest number of events after the newest one with smaller numbers: more than the connections buffer. With more of them,
+/// the feed has restarted its numbers.
 const MAX_LATE: u32 = 16_384;
 
 /// The numbers of the events of each source.
@@ -28,9 +29,9 @@ struct SourceOrder {
 #[derive(Clone, Copy, Debug, Default)]
 struct Newest {
     number: u64,
-    /// The connection that has delivered it; `None` for an event that was fetched or stored by an earlier run.
+    /// The connection that delivered the event; `None` for an event that was fetched or stored by an earlier run.
     connection: Option<u64>,
-    /// The number of later events of the feed with smaller numbers.
+    /// The number of events of the feed after this one with smaller numbers.
     late: u32,
 }
 
@@ -40,7 +41,7 @@ pub(super) struct BatchOrder<'a> {
     known: &'a mut NumberSet,
     origin: Origin,
     connection: Option<u64>,
-    /// Whether the batch has events of a feed.
+    /// Whether the batch has events of a feed, received or fetched.
     is_ordered: bool,
 }
 
@@ -91,8 +92,8 @@ impl BatchOrder<'_> {
         }
     }
 
-    /// Returns whether the next event follows a later one that another connection has delivered. The order of one connection is that
-    /// of the feed, whatever the ids are.
+    /// Returns whether the next event follows a later one that another connection has delivered. The order of one connection is
+    /// that of the feed, whatever the ids are.
     pub(super) fn is_late(&mut self, number: Option<u64>) -> bool {
         let Some(number) = number.filter(|_| self.is_ordered) else {
             return false;
