@@ -31,10 +31,10 @@ use crate::{
     task::joined,
 };
 
-/// The time for which a stop waits for the answer to a request: a token whose answer is lost stays valid until it expires.
+/// The time for which a stop waits for the answer to a request: if the answer is lost, the created token stays valid, unused.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
-/// The longest wait between two looks at the clocks, which jump when the machine was suspended.
-const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// The longest wait between two readings of the clocks, which jump when the machine is suspended.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
 /// The delays between attempts to read the credential at the start.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -54,7 +54,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Stops, after the answer to a request that was sent, if it comes within two seconds.
+    /// Stops. Waits for the answer to a request that was sent, for at most two seconds.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         if let Ok(ended) = timeout(STOP_LIMIT, self.task).await {
@@ -63,10 +63,10 @@ impl Running {
     }
 }
 
-/// Creates a client of the IAM interface of a source. Its certificates are read without blocking the runtime.
+/// Creates a client of the IAM interface of a source. Reads the certificates without blocking the runtime.
 ///
 /// # Errors
-/// The key of the source that is invalid, and a sentence about it.
+/// Returns the key of the source that is invalid, and a sentence about the error.
 pub(crate) async fn client(
     source: &SourceConfig,
     settings: &TokenFromConfig,
@@ -79,7 +79,7 @@ pub(crate) async fn client(
 /// Reads the credential.
 ///
 /// # Errors
-/// The file of the credential cannot be read.
+/// Returns an error if the file of the credential cannot be read.
 pub(crate) async fn credential(settings: &TokenFromConfig) -> Result<Secret, RequestError> {
     let (value, file) = (settings.credential.clone(), settings.credential_file.clone());
     let read = spawn_blocking(move || secret::resolve("credential", value.as_ref(), file.as_deref()));
@@ -136,7 +136,7 @@ impl TokenProvider {
         }
     }
 
-    /// Reads the credential until it can be read.
+    /// Reads the credential, and retries until it can be read.
     async fn first_credential(&self) -> Option<Secret> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
@@ -168,7 +168,8 @@ impl TokenProvider {
         warn!(source = &*self.source, "{}", sentence(error));
     }
 
-    /// Returns the file of the tokens. They belong to the credential, because another one may be that of another account.
+    /// Returns the file of the tokens, with the credential in its scope: another credential may be that of another account, whose
+    /// tokens must not be used.
     fn file(&self, credential: &Secret) -> TokenFile {
         let digest = Sha256::digest(credential.expose().as_bytes());
         let space = self
@@ -231,12 +232,13 @@ impl Renewing {
                     biased;
                     () = stop.cancelled() => {}
                     state = self.handle.token_state_is(|state| state != known) => self.note(state),
-                    () = sleep(time.min(LOOK_INTERVAL)) => {}
+                    () = sleep(time.min(CLOCK_INTERVAL)) => {}
                 }
             }
         }
     }
 
+    /// Passes a change of the state of the token to the renewal.
     fn note(&mut self, state: TokenState) {
         self.state = state;
         match state {
@@ -263,7 +265,7 @@ impl Renewing {
             Ok(token) => {
                 self.log_created(&token);
                 self.renewal.created(token, Now::read());
-                // Before it is set: a token that is in use is known after a crash.
+                // Stored before it is set, so that after a crash the token in use is known.
                 self.store().await;
                 self.apply();
                 self.succeeded(Outcome::Created);
@@ -313,7 +315,7 @@ impl Renewing {
         self.provider.failed(what, error, delay);
     }
 
-    /// Sets the current token if it is another one than before, and publishes its expiry.
+    /// Sets the current token if it has changed, and publishes its expiry.
     fn apply(&mut self) {
         let now = Now::read();
         if let Some(token) = self.renewal.token(now)
@@ -333,6 +335,7 @@ impl Renewing {
         self.publish(now);
     }
 
+    /// Updates the state shown by `/status` and the metrics.
     fn publish(&self, now: Now) {
         let time = |left: Option<Duration>| now.wall.checked_add(left?).ok();
         let (expires, renews) = (self.renewal.expires_in(now), self.renewal.renews_in(now));

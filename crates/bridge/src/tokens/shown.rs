@@ -17,7 +17,7 @@ labels! {
         Created = "created",
         /// A token was deleted, or did not exist.
         Deleted = "deleted",
-        /// The credential cannot be read, or is no possible token.
+        /// The credential cannot be read, or has characters that no token has.
         CredentialUnreadable = "credential_unreadable",
         /// The platform does not accept the credential (401 or 403).
         Refused = "refused",

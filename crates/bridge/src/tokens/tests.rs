@@ -12,7 +12,8 @@ use super::*;
 
 /// The longest wait of a test before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The life of a token: renewed after 8 s, so that the second in which both connections are open ends before the old token expires.
+/// The life of a token: renewed after 8 s, so that the second in which both connections are open ends before the old token
+/// expires.
 const LIFE: Duration = Duration::from_secs(10);
 
 struct Bench {
@@ -158,7 +159,7 @@ async fn restart_uses_the_stored_token() {
 }
 
 #[tokio::test]
-async fn deleted_token_is_replaced_before_its_time() {
+async fn deleted_token_is_replaced_before_it_expires() {
     let bench = Bench::start(Duration::from_secs(3_600)).await;
     let reading = bench.read().await;
     bench.until("the token is in use", || reading.is_in_use()).await;
