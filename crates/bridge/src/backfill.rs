@@ -60,7 +60,7 @@ pub(crate) struct Filler {
     started: Timestamp,
     /// Cancelled when the gaps of a replaced instance of the source are to be filled.
     take_over: Option<CancellationToken>,
-    /// Cancelled when the deduplication window contains the stored events of earlier runs.
+    /// Cancelled when the intake has loaded the events of earlier runs with which fetched events are compared.
     known_events_loaded: CancellationToken,
     /// The number of events that earlier attempts have stored, by the id of the gap.
     fetched: BTreeMap<u64, u64>,

@@ -48,7 +48,7 @@ const READ_SHARE: Duration = Duration::from_micros(200);
 /// The running sources and the intake. They stop immediately on drop.
 pub(crate) struct Feed {
     stop: CancellationToken,
-    /// Cancelled when the deduplication window of the intake contains the stored events of earlier runs.
+    /// Cancelled when the intake has loaded the events of earlier runs with which fetched events are compared.
     known_events_loaded: CancellationToken,
     spool: Spool,
     parts: Arc<Parts>,

@@ -18,7 +18,7 @@ pub(crate) const MAX_CONNECTIONS: usize = 128;
 labels! {
     /// The reason for refusing a connection or a request.
     pub(crate) enum Refusal {
-        /// Closed for a newer connection.
+        /// The connection was closed for a newer one.
         ConnectionLimit = "connection_limit",
         /// The head of a request did not arrive in time.
         HeadTimeout = "head_timeout",
@@ -82,7 +82,7 @@ impl Connections {
             .iter()
             .min_by_key(|(id, entry)| (entry.is_listener, entry.active_at, **id))
             .map(|(id, _)| *id);
-        // Removed immediately, so that it no longer counts although its task has yet to end.
+        // Removed immediately, so that the connection no longer counts while its task ends.
         if let Some(entry) = oldest.and_then(|id| open.remove(&id)) {
             entry.evicted.cancel();
             drop(open);

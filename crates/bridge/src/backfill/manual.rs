@@ -22,8 +22,8 @@ impl Filler {
         request: BackfillRequest,
         state: &State,
     ) -> Result<(), Interrupted> {
-        // After a start, the deduplication window does not contain the events of earlier runs at once: without them, these
-        // events would be stored again.
+        // After a start, the intake first has to load the events of earlier runs: without them, fetched copies of these events
+        // would be stored again.
         self.known_events_loaded.cancelled().await;
         let window = Window {
             after: request.after,

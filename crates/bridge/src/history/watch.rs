@@ -100,8 +100,8 @@ impl Watch {
         }
     }
 
-    /// Ends the gaps of sources that are no longer configured, and sets the event up to which the gaps of an earlier run are still
-    /// to be filled. Returns the reason of the gap since that run.
+    /// Ends the gaps of sources that are no longer configured, and sets the event up to which the gaps of an earlier run are
+    /// still to be filled. Returns the reason of the gap since that run.
     pub(super) fn end_earlier_run(book: &mut Book, sources: &[(&str, bool)], now: Timestamp) -> &'static str {
         let reason = if book.stopped.take().is_some() {
             RESTART

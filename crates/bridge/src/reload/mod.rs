@@ -18,7 +18,7 @@ pub(crate) use self::{
 };
 use crate::config::Loaded;
 
-/// What a running bridge needs to load its configuration again.
+/// The data with which a running bridge loads its configuration again, and compares it with the running one.
 pub(crate) struct Reloader {
     /// The file named on the command line.
     pub(crate) named: Option<PathBuf>,

@@ -66,8 +66,8 @@ pub(crate) fn plan(old: &Loaded, new: &Loaded, located: &[FieldPath]) -> Result<
         match key.as_str() {
             "sources" | "sinks" | "drain_timeout" => {}
             "event" => {
-                // During the replacement of a source the same event arrives twice. With another redaction it would be another
-                // event, and be stored twice.
+                // During the replacement of a source the same event arrives twice. With another redaction, the second copy would
+                // count as another event and be stored, too.
                 let filter = |key: &String| key == "event.filter" || key.starts_with("event.filter.");
                 let mut changed = Vec::new();
                 differences(before.get(key), after.get(key), key, &mut changed);
@@ -95,7 +95,7 @@ pub(crate) fn plan(old: &Loaded, new: &Loaded, located: &[FieldPath]) -> Result<
     let sources = Changes::between(old.config.sources.keys(), new.config.sources.keys(), |name| {
         rules_change || differs("sources", name)
     });
-    // Two instances of the source would renew the same token, and delete each other's.
+    // Two instances of the source would renew the same token, and delete the tokens of each other.
     let creates_tokens = |config: &Config, name: &str| {
         let source = config.sources.get(name);
         source.is_some_and(|source| source.token_from.is_some())
@@ -134,7 +134,7 @@ fn restart_keys_of_source(
         }
         return restart_keys;
     }
-    // These decide which event a message is: during the replacement the same event would be two events.
+    // These keys decide how a message becomes an event: during the replacement, the copies of an event would be two events.
     for key in ["event", "events", "resume"] {
         let path = ["sources", name, "feed", key];
         differences(

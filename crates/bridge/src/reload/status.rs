@@ -1,4 +1,4 @@
-//! Which configuration runs, and the last reload that failed.
+//! The state of the running configuration: its hash, the time of the last reload, and the last failed reload.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +22,7 @@ pub(crate) struct Configuration {
 pub(crate) struct ConfigurationView {
     /// A hash of the configuration without its secrets.
     pub(crate) hash: String,
-    /// The time at which the bridge was started with it, or it was reloaded.
+    /// The time at which this configuration was loaded, at the start or by a reload.
     pub(crate) loaded_at: Timestamp,
     /// The number of reloads that changed the configuration.
     pub(crate) reloads: u64,
@@ -32,7 +32,7 @@ pub(crate) struct ConfigurationView {
     pub(crate) last_failed_reload: Option<FailedReload>,
 }
 
-/// A reload that changed nothing, because the configuration is wrong or needs a restart.
+/// A reload that changed nothing, because the configuration is invalid or needs a restart.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct FailedReload {
     pub(crate) at: Timestamp,

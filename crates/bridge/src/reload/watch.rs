@@ -20,9 +20,9 @@ const READ_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest file that is read.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Requests a reload after each change of the content of a file, until the bridge ends. The content is compared, because a file may be
-/// written, replaced by another one, or be the target of a symbolic link that is replaced, as in Kubernetes. A change counts after two
-/// equal reads, because a file that is being written is incomplete.
+/// Requests a reload after each change of the content of a file, until the bridge ends. The content is compared, because a file
+/// may be written, replaced by another one, or be the target of a symbolic link that is replaced, as in Kubernetes. A change
+/// counts after two equal reads, because a file that is being written is incomplete.
 pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
     let mut known = hash(path.clone()).await.ok();
     let mut changing = None;
@@ -57,7 +57,7 @@ pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
         }
         // The bridge logs the result and shows it in its status.
         match answered.await {
-            // The last reload is not complete. The next read requests it again.
+            // An earlier reload is not complete, so the next read requests this reload again.
             Ok(answer) if answer.exit == Exit::TryLater.code() => {}
             Ok(_) => known = found,
             Err(_) => {
