@@ -9,7 +9,7 @@ function part({ source, sink, kind }) {
   return source ?? sink ?? (/^(bridge|configuration)/.test(kind) ? "bridge" : "spool");
 }
 
-/** Shows the history, which includes events before this page was opened. */
+/** Shows the history of the bridge, which includes changes from before this page was opened. */
 export function history(place, status) {
   list(place, status.history.map(entry => {
     const notes = [
@@ -19,10 +19,10 @@ export function history(place, status) {
       entry.last && `${number(entry.count)} times since ${time(entry.at)}`,
     ].filter(Boolean);
     return [time(entry.last ?? entry.at), `${part(entry)}: ${entry.text}${notes.length ? ` (${notes.join(", ")})` : ""}`];
-  }), "Nothing has happened.");
+  }), "No changes yet.");
 }
 
-/** Shows the gaps, after the sources that are not connected at present, which include those that were never connected. */
+/** Shows the open gaps first, then the ended ones. A source that was never connected is listed with the open gaps. */
 export function gaps(place, { sources }) {
   const all = Object.entries(sources);
   const open = all.filter(([, source]) => source.unconnected_seconds !== null).map(([name, source]) => {

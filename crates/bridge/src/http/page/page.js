@@ -10,16 +10,20 @@ import { ANSWERS, element, moment, number, plain, rate, seconds, text } from "./
 const $ = id => document.getElementById(id);
 // The time without a message, in ms, after which the bridge counts as unreachable. A message is sent every half second.
 const SILENCE = 2000;
-const AGAIN = 1000;
-// With more sources and sinks than MANY, the page is updated only every RARELY ms: nobody reads a hundred rows twice a second.
-const MANY = 20, RARELY = 950;
-const SEEN = 50;
-const REASONS = 6;
+// The delay after a failed connection to the stream, and the time limit of a request, in ms.
+const RETRY = 1000;
+// With more sources and sinks than MANY, the page is updated only every INTERVAL ms: nobody reads a hundred rows twice a second.
+const MANY = 20, INTERVAL = 950;
+// The largest number of lines in the list of changes.
+const MOST_CHANGES = 50;
+// The largest number of reasons below the answer.
+const MOST_REASONS = 6;
 
 const way = new Way($);
 let before = null, last = null, heard = performance.now(), tried = heard, shown = 0, isUnresponsive = false, paused = false, stream = null, version = null;
 let states = new Map();
 
+/** Opens the stream of statuses. After a failure, requests one status without the stream, and tries again. */
 function listen() {
   stream?.close();
   tried = performance.now();
@@ -29,17 +33,17 @@ function listen() {
     stream.close();
     // The stream fails also when too many clients listen to it, or when a proxy does not forward streams.
     try {
-      const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(AGAIN) });
+      const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(RETRY) });
       if (!answer.ok) throw new Error(answer.statusText);
       update(await answer.json());
     } catch {
       lost();
     }
-    setTimeout(listen, AGAIN);
+    setTimeout(listen, RETRY);
   };
 }
 
-/** Processes a status of the bridge. */
+/** Processes a status of the bridge: updates the models, and shows the status if the page is not paused and an update is due. */
 function update(status) {
   heard = performance.now();
   // The page of an earlier version of the bridge may not know all fields of this status.
@@ -60,7 +64,7 @@ function update(status) {
   if (status.cluster) isNews = changed(`cluster ${status.cluster.name}`, stateInCluster(status.cluster)) || isNews;
   before = last = status;
   const parts = Object.keys(status.sources).length + Object.keys(status.sinks).length;
-  if (back || !paused && !document.hidden && (isNews || parts <= MANY || heard - shown >= RARELY)) show();
+  if (back || !paused && !document.hidden && (isNews || parts <= MANY || heard - shown >= INTERVAL)) show();
 }
 
 /** Adds a line for a changed state, and returns whether the state has changed. */
@@ -83,7 +87,7 @@ function note(sentence, tone) {
   line.append(element("time", "", moment(new Date())), element("span", "", sentence));
   $("seen").querySelector(".none")?.remove();
   $("seen").prepend(line);
-  if ($("seen").childElementCount > SEEN) $("seen").lastChild.remove();
+  if ($("seen").childElementCount > MOST_CHANGES) $("seen").lastChild.remove();
 }
 
 /** Shows immediately that the bridge does not respond, once for each outage. */
@@ -94,6 +98,7 @@ function lost() {
   show();
 }
 
+/** Shows the last status, or that the bridge does not respond. */
 function show() {
   shown = performance.now();
   const status = last;
@@ -146,7 +151,7 @@ function answer(word, tone, because) {
   $("answer").dataset.tone = $("strip").dataset.tone = tone;
   text($("word"), word);
   const all = because.length;
-  if (all > REASONS) because = [...because.slice(0, REASONS - 1), `And ${all - REASONS + 1} more: see the states below.`];
+  if (all > MOST_REASONS) because = [...because.slice(0, MOST_REASONS - 1), `And ${all - MOST_REASONS + 1} more: see the states below.`];
   const list = $("because");
   if (list.textContent !== because.join("")) list.replaceChildren(...because.map(sentence => element("li", "", sentence)));
   text($("said"), isUnresponsive ? "The bridge does not respond." : `Losing events: ${word}. ${because.join(" ")}`);

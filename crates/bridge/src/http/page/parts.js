@@ -132,7 +132,7 @@ export class Spool {
     const left = (spool.limit_bytes - spool.pending_bytes) / this.growth;
     const [tone, state, reason] =
       spool.has_failed ? ["bad", "failed", "The disk has refused a write: nothing more is stored. The log has the error."] :
-      spool.is_disk_full ? ["bad", "disk full", `The disk has no space left for the spool, of which ${bytes(spool.size_bytes)} of ${bytes(spool.limit_bytes)} are in use. Free some: the sources are not read meanwhile.`] :
+      spool.is_disk_full ? ["bad", "disk full", `The disk has no space left for the spool, of which ${bytes(spool.size_bytes)} of ${bytes(spool.limit_bytes)} are in use. Free some space: the sources are not read until then.`] :
       spool.is_full ? ["bad", "full", "The limit is reached, and the sources are not read until a sink delivers or the limit is raised."] :
       spool.is_retrying ? ["bad", "waiting", "The system has no open files or memory for the spool at the moment."] :
       [share > .9 ? "bad" : share > .5 ? "warn" : "good", percent, ""];

@@ -1,9 +1,9 @@
-// Plots of the values since the page was opened. The number of points is bounded, independent of the time that they span.
+// Plots of the values since the page was opened. The number of points is bounded, however long the page has been open.
 
 import { element, make, moment, seconds, text } from "./words.js";
 
 const WIDTH = 240, HEIGHT = 48;
-// A series with twice this number of points is reduced: each two points become one, for an interval of twice the length.
+// A series with twice this number of points is reduced: every two points become one, for an interval of twice the length.
 const POINTS = 240;
 // The shortest span of the time axis.
 const LEAST_SECONDS = 30;

@@ -1,4 +1,5 @@
-// The cards of the sources, the spool and the sinks, and the lines that join them. A side with many parts has one card for all.
+// The cards of the sources, the spool and the sinks, and the lines that join the cards. More than four sources, or sinks, share one
+// card.
 
 import { Card, Group, Sink, Source, Spool } from "./parts.js";
 import { Rows } from "./rows.js";

@@ -1,4 +1,4 @@
-// Formatting of numbers, times and states, and the elements that hold them.
+// Formats numbers, times and states, and creates the elements that show them.
 
 const SPACE = "http://www.w3.org/2000/svg";
 
