@@ -51,10 +51,11 @@ pub(crate) struct Access {
     attempts: Mutex<Attempts>,
 }
 
-/// What the files hold.
+/// The content of the files.
 #[derive(Clone, Debug, Default)]
 struct Keys {
-    /// The hash of `user:password`, so that neither its length nor its text can be measured. `None`: no password is needed.
+    /// The hash of `user:password`, so that the time of a comparison reveals neither length nor text. `None`: no password is
+    /// needed.
     credentials: Option<[u8; 32]>,
     tls: Option<Arc<ServerTls>>,
 }
@@ -63,7 +64,7 @@ impl Access {
     /// Reads the files.
     ///
     /// # Errors
-    /// Returns an error if a file cannot be read or does not hold what it should.
+    /// Returns an error if a file cannot be read or its content is invalid.
     pub(crate) async fn open(config: &HttpConfig) -> anyhow::Result<Self> {
         Ok(Self {
             config: config.clone(),
@@ -77,7 +78,7 @@ impl Access {
         self.keys().tls.map(|tls| Arc::clone(&tls.config))
     }
 
-    /// Reads the files again and again, without end. Files that cannot be used change nothing.
+    /// Reads the files again at each interval. If a file cannot be used, the previous content stays in use. Never returns.
     pub(super) async fn reload(&self) -> Infallible {
         let mut ticks = interval(RELOAD_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -114,12 +115,12 @@ impl Access {
 
     /// Returns whether a path needs no password.
     fn is_open(&self, path: &str) -> bool {
-        // Orchestrators have no password, and a health check that fails for want of one would end the bridge.
+        // Orchestrators have no password, and would end a bridge whose health check is refused.
         matches!(path, "/livez" | "/readyz")
             || path == "/metrics" && self.config.metrics == MetricsAccess::Open
     }
 
-    /// Decides about a request.
+    /// Returns whether a request is allowed, or the reason for refusing it. Counts wrong passwords.
     fn examine(&self, path: &str, headers: &HeaderMap, client: IpAddr) -> Result<(), Denied> {
         let Some(credentials) = self.keys().credentials else {
             return Ok(());
@@ -127,7 +128,7 @@ impl Access {
         if self.is_open(path) {
             return Ok(());
         }
-        // A browser's first request has no password and is no attempt.
+        // The first request of a browser has no password, and does not count as an attempt.
         let Some(given) = headers.get(header::AUTHORIZATION) else {
             return Err(Denied::Missing);
         };
@@ -142,7 +143,7 @@ impl Access {
         let is_last = attempts.note_wrong(client);
         drop(attempts);
         let next = if is_last {
-            "; further ones are refused for a minute"
+            "; further attempts of this client are refused for a minute"
         } else {
             ""
         };
@@ -179,7 +180,7 @@ fn hash(text: &[u8]) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-/// Returns `user:password` of a header.
+/// Returns `user:password` of an `Authorization` header; `None` for another scheme.
 fn basic(header: &HeaderValue) -> Option<Vec<u8>> {
     let (scheme, text) = header.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
@@ -188,7 +189,7 @@ fn basic(header: &HeaderValue) -> Option<Vec<u8>> {
     BASE64.decode(text.trim().as_bytes()).ok()
 }
 
-/// Why a request is refused.
+/// The reason for refusing a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Denied {
     Missing,
@@ -230,7 +231,7 @@ impl IntoResponse for Denied {
     }
 }
 
-/// What the middleware needs.
+/// The state of the middleware that checks the password.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
     pub(super) access: Arc<Access>,

@@ -1,4 +1,4 @@
-//! The loss verdict of the status page: whether the bridge is losing events, and why.
+//! The answer to the main question of the status page: whether the bridge is losing events, and why.
 
 use jiff::SignedDuration;
 use neurobridge_cluster::JoinState;
@@ -11,7 +11,7 @@ use crate::{
     view::{SinkView, SourceView},
 };
 
-/// The duration of backpressure from a spool that is not full after which it is reported.
+/// The duration after which backpressure is reported although the spool is not full.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(2);
 
 /// Whether events are being lost, with the numbers and the reasons.
@@ -23,22 +23,23 @@ pub(super) struct Answer {
     lost_events: u64,
     /// The gaps of all sources in seconds. The events that the platform sent in them are missed and cannot be counted.
     missed_seconds: f64,
-    /// The reasons, the most severe first. They contain no number that changes while nothing happens.
+    /// The reasons, the most severe first. They contain no number that changes without a change of state.
     because: Vec<String>,
 }
 
+/// The answer in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
     /// No event is being lost, and everything works. Events may have been lost earlier: the numbers and the reasons show it.
     No,
-    /// No event is being lost, but a fault has to be fixed before one is.
+    /// No event is being lost, but events will be lost if a fault is not fixed.
     AtRisk,
     /// Events are being lost.
     Yes,
 }
 
-/// Returns the answer in a line, with the most severe reason and without a number that changes while nothing happens.
+/// Returns the answer on one line, with the most severe reason and without numbers that change without a change of state.
 pub(crate) fn summary(view: &View<'_>) -> String {
     let Answer { answer, because, .. } = Answer::of(view);
     let word = match answer {
@@ -69,8 +70,11 @@ pub(crate) fn summary(view: &View<'_>) -> String {
 /// The reasons, by severity.
 #[derive(Default)]
 struct Findings {
+    /// Why events are being lost.
     losing: Vec<String>,
+    /// Faults and conditions because of which events wait.
     waiting: Vec<String>,
+    /// Earlier losses.
     lost: Vec<String>,
 }
 
@@ -111,7 +115,7 @@ impl Answer {
 }
 
 impl Findings {
-    /// Sources with the same fault share a sentence: a bridge may have a hundred.
+    /// Adds the reasons of all sources. Sources with the same fault share a sentence, because a bridge may have a hundred.
     fn sources(&mut self, view: &View<'_>) {
         let in_state = |state: fn(&SourceView, &View<'_>) -> bool| -> Vec<&str> {
             let sources = view.sources.iter().filter(|source| state(source, view));
@@ -150,7 +154,7 @@ impl Findings {
             ));
         }
         for source in &view.sources {
-            // Those whose events were fetched, or are being fetched, have lost nothing.
+            // Without the gaps whose events were fetched or are being fetched.
             let gaps = source.gaps.lost.gaps;
             if gaps > 0 {
                 self.lost.push(format!(
@@ -162,7 +166,7 @@ impl Findings {
         }
     }
 
-    /// Returns the number of events that this sink has lost.
+    /// Adds the reasons of a sink. Returns the number of events that this sink has lost.
     fn sink(&mut self, sink: &SinkView, view: &View<'_>) -> u64 {
         let name = &*sink.name;
         let counts = &sink.ledger.counts;

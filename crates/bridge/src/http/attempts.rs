@@ -8,10 +8,11 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The number of wrong passwords in a period: more than a person mistypes, and hopeless for a search.
+/// The number of wrong passwords in a period after which a client is blocked: more than a person mistypes, and far too few to
+/// guess a password.
 const MAX_WRONG: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(60);
-/// The number of addresses that are remembered.
+/// The largest number of clients whose wrong passwords are counted.
 const MAX_CLIENTS: usize = 1024;
 
 /// The wrong passwords of the last period.
@@ -27,7 +28,8 @@ struct Wrong {
 }
 
 impl Attempts {
-    /// Returns the time for which no password of this client is examined, right or wrong: an answer would reveal a right one.
+    /// Returns the time for which every password of this client is refused, also the right one: otherwise the limit
+    /// would not stop a search.
     pub(super) fn blocked_for(&self, client: IpAddr) -> Option<Duration> {
         let wrong = self.clients.get(&network(client))?;
         let left = PERIOD.checked_sub(wrong.began.elapsed())?;
@@ -64,8 +66,8 @@ impl Attempts {
     }
 }
 
-/// Returns what counts as one client: an IPv4 address, or the /64 network of an IPv6 address, in which a single machine may
-/// choose its address.
+/// Returns the address that identifies a client: an IPv4 address, or the /64 network of an IPv6 address, in which a single
+/// machine may choose its address.
 fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn remembered_addresses_are_bounded() {
+    async fn number_of_counted_clients_is_bounded() {
         let mut attempts = Attempts::default();
         for number in 0..3 * MAX_CLIENTS {
             attempts.note_wrong(IpAddr::V4(u32::try_from(number).unwrap().into()));

@@ -32,8 +32,8 @@ impl Hosts {
         }
     }
 
-    /// Returns whether a request is accepted. An IP address always is: rebinding needs a name, and with port forwarding the
-    /// bridge does not know its address.
+    /// Returns whether a host is accepted. An IP address always is: rebinding needs a name, and with port forwarding the bridge
+    /// does not know the address that clients use.
     fn allows(&self, authority: &str) -> bool {
         let Ok(authority) = authority.parse::<Authority>() else {
             return false;
@@ -45,7 +45,7 @@ impl Hosts {
             || self.names.contains(&host)
     }
 
-    /// Returns the unknown host name of a request. A request without any name does not come from a browser and is accepted.
+    /// Returns the first unknown host of a request. A request without any host does not come from a browser and is accepted.
     fn foreign(&self, target: Option<&Authority>, headers: &HeaderMap) -> Option<String> {
         let named = headers.get_all(header::HOST).iter();
         let named = named.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());

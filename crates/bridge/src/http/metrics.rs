@@ -28,7 +28,7 @@ use crate::{
 /// Writes all metrics in Prometheus' text format.
 ///
 /// # Errors
-/// Returns the encoder's errors; none is known.
+/// Returns an error of the encoder; none is expected.
 pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
     let mut families = ProcessCollector::for_self().collect();
     families.extend(of_bridge(slice::from_ref(view)));
@@ -97,7 +97,8 @@ metrics! {
     GAUGE cluster_leader = cluster.term.is_some();
     /// Term of this member's leadership, which grows with each change of the leader; 0 for a follower.
     GAUGE cluster_term = cluster.term.unwrap_or(0);
-    /// State of the membership: 1 for the current one, 0 for the others. A member that is refused or cannot reach the lease does not lead.
+    /// State of the membership: 1 for the current one, 0 for the others. A member that is refused or cannot reach the lease does
+    /// not lead.
     GAUGE cluster_join_state = join_states(cluster);
     /// Members alive within the ttl of the lease, this one among them; with a lease in Kafka, the members of the consumer group.
     GAUGE cluster_members = cluster.members.iter().filter(|member| member.is_alive).count() as u64;
@@ -228,11 +229,12 @@ metrics! {
     COUNTER sink_connect_failures_total = counts("step", sink.snapshot.connect_failures.iter());
     /// Events published again after a fault.
     COUNTER sink_resent_events_total = sink.snapshot.resent;
-    /// Messages of other members of a cluster that were discarded before their events were received, because there were more than a
-    /// million. Such an event may be published twice. Expected for a follower with `standby = "cold"`, which receives no events.
+    /// Messages of other members of a cluster that were discarded before their events were received, because there were more
+    /// than a million. Such an event may be published twice. Expected for a follower with `standby = "cold"`, which receives no
+    /// events.
     COUNTER sink_discarded_messages_total = sink.snapshot.copies.discarded_messages;
-    /// Events that this member of a cluster published after a takeover, and that the former leader may have had in flight. Each of them
-    /// may be in the destination twice. Always 0 with exactly-once delivery and strict order.
+    /// Events that this member of a cluster published after a takeover, and that the former leader may have had in flight. Each
+    /// of them may be in the destination twice. Always 0 with exactly-once delivery and strict order.
     COUNTER sink_possible_duplicates_total = sink.snapshot.copies.possible_duplicates;
     /// Events that the destination lost after they were acknowledged: lines that another program removed from a file.
     COUNTER sink_lost_events_total = sink.snapshot.file_changes.lost;
@@ -347,8 +349,7 @@ impl From<Snapshot> for Value {
     }
 }
 
-/// Returns one count for each value of a label.
-/// Returns a value of the tokens of a source; that of a source without created tokens if it has none.
+/// Returns a value of the tokens of a source; the default value for a source that creates no tokens.
 fn tokens<T>(source: &SourceView, value: impl FnOnce(&Tokens) -> T) -> T {
     match &source.handle.tokens {
         Some(tokens) => value(tokens),
@@ -356,6 +357,7 @@ fn tokens<T>(source: &SourceView, value: impl FnOnce(&Tokens) -> T) -> T {
     }
 }
 
+/// Returns one count for each value of a label.
 fn counts(label: &str, counts: impl IntoIterator<Item = (impl Into<&'static str>, u64)>) -> Value {
     let counts = counts.into_iter();
     Value::Labelled(

@@ -1,4 +1,5 @@
-//! The HTTP server with `/`, `/metrics`, `/livez`, `/readyz`, `/runbooks`, `/status` and `/status/stream`. No response contains events.
+//! The HTTP server with `/`, `/metrics`, `/livez`, `/readyz`, `/runbooks`, `/status` and `/status/stream`. No response contains
+//! events.
 
 mod access;
 mod answer;
@@ -36,7 +37,7 @@ const STREAM: &str = "/status/stream";
 /// Binds the HTTP address.
 ///
 /// # Errors
-/// Fails when the address is in use, or not one of this machine.
+/// Returns an error if the address is in use, or is not an address of this machine.
 pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }

@@ -1,5 +1,5 @@
 //! `/runbooks`: the page with `docs/operations.md` of this version. The section of the alerts comes first, because the annotation
-//! `runbook_url` of each alert links into it.
+//! `runbook_url` of each alert links to a heading of this section.
 
 use std::{fmt::Write, sync::LazyLock};
 
@@ -58,7 +58,7 @@ fn section(text: &str) -> (String, Vec<Heading>) {
                 }
                 continue;
             }
-            // Files beside the document, and images, are not served.
+            // The bridge serves no files beside the document and no images, so links to them are removed.
             Event::Start(Tag::Link { ref dest_url, .. }) => {
                 link_is_kept = dest_url.starts_with('#') || dest_url.starts_with("https://");
                 if !link_is_kept {
@@ -77,7 +77,7 @@ fn section(text: &str) -> (String, Vec<Heading>) {
             Event::Start(Tag::Heading { .. }) => heading = Some(events.len()),
             Event::End(TagEnd::Heading(level)) => {
                 if let Some(start) = heading.take() {
-                    let (anchor, title) = name(&mut events[start..]);
+                    let (anchor, title) = set_anchor(&mut events[start..]);
                     headings.push(Heading {
                         is_main: level == HeadingLevel::H2,
                         anchor,
@@ -95,7 +95,7 @@ fn section(text: &str) -> (String, Vec<Heading>) {
 }
 
 /// Sets the anchor of a heading, derived from the title like the anchors of GitHub. Returns the anchor and the title in HTML.
-fn name(heading: &mut [Event<'_>]) -> (String, String) {
+fn set_anchor(heading: &mut [Event<'_>]) -> (String, String) {
     let mut title = String::new();
     for event in &heading[1..] {
         if let Event::Text(text) | Event::Code(text) = event {

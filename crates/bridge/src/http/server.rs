@@ -40,7 +40,7 @@ use super::{
 };
 use crate::http_connections::{Connections, Refusal, Seat};
 
-/// The time limit of a request head, which fits into one packet, and of an idle connection.
+/// The time limit for a request head, which fits into one packet, and for an idle connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// The largest request head: that of a browser with cookies of other programs on this host.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -82,7 +82,7 @@ pub(super) async fn accept(
                 Err(error) => {
                     warn!(%error, "HTTP server: accept failed");
                     connections.refuse(Refusal::AcceptError);
-                    // May free a file descriptor.
+                    // A closed connection may free a file descriptor.
                     connections.evict_oldest();
                     let _ = timeout(ACCEPT_PAUSE, stop.cancelled()).await;
                 }

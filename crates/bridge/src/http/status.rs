@@ -21,11 +21,12 @@ use crate::state::View;
 use crate::tokens;
 use crate::view::{SinkLedger, SinkView, SourceView};
 
+/// The content of `/status`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Status<'a> {
     version: &'static str,
     instance: &'a str,
-    /// The time of this status, by the clock of all other times in it.
+    /// The time of this status, by the same clock as all other times in it.
     time: Timestamp,
     uptime_seconds: f64,
     losing_events: Answer,
@@ -51,8 +52,9 @@ struct Cluster<'a> {
     role_since: Option<Timestamp>,
     /// The number of times since the start that this member became the leader.
     takeovers: u64,
-    /// `joining`, `joined`, `unreachable` or `refused`, and why it is one of the last two.
+    /// `joining`, `joined`, `unreachable` or `refused`.
     join_state: &'static str,
+    /// The reason of `unreachable` or `refused`; null otherwise.
     reason: Option<&'a str>,
     members: Vec<Member<'a>>,
 }
@@ -61,10 +63,10 @@ struct Cluster<'a> {
 #[derive(Debug, Serialize)]
 struct Member<'a> {
     name: &'a str,
-    /// Whether it has shown a sign of life within the time of the lease.
+    /// Whether the member has shown within the ttl of the lease that it runs.
     alive: bool,
     this: bool,
-    /// The number of the leadership that it claims.
+    /// The number of the leadership that the member claims; null for a follower.
     term: Option<u64>,
     /// The number of events without an outcome in the sink that has the most of them; null if the lease does not transport it.
     lag_events: Option<u64>,
@@ -85,19 +87,20 @@ struct Source {
     round_trip_seconds: Option<f64>,
     /// The length of the current gap; null while a connection is authenticated.
     unconnected_seconds: Option<f64>,
-    /// Number and total length of the gaps that ended since the start, with that between two runs, and the length of the
-    /// open one.
+    /// The number of gaps that ended since the start, with the gap between the last run and this one.
     gaps: u64,
-    /// The number of those whose events are missed: neither fetched, nor sent again by the feed, nor being fetched.
+    /// The number of these gaps whose events are missed: neither fetched, nor sent again by the feed, nor being fetched.
     lost_gaps: u64,
-    /// The number of missed events that were fetched since the start, and of the gaps whose events are being fetched.
+    /// The number of missed events that were fetched since the start.
     fetched_events: u64,
+    /// The number of gaps whose events are being fetched.
     filling_gaps: u64,
+    /// The total length of the gaps in `gaps`, and of the open gap.
     gap_seconds: f64,
     /// The newest gaps, the newest first, with the open one and those of earlier runs.
     newest_gaps: Vec<Gap>,
-    /// The time since which the connection is on record: outside of the newest gaps, the source was connected. Null before the
-    /// first connection.
+    /// The time since which the source was connected outside of the newest gaps, as far as is on record. Null before the first
+    /// connection.
     connection_known_since: Option<Timestamp>,
     newest_dead_letters: Vec<DeadLetterSummary>,
     ledger: SourceCounts,
@@ -136,19 +139,21 @@ struct Sink {
     in_flight: u64,
     resent: u64,
     client_replacements: u64,
-    /// The messages of other members of the cluster that were discarded since the start before their events were received, because there
-    /// were more than a million. Such an event may be published twice.
+    /// The number of messages of other members of the cluster that were discarded since the start before their events were
+    /// received, because there were more than a million. Such an event may be published twice.
     discarded_messages: u64,
-    /// The events that this member of a cluster published after takeovers since the start, and that the former leader may have had in
-    /// flight: each of them may be in the destination twice.
+    /// The number of events that this member of a cluster published after takeovers since the start, and that the former leader
+    /// may have had in flight: each of them may be in the destination twice.
     possible_duplicates: u64,
-    /// How often the topic or stream was found to be recreated since the start, and the last time in a sentence.
+    /// The number of times since the start that the topic or stream was found to be recreated.
     destination_recreated: u64,
+    /// The last of these times, in a sentence.
     last_recreation: Option<String>,
-    /// The number of times since the start that another program moved, truncated or removed the sink's file; the last time as a
-    /// sentence; and the number of delivered events that were lost.
+    /// The number of times since the start that another program moved, truncated or removed the sink's file.
     file_changes: u64,
+    /// The last of these times, in a sentence.
     last_file_change: Option<String>,
+    /// The number of delivered events that were lost from the file.
     lost_from_file: u64,
     latency: Latency,
     newest_dead_letters: Vec<DeadLetterSummary>,
@@ -323,7 +328,7 @@ impl Source {
         }
     }
 
-    /// Describes the gaps and what became of the events sent in them; empty without a gap.
+    /// Describes the gaps, and whether the events sent in the gaps were fetched or missed; empty without a gap.
     fn missed(&self) -> String {
         if self.gaps == 0 {
             return String::new();

@@ -58,7 +58,7 @@ impl StatusStream {
         }
     }
 
-    /// Adds a listener, unless the limit is reached. Its stream ends with its connection or at the stop.
+    /// Adds a listener, unless the limit is reached. The stream of a listener ends with its connection or at the stop.
     pub(super) fn listen(&self) -> Response {
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             let message = format!("limit of {LISTENERS} listeners exceeded; /status has the same content\n");

@@ -24,7 +24,7 @@ pub(super) struct Timed<S> {
 }
 
 impl<S> Timed<S> {
-    /// `has_read` is set at each read that gives bytes.
+    /// Creates the stream. `has_read` is set at each read that returns bytes.
     pub(super) fn new(stream: S, limit: Duration, has_read: Arc<AtomicBool>) -> Self {
         Self {
             stream,
@@ -34,6 +34,7 @@ impl<S> Timed<S> {
         }
     }
 
+    /// Passes the result of a write on. Fails if no write was ready for the time limit.
     fn limit<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             self.stalled = None;
