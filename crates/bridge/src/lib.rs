@@ -51,7 +51,7 @@ use crate::{cli::Cli, exit::Exit};
 
 /// As [`main`], with additional sink types: the `main` function of a program with a custom sink.
 pub fn main_with(sink_types: &'static [RegisteredSink]) -> ExitCode {
-    // `add` has no effect only if this is not the first call in the process.
+    // Only the first call in a process has an effect.
     sinks::add(sink_types);
     main()
 }

@@ -1,5 +1,5 @@
-// The cards of the sources, the spool and the sinks, and the lines that join the cards. More than four sources, or sinks, share one
-// card.
+// The cards of the sources, the spool and the sinks, and the lines that join the cards. More than four sources, or sinks,
+// share one card.
 
 import { Card, Group, Sink, Source, Spool } from "./parts.js";
 import { Rows } from "./rows.js";
