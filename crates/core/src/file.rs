@@ -25,6 +25,9 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// The maximum number of files that hang at the same time: each has a thread.
 const MAX_HANGING: usize = 64;
 
+/// The time after which an unfinished access to a file counts as hanging.
+const HANGING_AFTER: Duration = Duration::from_secs(1);
+
 /// The time for which a late result is kept for the next reader; later it may be outdated.
 const LATE_RESULT_LIFETIME: Duration = Duration::from_secs(60);
 
@@ -178,7 +181,11 @@ impl<T: Clone + Send + 'static> Calls<T> {
             lock(&call.state).waiting += 1;
             return Ok(Arc::clone(call));
         }
-        if pending.len() >= MAX_HANGING {
+        // A hundred files may be read at the same time at a start.
+        let hanging = pending
+            .values()
+            .filter(|call| call.since.elapsed() >= HANGING_AFTER);
+        if hanging.count() >= MAX_HANGING {
             let message = format!("not opened, because {MAX_HANGING} other files are hanging");
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
         }

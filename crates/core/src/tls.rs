@@ -69,6 +69,19 @@ pub enum TlsSetupError {
         /// The expected section.
         expected: &'static str,
     },
+    /// A certificate of a chain is damaged.
+    #[error(
+        "certificate {position} in `tls.{key}`, {}, is unreadable; expected a complete PEM section with valid base64",
+        path.display()
+    )]
+    UnreadableCertificate {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The position of the certificate in the file, from 1.
+        position: usize,
+    },
     /// A private key is encrypted.
     #[error(
         "the private key in `tls.{key}`, {}, is encrypted; expected one without a passphrase, as `openssl pkey -in FILE -out NEW` \
@@ -316,8 +329,15 @@ fn roots(ca_file: Option<&Path>) -> Result<Arc<RootCertStore>, TlsSetupError> {
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
     let found = parse(&read(key, path)?);
-    // The client's own chain must be complete.
-    if found.readable.is_empty() || !found.unreadable.is_empty() {
+    if let Some(position) = found.unreadable.first() {
+        // The client's own chain must be complete.
+        return Err(TlsSetupError::UnreadableCertificate {
+            key,
+            path: path.to_owned(),
+            position: *position,
+        });
+    }
+    if found.readable.is_empty() {
         return Err(no_certificate(key, path));
     }
     Ok(found

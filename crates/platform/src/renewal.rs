@@ -11,8 +11,7 @@ use crate::{iam::CreatedToken, token_file::StoredToken};
 /// hours, is left for retries while the platform cannot be reached.
 const RENEW_AFTER: (u32, u32) = (4, 5);
 
-/// The minimum and maximum delay after a failed request. The maximum also limits a delay that the platform requests, which must
-/// not outlast the token.
+/// The minimum and maximum delay after a failed request. The maximum also limits a delay that the platform requests.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 /// The maximum delay after a failed request without a valid token, because the source receives no event then. A retry
 /// follows the expiry of the current token by at most this time, too. A delay that the platform requests may be longer, up

@@ -57,6 +57,17 @@ pub(crate) struct Allowed<'a> {
     pub(crate) entry: bool,
 }
 
+impl Allowed<'_> {
+    /// Returns the valid placeholders, as errors list them.
+    const fn expected(&self) -> &'static str {
+        if self.request_id {
+            "{secret.NAME}, {request_id}"
+        } else {
+            "{secret.NAME}"
+        }
+    }
+}
+
 /// A text with placeholders. Braces around any other content are literal text, as in a GraphQL query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Text(Vec<Piece>);
@@ -188,7 +199,8 @@ fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, 
             };
             return match suggestion {
                 Some(suggestion) => Err(format!(
-                    "found {{{name}}} (did you mean {suggestion}?), expected {{secret.NAME}}, {{request_id}}, or other text in braces"
+                    "found {{{name}}} (did you mean {suggestion}?), expected {}, or other text in braces",
+                    allowed.expected()
                 )),
                 None => Ok(None),
             };
@@ -208,7 +220,8 @@ fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, 
                 .to_owned()
         }
         _ => format!(
-            "found {{{name}}}, which is valid only in \"ack.send\", expected {{secret.NAME}}, {{request_id}}, or literal text with blanks within braces"
+            "found {{{name}}}, which is valid only in \"ack.send\", expected {}, or literal text with blanks within braces",
+            allowed.expected()
         ),
     })
 }

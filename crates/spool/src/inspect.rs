@@ -435,7 +435,7 @@ impl Entries {
                     }
                 }
                 Item::Damage(region) => {
-                    if region.to >= self.next {
+                    if region.to > self.next || region.from == self.next {
                         self.next = region.to;
                         return Ok(Some(Entry::Damaged(finding(
                             region.offset,

@@ -93,9 +93,7 @@ fn crash_with_a_small_window_stores_no_event_twice() {
     let config = format!("{SMALL_WINDOW}{}", source(&platform));
     let mut bridge = Bridge::start(&dir, &config).unwrap();
     bridge
-        .wait("events", SOON, |status| {
-            status.delivered("events") > EVENTS / 2
-        })
+        .wait("events", SOON, |status| status.delivered("events") > EVENTS / 2)
         .unwrap();
     bridge.process().kill().unwrap();
     wait_until("all events to be recognised", SOON, || {

@@ -79,16 +79,16 @@ pub(super) async fn attempt_all(config: &Config) -> Vec<Attempt> {
     attempts
 }
 
-/// Returns the exit code of a refused token if there is one, otherwise that of the first failure.
+/// Returns the exit code of a refused token if there is one, otherwise of a configuration error, otherwise of the first failure.
 pub(super) fn worst(attempts: &[Attempt]) -> Exit {
-    let mut failures = attempts
+    let failures: Vec<Exit> = attempts
         .iter()
-        .filter_map(|attempt| Some(attempt.answer.as_ref().err()?.0));
-    // A refused token comes first: it needs an operator, while most other failures may be temporary.
-    let Some(first) = failures.next() else {
-        return Exit::Ok;
-    };
-    failures.find(|exit| *exit == Exit::TokenRefused).unwrap_or(first)
+        .filter_map(|attempt| Some(attempt.answer.as_ref().err()?.0))
+        .collect();
+    // Only an operator can correct these two, while most other failures may be temporary.
+    let permanent = [Exit::TokenRefused, Exit::Config];
+    let worst = permanent.into_iter().find(|exit| failures.contains(exit));
+    worst.or(failures.first().copied()).unwrap_or(Exit::Ok)
 }
 
 /// Returns the table of the results, for people. One row for each attempt, or for each of its warnings.
@@ -346,10 +346,11 @@ mod tests {
             attempt("a", Ok(fine(&[]))),
             attempt("b", Ok(fine(&["one", "two"]))),
             attempt("c", Err((Exit::Disk, "no".to_owned()))),
-            attempt("d", Err((Exit::TokenRefused, "never".to_owned()))),
+            attempt("d", Err((Exit::Config, "wrong".to_owned()))),
+            attempt("e", Err((Exit::TokenRefused, "never".to_owned()))),
         ];
         let table = table(&attempts);
-        let rows: Vec<&str> = table.lines().skip(2).take(5).collect();
+        let rows: Vec<&str> = table.lines().skip(2).take(6).collect();
         assert_eq!(
             rows,
             [
@@ -357,10 +358,12 @@ mod tests {
                 "⚠  sink b  one",
                 "⚠  sink b  two",
                 "✗  sink c  no",
-                "✗  sink d  never"
+                "✗  sink d  wrong",
+                "✗  sink e  never"
             ]
         );
         assert_eq!(worst(&attempts), Exit::TokenRefused);
+        assert_eq!(worst(&attempts[..4]), Exit::Config);
         assert_eq!(worst(&attempts[..3]), Exit::Disk);
         assert_eq!(worst(&attempts[..2]), Exit::Ok);
     }

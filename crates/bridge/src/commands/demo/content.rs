@@ -70,7 +70,7 @@ impl Content<'_> {
         if has_subtitle {
             lines.push(Line::default().styled(
                 Style::Dim,
-                "  a simulated NeuroIO platform, the bridge, and a file, in one process",
+                "  a simulated platform, the bridge, and a file, in one process",
             ));
         }
         let mut section = |has_gap: bool, section: Vec<Line>| {

@@ -75,7 +75,7 @@ impl Screen {
                 ..
             } = &screen.locations;
             screen.write(&format!(
-                "neurobridge demo: a simulated NeuroIO platform, the bridge, and a file\n\n  events   {}\n  page     {page}\n  \
+                "neurobridge demo: a simulated platform, the bridge, and a file\n\n  events   {}\n  page     {page}\n  \
                  metrics  {metrics}\n\n",
                 events.display()
             ))?;

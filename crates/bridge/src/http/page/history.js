@@ -35,6 +35,6 @@ export function gaps(place, { sources }) {
     .filter(gap => gap.ended !== null)
     .sort((a, b) => b.began.localeCompare(a.began))
     .map(({ began, fetched, gaps, name, outcome, reason, seconds: length }) =>
-      [time(began), `${name}: ${gaps > 1 ? `${number(gaps)} gaps, ` : ""}${seconds(length)}, ${plain(reason)}, ${outcome}${fetched ? `, ${number(fetched)} fetched` : ""}`]);
+      [time(began), `${name}: ${gaps > 1 ? `${number(gaps)} gaps, ` : ""}${seconds(length)}, ${plain(reason)}, ${plain(outcome)}${fetched ? `, ${number(fetched)} fetched` : ""}`]);
   list(place, [...open, ...past].slice(0, 50), "None on record.");
 }

@@ -2,7 +2,7 @@
 
 import { Plot, Series } from "./plots.js";
 import { Connection, ConnectionPlot } from "./timeline.js";
-import { bytes, element, moment, number, plain, rate, scale, scaleOfBytes, scaleOfSeconds, seconds, text, times, tone } from "./words.js";
+import { bytes, element, moment, number, plain, rate, scale, scaleOfBytes, scaleOfSeconds, seconds, SEVERITY, text, times, tone } from "./words.js";
 
 /** The model of a source. `view` returns the present state for the card and the row of the source. */
 export class Source {
@@ -173,9 +173,8 @@ export class Group {
       const key = `${tone} ${state}`;
       counts.set(key, (counts.get(key) ?? 0) + 1);
     }
-    const order = ["bad", "warn", "good"];
     const states = [...counts].map(([key, count]) => [key.split(" ")[0], `${count} ${key.slice(key.indexOf(" ") + 1)}`])
-      .sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
+      .sort(([a], [b]) => SEVERITY.indexOf(a) - SEVERITY.indexOf(b));
     return { tone: states[0]?.[0] ?? "idle", states, since: "", reason: "", values: [rate(this.flow)], facts };
   }
 }

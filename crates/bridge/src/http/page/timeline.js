@@ -10,6 +10,7 @@ const OUTCOMES = {
   recovered: "no event is missed",
   partly: "some of the missed events were fetched",
   unrecovered: "the events of this time are missed",
+  left_to_leader: "the leader of the cluster has received or reported the events",
 };
 /** The possible time axes: length and distance of the marks, in seconds. The timeline uses the shortest one that contains all
     recorded connections. */
@@ -163,7 +164,7 @@ export class Timeline {
       if (outcome !== "connected") shape.dataset.outcome = outcome;
       sample.append(shape);
       item.title = meaning;
-      item.append(sample, outcome);
+      item.append(sample, plain(outcome));
       legend.append(item);
     }
     this.title = section.querySelector(".soft");
