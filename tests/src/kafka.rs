@@ -63,7 +63,7 @@ impl Kafka {
     ///
     /// # Errors
     /// Returns an error if Kafka is not installed (the error contains the command that installs it), or if it does not
-    /// answer within three minutes; the error then ends with the last lines of its log.
+    /// answer within three minutes; the error then contains the last lines of its log.
     pub fn start(options: KafkaOptions) -> Result<Self> {
         Self::start_in(Scratch::new("kafka")?, options)
     }
@@ -257,7 +257,7 @@ impl Kafka {
             .current_dir(self.dir.path())
             .arg("-XX:+UseSerialGC")
             .arg(format!("-Xmx{heap_mib}m"));
-        // Java would add these variables to the arguments and print a line about it.
+        // Java would add the values of these variables to its arguments and print a line about them.
         command
             .env_remove("JAVA_TOOL_OPTIONS")
             .env_remove("_JAVA_OPTIONS")

@@ -1,5 +1,5 @@
-//! Creates, changes and deletes topics with a client in this process, which takes milliseconds instead of the second of
-//! Kafka's tools.
+//! Creates, changes and deletes topics with a client in this process. A request takes milliseconds; Kafka's own tools take a
+//! second.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl KafkaAdmin {
         self.request(
             &format!("creating the topic {topic}"),
             Some(RDKafkaErrorCode::TopicAlreadyExists),
-            |client| names(block_on(client.create_topics([&new], &self.options))),
+            |client| topic_result(block_on(client.create_topics([&new], &self.options))),
         )?;
         let partitions = usize::from(partitions);
         wait_until(&format!("the leaders of {topic}"), LIMIT, || {
@@ -76,9 +76,9 @@ impl KafkaAdmin {
         self.request(
             &format!("deleting the topic {topic}"),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition),
-            |client| names(block_on(client.delete_topics(&[topic], &self.options))),
+            |client| topic_result(block_on(client.delete_topics(&[topic], &self.options))),
         )?;
-        wait_until(&format!("the end of {topic}"), LIMIT, || {
+        wait_until(&format!("the deletion of {topic}"), LIMIT, || {
             self.known_leaders(topic) == Some(0)
         })
     }
@@ -92,7 +92,7 @@ impl KafkaAdmin {
         self.request(
             &format!("adding partitions to {topic}"),
             Some(RDKafkaErrorCode::InvalidPartitions),
-            |client| names(block_on(client.create_partitions([&new], &self.options))),
+            |client| topic_result(block_on(client.create_partitions([&new], &self.options))),
         )?;
         let partitions = usize::from(partitions);
         wait_until(&format!("the leaders of {topic}"), LIMIT, || {
@@ -111,10 +111,12 @@ impl KafkaAdmin {
         }
         self.request(&format!("configuring the topic {topic}"), None, |client| {
             let results = block_on(client.alter_configs([&change], &self.options));
-            first(results.map(|results| results.into_iter().map(|result| result.map_err(|(_, code)| code))))
+            only_result(
+                results.map(|results| results.into_iter().map(|result| result.map_err(|(_, code)| code))),
+            )
         })?;
         // The controller applies the change first, and the broker a moment later.
-        wait_until("the broker to know a topic's configuration", LIMIT, || {
+        wait_until("the broker to apply a topic's new configuration", LIMIT, || {
             self.is_configured(topic, config)
         })
     }
@@ -153,11 +155,11 @@ impl KafkaAdmin {
         let Some(Ok(described)) = described.ok().and_then(|all| all.into_iter().next()) else {
             return false;
         };
-        let is_so = |(key, value): &(&str, &str)| {
+        let is_applied = |(key, value): &(&str, &str)| {
             let entry = described.get(key);
             entry.is_some_and(|entry| entry.value.as_deref() == Some(*value))
         };
-        config.iter().all(is_so)
+        config.iter().all(is_applied)
     }
 
     /// Returns the number of a topic's partitions that have a leader, or 0 if the topic does not exist.
@@ -180,7 +182,7 @@ impl KafkaAdmin {
         Some(brokers)
     }
 
-    /// Returns `None` if the broker temporarily does not know.
+    /// Like [`KafkaAdmin::leaders`], but returns `None` if the broker temporarily does not know the number.
     fn known_leaders(&self, topic: &str) -> Option<usize> {
         let metadata = self
             .client()
@@ -238,14 +240,14 @@ fn request(
 }
 
 /// Returns the result of a request about one topic.
-fn names(
+fn topic_result(
     results: KafkaResult<Vec<Result<String, (String, RDKafkaErrorCode)>>>,
 ) -> Result<(), RDKafkaErrorCode> {
-    first(results.map(|results| results.into_iter().map(|result| result.map_err(|(_, code)| code))))
+    only_result(results.map(|results| results.into_iter().map(|result| result.map_err(|(_, code)| code))))
 }
 
 /// Returns the only result, because each request here has exactly one.
-fn first<T>(
+fn only_result<T>(
     results: KafkaResult<impl Iterator<Item = Result<T, RDKafkaErrorCode>>>,
 ) -> Result<(), RDKafkaErrorCode> {
     let mut results = results.map_err(|error| code_of(&error))?;

@@ -1,9 +1,9 @@
-//! The broker's configuration: listeners, ports and properties.
+//! The options of a Kafka broker, and the configuration files that they result in.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// The options of a separate broker.
+/// The options of a broker that a test starts for itself.
 #[derive(Debug, Clone)]
 pub struct KafkaOptions {
     /// The settings of additional listeners with TLS and SASL. Default: none.
@@ -148,8 +148,8 @@ impl Ports {
     }
 }
 
-/// Logs to standard output, which the owner of the process stores. Routine messages of the controller and the log are
-/// omitted, so that the last lines of a log show the reason of a failure.
+/// The configuration of the broker's logging: to standard output, which [`crate::process::Process`] appends to a file. Routine
+/// messages of the controller and of the topics' logs are omitted, so that the last lines show the reason of a failure.
 pub(super) const LOG4J: &str = r#"Configuration:
   Appenders:
     Console:
@@ -170,8 +170,9 @@ pub(super) const LOG4J: &str = r#"Configuration:
         level: WARN
 "#;
 
-/// Settings for one node, which cannot create internal topics with the usual three replicas. The two timeouts make the
-/// controller detect a killed broker within 2 s instead of 9 s, so that it is available again sooner.
+/// Settings for one node, which cannot create internal topics with the usual three replicas. With the heartbeat interval and
+/// the session timeout, the controller detects a killed broker within 2 s instead of 9 s, so that a restarted broker is
+/// available sooner.
 const FIXED: &str = "\
 process.roles=broker,controller
 node.id=1

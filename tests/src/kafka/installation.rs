@@ -25,7 +25,7 @@ pub struct KafkaInstallation {
 }
 
 impl KafkaInstallation {
-    /// Finds the installation of `cargo xtask brokers`.
+    /// Finds the JAR files downloaded by `cargo xtask brokers install`, and a Java.
     ///
     /// # Errors
     /// Returns an error if the JAR files or Java are missing; the error contains the command that installs them.
@@ -67,7 +67,7 @@ impl KafkaInstallation {
     }
 }
 
-/// Returns the Java versions that Debian and its derivatives install next to the default one.
+/// Returns the `java` programs that Debian and its derivatives install in addition to the default one.
 fn distribution_javas() -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir("/usr/lib/jvm") else {
         return Vec::new();
@@ -83,8 +83,8 @@ fn java_version(java: &Path) -> Option<u32> {
     major_version(&String::from_utf8_lossy(&output.stderr))
 }
 
-/// Parses the major version. Java 8 and older report 1.8, newer ones the major number first; some print a notice above
-/// it.
+/// Parses the major version in the output of `java -version`, in which a notice may precede the version. Java 8 and older
+/// versions report `1.8`, so the result is 1.
 fn major_version(text: &str) -> Option<u32> {
     let (_, version) = text.split_once("version \"")?;
     let digits: String = version.chars().take_while(char::is_ascii_digit).collect();

@@ -17,8 +17,8 @@ use crate::poll::{Patience, wait_for};
 /// The longest time of one poll; the limit is checked between polls.
 const POLL: Duration = Duration::from_millis(100);
 
-/// The time without records after which a consumer is replaced, because one that received metadata without brokers may
-/// never connect again.
+/// The time without records after which a consumer is replaced, because a consumer that received metadata without brokers
+/// may never connect again.
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// A record as stored in a topic.
@@ -46,7 +46,7 @@ impl Record {
     }
 }
 
-/// Reads all current records of a topic, each partition in its order.
+/// Reads all current records of a topic, those of each partition in the order of their offsets.
 ///
 /// Records of aborted transactions are omitted, as for every consumer with `read_committed`.
 ///
@@ -100,9 +100,12 @@ struct Reader {
     topic: String,
     /// The next offset of each partition.
     next: BTreeMap<i32, Offset>,
+    /// The partitions that were read to their ends.
     ended: HashSet<i32>,
+    /// The number of records read so far.
     read: u64,
     patience: Patience,
+    /// The time of the last record or end of a partition.
     answered: Instant,
 }
 

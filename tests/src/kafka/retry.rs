@@ -1,4 +1,5 @@
-//! Temporary errors of a broker: while it is fenced, while it elects a leader, or on a busy machine.
+//! Classifies the errors that a Kafka broker returns temporarily: while it is fenced, while it elects a leader, or on a busy
+//! machine.
 
 use std::time::Duration;
 

@@ -1,3 +1,4 @@
+//! Tests of the Kafka processes that other tests use.
 #![cfg(feature = "clients")]
 
 use std::time::Duration;

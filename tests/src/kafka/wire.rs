@@ -1,4 +1,4 @@
-//! The one request of Kafka's protocol that every broker answers without authentication.
+//! Checks that a Kafka broker answers, with the only request that needs no authentication.
 
 use std::io::{Read, Write};
 
