@@ -54,7 +54,7 @@ impl Nats {
     ///
     /// # Errors
     /// Returns an error if nats-server is not installed (the error contains the command that installs it), or if it is
-    /// not healthy within three minutes; the error then ends with the last lines of its log.
+    /// not healthy within three minutes; the error then contains the last lines of its log.
     pub fn start(options: NatsOptions) -> Result<Self> {
         Self::start_in(Scratch::new("nats")?, options)
     }
@@ -69,7 +69,8 @@ impl Nats {
         Ok(server)
     }
 
-    /// Prepares the folder without the start: all servers of a cluster have to be started before one is healthy.
+    /// Chooses the program and the ports, but does not start the server: all servers of a cluster have to be started before
+    /// the first one becomes healthy.
     fn prepare(dir: Scratch, options: NatsOptions) -> Result<Self> {
         let binary = match &options.binary {
             Some(binary) => binary.clone(),
@@ -174,7 +175,7 @@ impl Nats {
         let process = self.process.as_mut().context("nats-server is not running")?;
         let before = process.logged()?.matches(RELOADED).count();
         process.signal(Signal::SIGHUP)?;
-        let reloaded = wait_for("the new configuration of nats-server", START_TIMEOUT, || {
+        let reloaded = wait_for("nats-server to reload its configuration", START_TIMEOUT, || {
             Ok((process.logged()?.matches(RELOADED).count() > before).then_some(()))
         });
         reloaded.with_context(|| process.log_tail())

@@ -37,7 +37,7 @@ pub async fn connect(urls: &str) -> Result<Client> {
 /// Blocks, also within an asynchronous runtime.
 ///
 /// # Errors
-/// Returns an error if the stream does not exist, or if the next message does not arrive within `limit` (see
+/// Returns an error if the stream does not exist or the next message does not arrive within `limit` (see
 /// [`crate::poll::Patience`]).
 pub fn read_stream(urls: &str, name: &str, limit: Duration) -> Result<Vec<Message>> {
     let (urls, name) = (urls.to_owned(), name.to_owned());
@@ -87,7 +87,7 @@ impl Listener {
 
     /// Returns the number of messages received so far.
     pub fn count(&self) -> usize {
-        // Code within the lock cannot panic in the middle of a change.
+        // The messages of a poisoned lock are complete, because no code panics in the middle of a change.
         self.received.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 

@@ -1,9 +1,9 @@
-//! The server's configuration file.
+//! The options of a nats-server, and the configuration file that they result in.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// The options of a separate nats-server.
+/// The options of a nats-server that a test starts for itself.
 #[derive(Debug, Clone)]
 pub struct NatsOptions {
     /// Whether JetStream is enabled. Default: true.

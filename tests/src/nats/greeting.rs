@@ -1,4 +1,4 @@
-//! The greeting that identifies a NATS server.
+//! Checks that a NATS server answers, by its greeting.
 
 use std::io::Read;
 

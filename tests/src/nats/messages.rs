@@ -53,8 +53,8 @@ async fn await_stream(urls: &str, name: &str, limit: Duration) -> Result<Stream>
 /// Reads all current messages of a stream in order and calls `visit` with each. Blocks.
 ///
 /// # Errors
-/// Returns an error if the stream does not exist, if the next message does not arrive within `limit` (see
-/// [`Patience`]), or if `visit` fails.
+/// Returns an error if the stream does not exist or the next message does not arrive within `limit` (see [`Patience`]), or if
+/// `visit` fails.
 pub fn each_message(
     urls: &str,
     stream: &str,
@@ -77,7 +77,7 @@ pub fn each_message(
         while left > 0 {
             let next = within("the next message", limit, messages.next())
                 .await
-                .with_context(|| format!("{left} messages are left"))?;
+                .with_context(|| format!("{left} messages of the stream were not read"))?;
             let message = next.context("the messages ended early")??;
             let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
             let place = info.stream_sequence;

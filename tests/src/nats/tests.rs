@@ -1,3 +1,5 @@
+//! Tests of the nats-server processes that other tests use.
+
 use std::time::Duration;
 
 use super::*;
