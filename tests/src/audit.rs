@@ -53,11 +53,11 @@ pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
             arrived_in_all += 1;
             let position = *positions
                 .get(&arrived.id)
-                .with_context(|| format!("{} was never sent", arrived.id))?;
+                .with_context(|| format!("event {} was never sent", arrived.id))?;
             let event = &sent[position];
             ensure!(
                 event.data == arrived.data,
-                "{} arrived with a different body: {}",
+                "event {} arrived with a different body: {}",
                 arrived.id,
                 arrived.data
             );
@@ -69,7 +69,7 @@ pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
                 if let Some(last) = last_of_person.insert(pid, now) {
                     ensure!(
                         last.0 < now.0 && last.1 < now.1,
-                        "{pid}: {} came after {}",
+                        "events of person {pid} out of order: sequence {} arrived after {}",
                         now.1,
                         last.1
                     );
@@ -79,7 +79,7 @@ pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
     }
     if let Some(missing) = sent.iter().find(|event| !seen.contains(&event.id)) {
         anyhow::bail!(
-            "{} of {} are missing, the first is {}",
+            "{} of {} events are missing; the first is {}",
             sent.len() - seen.len(),
             sent.len(),
             missing.id
@@ -92,7 +92,7 @@ pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
 }
 
 /// Stops a platform and returns the events that the bridge received from it over one connection, according to the
-/// ledger in the bridge's log. A platform with a rate may have sent more events after the bridge's last status.
+/// ledger in the bridge's log. Events that the platform sent after the bridge had stopped reading are omitted.
 ///
 /// # Errors
 /// Returns an error if the log has no ledger of this source, or if the ledger has more events than were sent.
@@ -102,9 +102,13 @@ pub fn received(platform: Platform, log: &str, source: &str) -> Result<Vec<Sent>
         .lines()
         .find_map(|line| line.split_once(&words)?.1.split_once(" received = "))
         .and_then(|(received, _)| received.parse().ok())
-        .with_context(|| format!("no ledger of {source} in {log}"))?;
+        .with_context(|| format!("no ledger of the source {source} in {log}"))?;
     let mut sent = platform.stop()?;
-    ensure!(received <= sent.len(), "{received} of {}", sent.len());
+    ensure!(
+        received <= sent.len(),
+        "the ledger has {received} events, but only {} were sent",
+        sent.len()
+    );
     sent.truncate(received);
     Ok(sent)
 }
@@ -128,7 +132,10 @@ pub fn structured(text: &str) -> Result<Vec<Arrived>> {
                 serde_json::from_str(line).with_context(|| format!("not a CloudEvent: {line}"))?;
             ensure!(event.specversion == "1.0", "specversion is {}", event.specversion);
             Ok(Arrived {
-                id: event.id.parse().with_context(|| format!("the id {}", event.id))?,
+                id: event
+                    .id
+                    .parse()
+                    .with_context(|| format!("the id {} is not a number", event.id))?,
                 data: event.data.get().to_owned(),
                 sequence: event.sequence.to_owned(),
             })
@@ -137,7 +144,8 @@ pub fn structured(text: &str) -> Result<Vec<Arrived>> {
 }
 
 /// Parses CloudEvents in binary mode from NATS messages and checks their subjects and headers. `in_stream` is true for the
-/// messages of a stream, which have message ids. In strict order a header contains the position in the chain.
+/// messages of a stream, which have message ids. In strict order, the header `Neurobridge-Chain` contains the sink, the spool,
+/// its epoch and the sequence of the event.
 ///
 /// # Errors
 /// Returns an error if a message is not a CloudEvent.
@@ -243,7 +251,7 @@ fn kind_of(entry: &serde_json::Value) -> String {
     )
 }
 
-/// Sorts a topic's records by partition and checks the key and the headers of each.
+/// Groups a topic's records by partition and checks the key and the headers of each record.
 ///
 /// # Errors
 /// Returns an error if a record is not a CloudEvent in binary mode, or if its key is not the person.

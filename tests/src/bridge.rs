@@ -17,7 +17,7 @@ use crate::process::Process;
 use crate::program::neurobridge;
 use crate::status::Status;
 
-/// The start includes binding a port and opening files.
+/// The time limit for a start, which includes binding a port and opening files.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running bridge.
@@ -38,7 +38,7 @@ impl Bridge {
         Self::start_with(dir, config, &[])
     }
 
-    /// Like [`Bridge::start`], with another destination for standard error than a file.
+    /// Like [`Bridge::start`], with `stderr` as the standard error instead of a file.
     ///
     /// # Errors
     /// Returns an error in the same cases.
@@ -94,7 +94,8 @@ impl Bridge {
         Self::launch_with_paths(dir, dir.path(), config, spawn)
     }
 
-    /// Like [`Bridge::start`], in the folder `dir` and with relative paths, so that the page shows no path of the machine.
+    /// Like [`Bridge::start`], in the folder `dir` and with relative paths, so that the bridge's page shows no path of this
+    /// machine.
     ///
     /// # Errors
     /// Returns an error in the same cases.
@@ -139,7 +140,7 @@ impl Bridge {
     }
 
     fn await_answer(&mut self) -> Result<()> {
-        wait_for("the bridge", START_TIMEOUT, || {
+        wait_for("the bridge to answer", START_TIMEOUT, || {
             if let Some(status) = self.process.exit_status()? {
                 anyhow::bail!("the bridge exited with {status}:\n{}", self.process.log_tail());
             }
@@ -209,15 +210,15 @@ impl Bridge {
         found.with_context(|| format!("last status: {last}\nlog:\n{}", self.process.log_tail()))
     }
 
-    /// Returns the body of a page.
+    /// Requests a path of the HTTP server and returns the body of the response.
     ///
     /// # Errors
-    /// Returns an error if the status is not 200.
+    /// Returns an error if the bridge does not answer, or if the status is not 200.
     pub fn get(&self, path: &str) -> Result<String> {
         http::get_patiently(&self.address, path)
     }
 
-    /// Returns the sum of all series of a metric that have all these labels, in the form `name="value"`.
+    /// Returns the sum of all series of a metric that have all these labels, each in the form `name="value"`.
     ///
     /// # Errors
     /// Returns an error if there is no such series.

@@ -116,15 +116,16 @@ impl Browser {
     /// Returns an error if the page cannot be loaded.
     pub fn open(&mut self, url: &str) -> Result<()> {
         let answer = self.call("Page.navigate", json!({ "url": url }))?;
-        ensure!(answer["errorText"].is_null(), "{url}: {}", answer["errorText"]);
-        let is_there = format!(
+        let error = &answer["errorText"];
+        ensure!(error.is_null(), "cannot open {url}: {error}");
+        let is_loaded = format!(
             "location.href === {} && document.readyState === 'complete'",
             json!(url)
         );
         wait_for(url, LOAD_TIMEOUT, || {
             // The evaluation fails while the browser replaces the current page.
-            let there = self.evaluate(&is_there).ok();
-            Ok((there == Some(json!(true))).then_some(()))
+            let loaded = self.evaluate(&is_loaded).ok();
+            Ok((loaded == Some(json!(true))).then_some(()))
         })
     }
 
@@ -147,8 +148,8 @@ impl Browser {
     pub fn wait(&mut self, what: &str, timeout: Duration, expression: &str) -> Result<Value> {
         let found = wait_for(what, timeout, || {
             let value = self.evaluate(expression)?;
-            let nothing = [json!(false), Value::Null, json!(0), json!("")];
-            Ok((!nothing.contains(&value)).then_some(value))
+            let falsy = [json!(false), Value::Null, json!(0), json!("")];
+            Ok((!falsy.contains(&value)).then_some(value))
         });
         found.with_context(|| match self.text() {
             Ok(text) => format!("the page shows: {text}"),
@@ -215,7 +216,7 @@ impl Browser {
             .collect()
     }
 
-    /// Returns exceptions and console errors, which include violations of the page's security policy.
+    /// Returns the exceptions and console errors so far, which include violations of the page's security policy.
     pub fn errors(&self) -> Vec<String> {
         let thrown = self.events("Runtime.exceptionThrown").map(Value::to_string);
         let logged = self

@@ -91,7 +91,7 @@ fn authority() -> Result<(String, Issuer<'static, KeyPair>)> {
 
 fn leaf(issuer: &Issuer<'_, KeyPair>, name: &str, purpose: ExtendedKeyUsagePurpose) -> Result<Leaf> {
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-    let mut params = CertificateParams::new(names).context("the names of a certificate")?;
+    let mut params = CertificateParams::new(names).context("setting the names of a certificate")?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.use_authority_key_identifier_extension = true;

@@ -1,6 +1,7 @@
-//! The table of a member of a cluster in the configuration.
+//! The table `[cluster]` for the configuration of a bridge under test.
 
-/// Returns the table of a member. The lease is in a bucket of a single server, which the member creates. `ttl`: such as `5s`.
+/// Returns the table of a cluster's member. The lease is in a bucket of the single NATS server `nats`, and the member creates
+/// the bucket. `ttl` is a time such as `5s`.
 pub fn cluster_table(cluster: &str, member: &str, nats: &str, ttl: &str) -> String {
     format!(
         r#"[cluster]

@@ -1,4 +1,4 @@
-//! A minimal HTTP client: one GET request and its complete response.
+//! A minimal HTTP client: GET requests with complete responses, and subscriptions to server-sent events.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::poll::{Patience, wait_for};
 
-/// The timeout of one request: long enough for a server that is not overloaded. A frozen server accepts the connection and sends
-/// no response.
+/// The timeout of one request: long enough for a server that is not overloaded. It limits the wait for a frozen server, which
+/// accepts the connection and sends no response.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The time for which a request is repeated: long enough for a server on a busy machine.

@@ -36,7 +36,7 @@ pub fn parse(text: &str) -> Result<Vec<Family>> {
         }
         let family = families
             .last_mut()
-            .with_context(|| format!("before the first HELP line: {line}"))?;
+            .with_context(|| format!("a line before the first HELP line: {line}"))?;
         if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').context("a TYPE line has no type")?;
             if name != family.name {
@@ -47,10 +47,13 @@ pub fn parse(text: &str) -> Result<Vec<Family>> {
         }
         let (series, _) = line
             .rsplit_once(' ')
-            .with_context(|| format!("missing value: {line}"))?;
+            .with_context(|| format!("a line without a value: {line}"))?;
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         if base(name, &family.kind) != family.name {
-            bail!("{name} is among the series of {}", family.name);
+            bail!(
+                "the series {name} follows the HELP line of another metric, {}",
+                family.name
+            );
         }
         for (label, value) in matchers(labels) {
             family.labels.entry(label).or_default().insert(value);

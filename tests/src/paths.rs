@@ -1,4 +1,4 @@
-//! The paths of the workspace, the target directory, and temporary folders below it.
+//! The paths of the workspace, of the target directory, and of temporary folders below the target directory.
 
 use std::env;
 use std::fs;
@@ -35,7 +35,7 @@ pub fn scratch_dir() -> PathBuf {
 
 /// A temporary folder of this process, `target/brokers/run/<name>-<pid>-<n>`.
 ///
-/// When dropped, the folder is removed unless the thread panics, because its logs are then needed.
+/// When dropped, the folder is removed, unless the thread panics: the logs in the folder are then needed.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
@@ -59,7 +59,8 @@ impl Scratch {
     /// Returns an error if the folder cannot be created or removed.
     pub fn at(path: PathBuf) -> Result<Self> {
         if path.exists() {
-            fs::remove_dir_all(&path).with_context(|| format!("removing the old {}", path.display()))?;
+            fs::remove_dir_all(&path)
+                .with_context(|| format!("removing the old folder {}", path.display()))?;
         }
         fs::create_dir_all(&path).with_context(|| format!("creating the folder {}", path.display()))?;
         Ok(Self { path, kept: false })

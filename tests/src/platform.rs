@@ -118,9 +118,9 @@ impl Platform {
 pub struct DeclaredSent {
     /// The number of the event: 1 for the first.
     pub number: u64,
-    /// The identity.
+    /// The id of the event.
     pub id: String,
-    /// The key.
+    /// The key of the event, if there is one.
     pub key: Option<String>,
     /// The unmodified JSON of the body.
     pub body: String,
@@ -141,7 +141,8 @@ pub fn read_declared_record(path: &Path) -> Result<Vec<DeclaredSent>> {
     }
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let parse = |line| {
-        let line: Line<'_> = serde_json::from_str(line).with_context(|| format!("invalid line: {line}"))?;
+        let line: Line<'_> = serde_json::from_str(line)
+            .with_context(|| format!("invalid line in the record of a declared feed: {line}"))?;
         Ok(DeclaredSent {
             number: line.number,
             id: line.id,

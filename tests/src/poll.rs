@@ -96,7 +96,9 @@ fn share_of_a_task() -> f64 {
     share(&load, processors)
 }
 
-/// Uses the larger of the number of tasks that are runnable now and the average of the last minute, which includes
+/// Returns the share of a processor that a task gets, according to the text of `/proc/loadavg`.
+///
+/// The load is the larger of the number of tasks that are runnable now and the average of the last minute, which includes
 /// tasks that wait for a disk. An unreadable text counts as an idle machine.
 fn share(loadavg: &str, processors: usize) -> f64 {
     let mut fields = loadavg.split_ascii_whitespace();
@@ -188,7 +190,8 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 mod tests {
     use super::*;
 
-    /// Short enough that a machine has been running for longer than the absolute bound.
+    /// Short, because a test subtracts ten times this limit from the present [`Instant`], which fails on a machine that has
+    /// not been running for so long.
     const LIMIT: Duration = Duration::from_millis(500);
 
     #[test]
@@ -229,7 +232,7 @@ mod tests {
         }
     }
 
-    /// Returns a wait that started, was last checked, and made its last progress this long ago.
+    /// Returns a wait that started and was last checked this long ago, with this counted time.
     fn waiting(started: Duration, checked: Duration, counted: Duration) -> Patience {
         let now = Instant::now();
         Patience {

@@ -102,7 +102,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Returns the name of the process in error messages.
+    /// Returns the name that error messages use for the process.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -190,8 +190,8 @@ impl Process {
     /// Waits until the process has exited by itself. Any log output counts as progress.
     ///
     /// # Errors
-    /// Returns an error if `limit` (see [`crate::poll::Patience`]) is exceeded; the error ends with the last lines of
-    /// the log.
+    /// Returns an error if `limit` (see [`crate::poll::Patience`]) is exceeded; the error contains the last lines of the
+    /// log.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("the end of {}", self.name);
         let ended = wait_with_progress(&what, limit, |patience| {
@@ -215,7 +215,8 @@ impl Process {
         self.wait(limit)
     }
 
-    /// Kills the process and its group (SIGKILL) and waits until it has exited. Has no effect if it has exited already.
+    /// Kills the process and its group (SIGKILL) and waits until the process has exited. Has no effect if the process has
+    /// exited already.
     ///
     /// # Errors
     /// Returns an error if the operating system refuses the signal.
@@ -232,10 +233,10 @@ impl Process {
         Ok(())
     }
 
-    /// Returns the resources that the process has used, or `None` after it has exited and was awaited.
+    /// Returns the resources that the process has used.
     ///
     /// # Errors
-    /// Returns an error if the kernel's statistics cannot be read.
+    /// Returns an error if the kernel's statistics cannot be read, which includes a process that has exited and was awaited.
     pub fn usage(&self) -> Result<Usage> {
         Usage::of(self.id())
     }
@@ -318,7 +319,11 @@ mod tests {
                 .contains("exit status: 3")
         );
         let second = shell(&scratch, "exit 0");
-        assert_eq!(second.logged().unwrap(), "", "what an earlier process wrote");
+        assert_eq!(
+            second.logged().unwrap(),
+            "",
+            "the log must not contain the output of an earlier process"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The program under test.
+//! The `neurobridge` program under test, and the cargo commands that build it.
 
 use std::env;
 use std::path::PathBuf;

@@ -36,7 +36,7 @@ impl PrometheusInstallation {
     /// Finds the programs that `cargo xtask test` downloaded, otherwise installed ones.
     ///
     /// # Errors
-    /// Returns an error if there are none; the error contains the command that downloads them.
+    /// Returns an error if the programs are missing; the error contains the commands that download or install them.
     pub fn find() -> Result<Self> {
         let path = env::var_os("PATH").unwrap_or_default();
         let folders = [Self::fetched_dir().join("usr/bin")]
@@ -52,8 +52,8 @@ impl PrometheusInstallation {
             }
         }
         bail!(
-            "there is no Prometheus with its promtool here; `cargo xtask test` fetches it, \
-             `sudo apt-get install prometheus` installs it"
+            "prometheus and promtool are missing; `cargo xtask test` downloads them, or run \
+             `sudo apt-get install prometheus`"
         );
     }
 
@@ -65,7 +65,7 @@ impl PrometheusInstallation {
     /// Finds the programs for a test; returns `None` if the test is to be skipped.
     ///
     /// # Panics
-    /// Panics if there are none.
+    /// Panics if the programs are missing.
     pub fn for_test() -> Option<Self> {
         if skipped_by_name(SKIP_WORD) {
             return None;
@@ -116,7 +116,7 @@ impl Prometheus {
             .arg(format!("--web.listen-address={address}"));
         let process = Process::spawn("prometheus", &mut command, &dir.join("prometheus.log"))?;
         let mut prometheus = Self { process, address };
-        wait_for("Prometheus", START_TIMEOUT, || {
+        wait_for("Prometheus to be ready", START_TIMEOUT, || {
             if let Some(status) = prometheus.process.exit_status()? {
                 bail!(
                     "Prometheus exited with {status}:\n{}",
@@ -128,7 +128,7 @@ impl Prometheus {
         Ok(prometheus)
     }
 
-    /// Executes an instant query and returns the values of the resulting series, without those that are not numbers.
+    /// Executes an instant query and returns the values of the resulting series, without the NaN values.
     ///
     /// # Errors
     /// Returns an error if the query is invalid or its result is not a vector.

@@ -27,9 +27,11 @@ struct State {
 /// A relayed connection.
 #[derive(Debug)]
 struct Connection {
+    /// The socket of the client.
     near: TcpStream,
+    /// The socket of the server.
     far: TcpStream,
-    /// The bytes that the server has sent.
+    /// The number of bytes that were relayed from the server.
     received: AtomicU64,
     /// Whether the bytes of both directions are dropped.
     is_stalled: AtomicBool,
@@ -38,10 +40,11 @@ struct Connection {
     released: Condvar,
 }
 
-/// The bytes to the server that are held.
+/// The bytes to the server that are not relayed until [`Relay::release`].
 #[derive(Debug, Default)]
 struct Held {
     is_held: bool,
+    /// The number of bytes that were read from the client and wait.
     bytes: usize,
 }
 
@@ -115,8 +118,8 @@ impl Relay {
         }
     }
 
-    /// Holds the bytes that the present connections send to the server from now on, as a slow network would. They are relayed by
-    /// [`release`](Self::release), also if the client has closed its connection meanwhile.
+    /// Holds the bytes that the clients of the open connections send from now on, as a slow network would. The held bytes are
+    /// relayed by [`release`](Self::release), even if the client has closed its connection meanwhile.
     pub fn hold(&self) {
         let state = lock(&self.state);
         state
@@ -171,7 +174,7 @@ fn connect(near: TcpStream, server: &str, shared: &Mutex<State>) -> io::Result<(
     }
     let far = TcpStream::connect(server)?;
     for stream in [&near, &far] {
-        // Otherwise small requests wait for the acknowledgement of the one before.
+        // Otherwise a small request waits for the TCP acknowledgement of the previous one.
         stream.set_nodelay(true)?;
     }
     let connection = Arc::new(Connection {

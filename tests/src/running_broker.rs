@@ -29,9 +29,9 @@ impl RunningBroker {
         brokers_dir().join("standing").join(broker.word())
     }
 
-    /// Finds a running broker; the note of a broker that has exited is ignored.
+    /// Finds a running broker by the file that [`RunningBroker::note`] wrote; the file of a broker that has exited is ignored.
     pub fn find(broker: Broker) -> Option<Self> {
-        let text = fs::read_to_string(note(broker)).ok()?;
+        let text = fs::read_to_string(pid_file(broker)).ok()?;
         let (pid, address) = text.trim().split_once(' ')?;
         let broker_process = Self {
             pid: pid.parse().ok()?,
@@ -40,12 +40,12 @@ impl RunningBroker {
         broker_process.is_running(broker).then_some(broker_process)
     }
 
-    /// Writes a note of the broker for [`RunningBroker::find`].
+    /// Writes the process id and the address to a file, for [`RunningBroker::find`].
     ///
     /// # Errors
-    /// Returns an error if the note cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn note(&self, broker: Broker) -> Result<()> {
-        let path = note(broker);
+        let path = pid_file(broker);
         fs::write(&path, format!("{} {}\n", self.pid, self.address))
             .with_context(|| format!("writing {}", path.display()))
     }
@@ -58,16 +58,18 @@ impl RunningBroker {
         let pid = Pid::from_raw(i32::try_from(self.pid).context("the process id is out of range")?);
         kill(pid, Signal::SIGTERM).with_context(|| format!("stopping {broker}, process {pid}"))?;
         let ended = || !self.is_running(broker);
-        if wait_until("the end of the broker", STOP_TIMEOUT, ended).is_err() {
+        if wait_until(&format!("the end of {broker}"), STOP_TIMEOUT, ended).is_err() {
             killpg(pid, Signal::SIGKILL).with_context(|| format!("killing {broker}, process {pid}"))?;
             wait_until(&format!("the end of {broker}"), STOP_TIMEOUT, ended)?;
         }
-        fs::remove_file(note(broker)).with_context(|| format!("removing {}", note(broker).display()))?;
+        let file = pid_file(broker);
+        fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
         let dir = Self::dir(broker);
         fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))
     }
 
-    /// Compares more than the process id, because the id may belong to another process by now.
+    /// Returns whether the process is this broker: the command line has to contain the folder of the broker, because the
+    /// process id may belong to another process by now.
     fn is_running(&self, broker: Broker) -> bool {
         let Ok(command) = fs::read(Path::new("/proc").join(self.pid.to_string()).join("cmdline")) else {
             return false;
@@ -76,7 +78,7 @@ impl RunningBroker {
     }
 }
 
-fn note(broker: Broker) -> PathBuf {
+fn pid_file(broker: Broker) -> PathBuf {
     brokers_dir()
         .join("standing")
         .join(format!("{}.pid", broker.word()))

@@ -27,7 +27,7 @@ pub const SKIP_VARIABLE: &str = "NEUROBRIDGE_TEST_SKIP";
 /// The time limit for a broker's response.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A file to which the name of every skipped test is appended.
+/// The variable with the path of a file to which the name of every skipped test is appended.
 pub const SKIPPED_FILE_VARIABLE: &str = "NEUROBRIDGE_TEST_SKIPPED_FILE";
 
 /// The types of brokers that tests need.
@@ -137,7 +137,7 @@ pub fn own_nats(options: NatsOptions) -> Option<Nats> {
     with_own_nats(|| Nats::start(options)).map(|started| started.unwrap_or_else(|error| panic!("{error:#}")))
 }
 
-/// Calls `start`, which starts a separate Kafka, unless the test is to be skipped.
+/// Calls `start`, which starts a separate Kafka; returns `None` if the test is to be skipped.
 ///
 /// # Panics
 /// Panics if Kafka is not installed.
@@ -145,7 +145,7 @@ pub fn with_own_kafka<T>(start: impl FnOnce() -> T) -> Option<T> {
     own(Broker::Kafka).then(start)
 }
 
-/// Calls `start`, which starts a separate nats-server, unless the test is to be skipped.
+/// Calls `start`, which starts a separate nats-server; returns `None` if the test is to be skipped.
 ///
 /// # Panics
 /// Panics if nats-server is not installed.
@@ -163,7 +163,8 @@ pub fn skipped_by_name(word: &str) -> bool {
     skipped
 }
 
-/// Reports that the current test is skipped, on standard error and past the capture of the test harness.
+/// Reports that the current test is skipped: in the file of [`SKIPPED_FILE_VARIABLE`], and on standard error, where the test
+/// harness does not capture the report.
 pub fn report_skipped(reason: &str) {
     let thread = thread::current();
     let line = format!("skipped: {}: {reason}\n", thread.name().unwrap_or("unnamed test"));
@@ -225,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instructions_name_every_way() {
+    fn instructions_name_every_way_to_get_a_broker() {
         let sentence = instructions(Broker::Kafka);
         for way in [
             "cargo xtask test",

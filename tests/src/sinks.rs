@@ -1,4 +1,4 @@
-//! Sinks for the configuration of a bridge.
+//! The tables of sinks for the configuration of a bridge under test.
 
 /// The sinks `kafka`, exactly once into a topic, and `stream`, with strict order into a stream of JetStream.
 #[derive(Clone, Copy, Debug)]
@@ -9,9 +9,9 @@ pub struct KafkaAndStream<'a> {
     pub topic: &'a str,
     /// The URL of a NATS server.
     pub nats: &'a str,
-    /// The stream.
+    /// The name of the stream.
     pub stream: &'a str,
-    /// The subject, with placeholders.
+    /// The template of the subject, with placeholders such as `{result}`.
     pub subject: &'a str,
 }
 

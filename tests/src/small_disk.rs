@@ -21,8 +21,8 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Creates the folder `place` and mounts a file system on it: ext4 in a file below `dir`, whose syncs reach the disk, or else a
-    /// tmpfs. Returns `None` if neither can be mounted, for example without root privileges; the caller then reports that.
+    /// Creates the folder `place` and mounts a file system of `size_mib` there: ext4 in a file below `dir`, so that syncs reach
+    /// the disk, or else a tmpfs. Returns `None` if neither can be mounted, for example without root privileges.
     ///
     /// # Errors
     /// Returns an error if the folder or the file cannot be created.
@@ -83,24 +83,24 @@ fn succeeds(program: &str, args: &[&str]) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
-/// A file that fills the free space.
+/// A file that fills the free space of a file system.
 #[derive(Debug)]
 pub struct Ballast {
     path: PathBuf,
 }
 
 impl Ballast {
-    /// Fills the free space, and fills space that becomes free later, while `goes_on` returns true. Then removes the file.
+    /// Fills the free space, and fills space that becomes free later, until `is_needed` returns false. Then removes the file.
     ///
     /// # Errors
     /// Returns an error if the file cannot be created, written or removed, except for a full disk.
-    pub fn fill(&self, mut goes_on: impl FnMut() -> bool) -> Result<()> {
+    pub fn fill(&self, mut is_needed: impl FnMut() -> bool) -> Result<()> {
         let mut file = File::create(&self.path).context("creating the ballast")?;
         let filled = loop {
             if let Err(error) = fill_now(&mut file) {
                 break Err(error);
             }
-            if !goes_on() {
+            if !is_needed() {
                 break Ok(());
             }
             thread::sleep(REFILL);

@@ -20,7 +20,7 @@ pub struct Status {
     pub spool: Spool,
     /// The sinks by name.
     pub sinks: BTreeMap<String, Sink>,
-    /// The membership in a cluster.
+    /// The membership in a cluster; `None` for a bridge outside of a cluster.
     pub cluster: Option<Cluster>,
 }
 
@@ -31,26 +31,26 @@ pub struct Cluster {
     pub member: String,
     /// `leader` or `follower`.
     pub role: String,
-    /// The number of the own leadership.
+    /// The number of this member's leadership; `None` for a follower.
     pub term: Option<u64>,
     /// The number of times since the start that this member became the leader.
     pub takeovers: u64,
-    /// The relation to the cluster.
+    /// The state of the membership: `joining`, `joined`, `unreachable` or `refused`.
     pub join_state: String,
-    /// Why the member cannot lead.
+    /// The reason of `unreachable` or `refused`.
     pub reason: Option<String>,
-    /// The members that this one knows.
+    /// The members that this member knows.
     pub members: Vec<ClusterMember>,
 }
 
 /// A member of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterMember {
-    /// The name.
+    /// The name of the member.
     pub name: String,
-    /// Whether it has shown a sign of life within the time of the lease.
+    /// Whether the member has shown within the `ttl` of the lease that it runs.
     pub alive: bool,
-    /// The number of the leadership that it claims.
+    /// The number of the leadership that the member claims; `None` for a follower.
     pub term: Option<u64>,
     /// The number of events without an outcome in the sink that has the most of them; `None` if it is unknown.
     pub lag_events: Option<u64>,
@@ -72,11 +72,11 @@ pub struct Source {
     pub state: SourceState,
     /// The reason why the source is not connected or does not read.
     pub reason: Option<String>,
-    /// Connections since the start.
+    /// The number of connections since the start.
     pub connections: u64,
     /// The latest error that the platform reported.
     pub last_platform_error: Option<String>,
-    /// Times without a connection.
+    /// The number of gaps, which are times without an authenticated connection.
     pub gaps: u64,
     /// The latest dead letters.
     pub newest_dead_letters: Vec<Value>,
@@ -115,9 +115,9 @@ pub struct SourceLedger {
 pub struct Spool {
     /// The sequence up to which events are durable.
     pub durable_sequence: u64,
-    /// Bytes in the log.
+    /// The size of the log in bytes.
     pub size_bytes: u64,
-    /// See `neurobridge_spool_pending_bytes`.
+    /// The value of the metric `neurobridge_spool_pending_bytes`.
     pub pending_bytes: u64,
     /// The configured limit of the log in bytes.
     pub limit_bytes: u64,
@@ -186,7 +186,7 @@ pub struct SinkLedger {
 }
 
 impl SinkLedger {
-    /// Returns the events with a final result.
+    /// Returns the number of events with a final result.
     pub const fn settled(&self) -> u64 {
         self.delivered + self.filtered + self.duplicate + self.dead_lettered + self.dropped + self.damaged
     }
@@ -223,7 +223,7 @@ impl Status {
         self.sink(sink).ledger.delivered
     }
 
-    /// Returns whether this is the leader of its cluster.
+    /// Returns whether the bridge with this status is the leader of its cluster.
     pub fn leads(&self) -> bool {
         self.cluster
             .as_ref()

@@ -5,8 +5,8 @@ use std::thread;
 
 use anyhow::Result;
 
-/// Passes each connection to `serve`, one after the other, in a thread that ends with the process. Returns the URL of the
-/// WebSocket.
+/// Starts a server whose thread passes each connection to `serve`, one after the other, until this process ends. Returns the
+/// `ws://` URL of the server.
 ///
 /// # Errors
 /// Returns an error if no port is free.

@@ -21,7 +21,7 @@ use crate::process::Guardian;
 
 /// A program in its own terminal, which is its standard input and both outputs.
 ///
-/// When dropped, it is killed, like a [`crate::process::Process`].
+/// When dropped, the program is killed, like a [`crate::process::Process`].
 #[derive(Debug)]
 pub struct Terminal {
     child: Child,
@@ -98,7 +98,8 @@ impl Terminal {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", command.get_program().display()))?;
-        // The command keeps the terminal open until it is dropped. Without this, the reading thread would not detect the end.
+        // Closes the terminal in `command`: while this process has it open, the reading thread does not detect the end of
+        // the program.
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -142,7 +143,7 @@ impl Terminal {
         self.lock().parser.screen().clone()
     }
 
-    /// Returns everything that the program wrote, with escape sequences.
+    /// Returns the complete output of the program, with escape sequences.
     pub fn written(&self) -> String {
         String::from_utf8_lossy(&self.lock().bytes).into_owned()
     }
@@ -165,7 +166,7 @@ impl Terminal {
     /// Waits until the program has exited and all its output is read.
     ///
     /// # Errors
-    /// Returns an error if `timeout` passes first; the error ends with the screen.
+    /// Returns an error if `timeout` passes first; the error contains the text on the screen.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let child = &mut self.child;
         let status = wait_for("the end of the program on the terminal", timeout, || {

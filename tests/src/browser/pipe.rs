@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::paths::Scratch;
 use crate::poll::Patience;
 
-/// A browser may need seconds to start on a busy machine.
+/// The time limit for a response: a browser may need seconds to start on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 /// The interval of the limit checks.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -108,12 +108,14 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        // The browser sends no further message, so an empty message ends the thread that reads the pipe.
+        // An empty message ends the thread that reads the pipe. The end of the browser would not, because this process has
+        // the pipe open for writing too.
         let _ = both_ways(&self.answers).and_then(|mut answers| Ok(answers.write_all(b"\0")?));
     }
 }
 
-/// Opens a pipe for both reading and writing, because this does not block until the browser opens the pipe.
+/// Opens a pipe for both reading and writing: opening it for one direction would block until the browser opens the other
+/// end.
 fn both_ways(path: &Path) -> Result<File> {
     OpenOptions::new()
         .read(true)

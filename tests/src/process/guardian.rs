@@ -1,4 +1,4 @@
-//! Cleans up after a program that died without cleaning up.
+//! A small process that runs a cleanup command after the death of this program.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -46,7 +46,7 @@ impl Guardian {
             .process_group(0)
             .spawn()
             .context("starting the shell that cleans up after this program")?;
-        let pipe = shell.stdin.take().context("the pipe is missing")?;
+        let pipe = shell.stdin.take().context("the shell has no standard input")?;
         Ok(Self { shell, pipe })
     }
 

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// User and system time of all threads, including those that have ended, from the scheduler's clock in nanoseconds.
-    /// The times in `/proc` count clock ticks of 10 ms, and miss threads that run for less than one.
+    /// The times in `/proc` count clock ticks of 10 ms, and omit threads that run for less than one tick.
     pub cpu: Duration,
     /// The largest resident memory so far; 0 for a process that has exited.
     pub peak_memory_bytes: u64,

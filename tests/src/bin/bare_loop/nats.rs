@@ -119,11 +119,12 @@ impl Nats {
         Some(headers)
     }
 
+    /// Counts an acknowledgement.
     fn take(&mut self, reply: Option<Message>) -> Result<()> {
         let reply = reply.context("the connection was lost")?;
         if reply.status.is_some() || reply.payload.windows(7).any(|word| word == b"\"error\"") {
             bail!(
-                "refused: {:?} {}",
+                "the server refused a message: {:?} {}",
                 reply.status,
                 String::from_utf8_lossy(&reply.payload)
             );
