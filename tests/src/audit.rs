@@ -166,16 +166,16 @@ pub fn nats_binary(
             let (id, sequence) = (header("ce-id")?, header("ce-sequence")?);
             ensure!(
                 header("ce-specversion")? == "1.0" && header("ce-datacontenttype")? == "application/json",
-                "{message:?}"
+                "unexpected version or content type: {message:?}"
             );
             ensure!(
                 header("ce-source")? == format!("/neuroio/{source}"),
-                "{message:?}"
+                "the source is not {source}: {message:?}"
             );
             let identity = in_stream.then(|| format!("{source}/{id}"));
             ensure!(
                 message.header("Nats-Msg-Id") == identity.as_deref(),
-                "{message:?}"
+                "expected the message id {identity:?}: {message:?}"
             );
             if let Some(position) = message.header("Neurobridge-Chain") {
                 // `<sink>/<spool>/<epoch>:<sequence>`
@@ -186,13 +186,19 @@ pub fn nats_binary(
                     .rsplit_once(':')
                     .with_context(|| format!("{message:?}"))?;
                 let epoch = who.rsplit_once('/').map(|(who, _)| who.ends_with(spool));
-                ensure!(number == expected && epoch == Some(true), "{message:?}");
+                ensure!(
+                    number == expected && epoch == Some(true),
+                    "Neurobridge-Chain contradicts ce-sequence: {message:?}"
+                );
             }
             let entry = entry_of(message, "neuroio.entries")?;
-            ensure!(header("ce-type")? == kind_of(&entry), "{message:?}");
+            ensure!(
+                header("ce-type")? == kind_of(&entry),
+                "ce-type contradicts the entry: {message:?}"
+            );
             ensure!(
                 entry["created"].as_str() == message.header("ce-time"),
-                "{message:?}"
+                "ce-time contradicts the entry: {message:?}"
             );
             Ok(Arrived {
                 id: id.parse().with_context(|| format!("{message:?}"))?,
@@ -215,7 +221,10 @@ pub fn nats_raw(messages: &[crate::nats::messages::Message], prefix: &str) -> Re
         .enumerate()
         .map(|(position, message)| {
             let frame = entry_of(message, prefix)?;
-            ensure!(message.header("ce-id").is_none(), "{message:?}");
+            ensure!(
+                message.header("ce-id").is_none(),
+                "a raw frame has the header ce-id: {message:?}"
+            );
             Ok(Arrived {
                 id: frame["id"].as_u64().with_context(|| format!("{message:?}"))?,
                 data: String::from_utf8(message.payload.clone())?,
@@ -266,15 +275,21 @@ pub fn kafka(records: &[crate::kafka::records::Record], source: &str) -> Result<
         };
         ensure!(
             header("ce_specversion")? == "1.0" && header("content-type")? == "application/json",
-            "{record:?}"
+            "unexpected version or content type: {record:?}"
         );
-        ensure!(header("ce_source")? == format!("/neuroio/{source}"), "{record:?}");
+        ensure!(
+            header("ce_source")? == format!("/neuroio/{source}"),
+            "the source is not {source}: {record:?}"
+        );
         let value = record.value.as_deref().context("a record without a value")?;
         let entry: serde_json::Value = serde_json::from_slice(value)?;
-        ensure!(header("ce_type")? == kind_of(&entry), "{record:?}");
+        ensure!(
+            header("ce_type")? == kind_of(&entry),
+            "ce_type contradicts the entry: {record:?}"
+        );
         ensure!(
             entry["created"].as_str() == record.header("ce_time"),
-            "{record:?}"
+            "ce_time contradicts the entry: {record:?}"
         );
         ensure!(
             entry["pid"].as_str().map(str::as_bytes) == record.key.as_deref(),
