@@ -58,7 +58,7 @@ fn all_sinks_store_every_event_of_two_sources() {
     ] {
         let label = format!("sink=\"{sink}\"");
         wait_until(&format!("{gauge} of {sink}"), LIMIT, || {
-            // A round trip takes time; all messages are acknowledged.
+            // A round trip takes time, and the queues are empty, because all messages are acknowledged.
             let value = bridge.metric(gauge, &[&label]);
             value.is_ok_and(|value| (value > 0.0) == gauge.ends_with("_seconds"))
         })

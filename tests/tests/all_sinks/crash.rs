@@ -19,7 +19,7 @@ use super::{LIMIT, STREAM, settled, stream_sink};
 const KILLS: u64 = 4;
 /// The number of events without an acknowledgement when the bridge is killed.
 const IN_FLIGHT: f64 = 300.0;
-/// The duration of the pause, longer than the duplicate window of the stream, so that the server does not deduplicate by message
+/// The pause after a kill, longer than the duplicate window of the stream, so that the server does not deduplicate by message
 /// id.
 const PAST_THE_WINDOW: Duration = Duration::from_millis(300);
 
@@ -51,12 +51,12 @@ fn kill_in_flight_stores_each_event_once_in_order() {
         .unwrap();
         let last = bridge.status().unwrap();
         bridge.process().kill().unwrap();
-        // The server stores the messages in its socket buffer, but the killed bridge receives no acknowledgement.
+        // The server stores the messages that its socket buffer contains, but the killed bridge receives no acknowledgement.
         nats.thaw().unwrap();
         durable = last.spool.durable_sequence;
         let settled = settled(&last, "stream");
         assert!(settled >= super::settled(&status, "stream"));
-        stored_unacknowledged += wait_for("the server to store what it was sent", LIMIT, || {
+        stored_unacknowledged += wait_for("the server to store the unacknowledged messages", LIMIT, || {
             let stored = stored(&nats);
             Ok((stored > settled).then(|| stored - settled))
         })
@@ -65,7 +65,7 @@ fn kill_in_flight_stores_each_event_once_in_order() {
     }
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
-        .wait("all that was durable, and some more", LIMIT, |status| {
+        .wait("all durable events and 2,000 more", LIMIT, |status| {
             settled(status, "stream") > durable + 2000
         })
         .unwrap();
@@ -88,10 +88,7 @@ fn kill_in_flight_stores_each_event_once_in_order() {
         .iter()
         .zip(&expected)
         .find(|(found, expected)| found != expected);
-    assert_eq!(
-        wrong, None,
-        "found and expected: each sequence once, without a hole"
-    );
+    assert_eq!(wrong, None, "a sequence is missing or repeated (found, expected)");
     // Events that the platform sent while no bridge was connected are missing; the others must be unmodified.
     let sent: HashMap<u64, String> = platform
         .stop()

@@ -36,44 +36,44 @@ fn outage_of_one_sink_delays_no_other() {
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
-    let Some(mut keeping) = own_nats(NatsOptions::default()) else {
+    let Some(mut jetstream) = own_nats(NatsOptions::default()) else {
         return;
     };
-    let mut passing = NatsOptions::default();
-    passing.jetstream = false;
-    let Some(mut passing) = own_nats(passing) else {
+    let mut core_nats = NatsOptions::default();
+    core_nats.jetstream = false;
+    let Some(mut core_nats) = own_nats(core_nats) else {
         return;
     };
     KafkaAdmin::new(&kafka.bootstrap())
         .unwrap()
         .create_topic("entries", 3, &[])
         .unwrap();
-    let listener = Listener::start(&passing.url(), "neuroio.>").unwrap();
+    let listener = Listener::start(&core_nats.url(), "neuroio.>").unwrap();
     // The stream's server is down when the bridge starts, and starts later.
-    keeping.kill().unwrap();
+    jetstream.kill().unwrap();
     let dir = Scratch::new("outages").unwrap();
     let platform = Platform::start(&dir, &["--rate", "3000"]).unwrap();
     let config = config(
         &platform.url(),
         &kafka.bootstrap(),
-        &keeping.url(),
-        &passing.url(),
+        &jetstream.url(),
+        &core_nats.url(),
     );
     let bridge = Bridge::start(&dir, &config).unwrap();
 
-    outage(&bridge, "stream", || keeping.start_again().unwrap());
-    keeping.stop().unwrap();
-    outage(&bridge, "stream", || keeping.start_again().unwrap());
-    keeping.kill().unwrap();
-    outage(&bridge, "stream", || keeping.start_again().unwrap());
-    keeping.freeze().unwrap();
-    outage(&bridge, "stream", || keeping.thaw().unwrap());
-    passing.freeze().unwrap();
-    outage(&bridge, "core", || passing.thaw().unwrap());
+    outage(&bridge, "stream", || jetstream.start_again().unwrap());
+    jetstream.stop().unwrap();
+    outage(&bridge, "stream", || jetstream.start_again().unwrap());
+    jetstream.kill().unwrap();
+    outage(&bridge, "stream", || jetstream.start_again().unwrap());
+    jetstream.freeze().unwrap();
+    outage(&bridge, "stream", || jetstream.thaw().unwrap());
+    core_nats.freeze().unwrap();
+    outage(&bridge, "core", || core_nats.thaw().unwrap());
     kafka.freeze().unwrap();
     outage(&bridge, "kafka", || kafka.thaw().unwrap());
 
-    // The stop happens in the middle of the feed and waits for the events in flight.
+    // The bridge is stopped while the platform still sends events, and waits for the events in flight.
     let file = bridge.data_dir().join("events.jsonl");
     let (status, log) = bridge.stop(Signal::SIGTERM, LIMIT).unwrap();
     assert!(status.success(), "{status}: {log}");
@@ -84,11 +84,11 @@ fn outage_of_one_sink_delays_no_other() {
     let in_file = audit::audit(&expected(&sent, &OF_ARCHIVE, &redacted), &[lines]).unwrap();
     assert_eq!(in_file.duplicates, 0);
 
-    let stored = read_stream(&keeping.url(), STREAM, LIMIT).unwrap();
+    let stored = read_stream(&jetstream.url(), STREAM, LIMIT).unwrap();
     let stored = audit::nats_binary(&stored, "main", true).unwrap();
     let of_stream = expected(&sent, &OF_STREAM, &["full_image", "confidence"]);
     let in_stream = audit::audit(&of_stream, &[stored]).unwrap();
-    assert_eq!(in_stream.duplicates, 0, "strict order stores each once");
+    assert_eq!(in_stream.duplicates, 0, "strict order stores each event once");
 
     let records = read_topic(&kafka.bootstrap(), "entries", LIMIT).unwrap();
     let records = audit::kafka(&records, "main").unwrap();
@@ -103,9 +103,9 @@ fn outage_of_one_sink_delays_no_other() {
     audit::audit(&of_core, &[received]).unwrap();
 }
 
-/// Waits until the other sinks are far ahead of one whose server is down, restores the server, and waits until the sink
-/// has caught up.
-fn outage(bridge: &Bridge, sink: &str, heal: impl FnOnce()) {
+/// Waits until the other sinks are far ahead of `sink`, whose server is down, restores the server, and waits until `sink` has
+/// caught up.
+fn outage(bridge: &Bridge, sink: &str, restore: impl FnOnce()) {
     let wait = |what: &str, condition: &dyn Fn(&Status) -> bool| bridge.wait(what, LIMIT, condition).unwrap();
     let others = SINKS.iter().filter(|other| **other != sink);
     let status = bridge.status().unwrap();
@@ -116,16 +116,16 @@ fn outage(bridge: &Bridge, sink: &str, heal: impl FnOnce()) {
     );
     let lag = meanwhile.sink(sink).lag_events;
     assert!(lag > OUTAGE_EVENTS / 2, "{sink}: {meanwhile:#}");
-    heal();
+    restore();
     wait(&format!("{sink} to catch up"), &|status| {
         settled(status, sink) >= target && status.sink(sink).state == SinkState::Up
     });
 }
 
-fn config(url: &str, bootstrap: &str, keeping: &str, passing: &str) -> String {
+fn config(url: &str, bootstrap: &str, jetstream: &str, core_nats: &str) -> String {
     let stream = stream_sink(
         "stream",
-        keeping,
+        jetstream,
         STREAM,
         &format!("filter = {{ result = {OF_STREAM:?} }}\nredact = [\"full_image\", \"confidence\"]"),
     );
@@ -150,7 +150,7 @@ fn config(url: &str, bootstrap: &str, keeping: &str, passing: &str) -> String {
 
         [sinks.core]
         type = "nats"
-        servers = ["{passing}"]
+        servers = ["{core_nats}"]
         mode = "core"
         filter = {{ result = {OF_CORE:?} }}
         redact = ["age", "sex"]
