@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 
-/// Returns the part of the declaration that the simulator and the bridge share, for a server at an address.
+/// Returns the declaration of the feed, for the simulator and the bridge, with the list of events at `address`.
 fn declaration(address: &str, pages: &str) -> String {
     format!(
         r#"
@@ -28,7 +28,7 @@ pages = {pages}
 const OFFSET: &str = r#"{ type = "offset", limit = 100 }"#;
 
 /// Writes the declaration for the simulator, and returns the path of its file.
-fn written(dir: &Scratch, pages: &str) -> String {
+fn declaration_file(dir: &Scratch, pages: &str) -> String {
     let path = dir.join("simulated.toml");
     fs::write(&path, declaration("simulator.invalid", pages)).unwrap();
     path.display().to_string()
@@ -62,7 +62,7 @@ const ORDERS: Feed = Feed {
 #[test]
 fn missed_events_of_a_declared_feed_are_fetched_once_and_in_order() {
     let dir = Scratch::new(ORDERS.name).unwrap();
-    let path = written(&dir, OFFSET);
+    let path = declaration_file(&dir, OFFSET);
     let args = ["--feed", &path, "--rest-order", "oldest"];
     assert_fetched_once_and_in_order(&ORDERS, &dir, &args);
 }
@@ -80,7 +80,7 @@ fn ids_in(file: &Path) -> Vec<u64> {
 }
 
 #[test]
-fn each_kind_of_pages_is_read_in_both_orders() {
+fn each_kind_of_paging_fetches_all_missed_events() {
     for (index, (pages, order)) in [
         (
             r#"{ type = "page", limit = 50, limit_parameter = "size" }"#,
@@ -96,7 +96,7 @@ fn each_kind_of_pages_is_read_in_both_orders() {
     .enumerate()
     {
         let dir = Scratch::new(&format!("declared-pages-{index}")).unwrap();
-        let (path, record) = (written(&dir, pages), dir.join("recognised.jsonl"));
+        let (path, record) = (declaration_file(&dir, pages), dir.join("recognised.jsonl"));
         let recognised_path = record.display().to_string();
         let args = [
             "--feed",
@@ -109,7 +109,7 @@ fn each_kind_of_pages_is_read_in_both_orders() {
             order,
         ];
         let platform = Platform::start(&dir, &args).unwrap();
-        // The window of a spool in memory does not survive a crash.
+        // Only with a spool on disk, the deduplication window survives a crash.
         let config = source_with(&platform, pages) + "[spool]\ntype = \"disk\"\n";
         let mut bridge = Bridge::start(&dir, &config).unwrap();
         bridge
@@ -158,7 +158,7 @@ fn each_kind_of_pages_is_read_in_both_orders() {
 #[test]
 fn missing_events_of_a_declared_feed_lie_in_reported_gaps() {
     let dir = Scratch::new("declared-lost").unwrap();
-    let (path, record) = (written(&dir, OFFSET), dir.join("recognised.jsonl"));
+    let (path, record) = (declaration_file(&dir, OFFSET), dir.join("recognised.jsonl"));
     let recognised_path = record.display().to_string();
     let args = [
         "--feed",
@@ -171,7 +171,7 @@ fn missing_events_of_a_declared_feed_lie_in_reported_gaps() {
         "rest-http=503",
     ];
     let platform = Platform::start(&dir, &args).unwrap();
-    // The report of a gap survives the next crash.
+    // With a spool on disk, the report of a gap survives the next crash.
     let config = source_with(&platform, OFFSET) + "[spool]\ntype = \"disk\"\n";
     let mut bridge = Bridge::start(&dir, &config).unwrap();
     for outages in 1..=2 {
@@ -217,8 +217,11 @@ fn missing_events_of_a_declared_feed_lie_in_reported_gaps() {
             gap["outcome"] == "unrecovered"
                 && (time(gap, "began") - near..=time(gap, "ended") + near).contains(at)
         });
-        assert!(is_reported, "{id} of {at} lies in no gap: {gaps:#?}");
+        assert!(
+            is_reported,
+            "missing event {id} of {at} lies in no reported gap: {gaps:#?}"
+        );
         count += 1;
     }
-    assert!(count > 500, "{count} missing");
+    assert!(count > 500, "only {count} events are missing");
 }

@@ -1,17 +1,17 @@
-//! Gaps that are filled when far more events are stored than the deduplication window has room for.
+//! Gaps that are filled late: far more events were stored since the gap than the deduplication window holds.
 
 use std::path::PathBuf;
 
 use super::*;
 
-/// A window of far fewer events than are stored after a gap. An event that arrives twice within a moment is recognised by it only
-/// if less than a half of it was stored in between, so no feed sends events while a gap is filled here.
+/// A deduplication window of far fewer events than are stored after a gap. The window is certain to contain only the latest 50
+/// events, so the platform sends no events while a gap is filled in these tests.
 const SMALL_WINDOW: &str = "[deduplicate]\nmax_events = 100\n[spool]\ntype = \"disk\"\n";
 /// An address at which no program listens.
 const NO_LIST: &str = "http://127.0.0.1:1";
 
-/// Checks that a source stores each event once if the bridge cannot reach the list of events until `repair` makes it use a
-/// corrected configuration. The configuration file contains the correct address before `repair` is called.
+/// Checks that a source stores each event once if the bridge cannot reach the list of events until `repair` is called. `repair`
+/// makes the bridge read its configuration file again, which then contains the correct address of the list.
 fn assert_stored_once(name: &str, repair: impl FnOnce(&mut Bridge, &Path)) {
     let dir = Scratch::new(name).unwrap();
     let count = EVENTS.to_string();
@@ -49,7 +49,7 @@ fn events_file(bridge: &Bridge) -> PathBuf {
     bridge.data_dir().join("events.jsonl")
 }
 
-/// Waits until all events are delivered, and checks that the file has each once.
+/// Waits until all events are delivered, and checks that the sink's file has each event once.
 fn assert_all_stored_once(bridge: Bridge) {
     bridge
         .wait("all events", SOON, |status| status.delivered("events") >= EVENTS)
@@ -80,7 +80,7 @@ fn delayed_fill_after_a_crash_stores_no_event_twice() {
     });
 }
 
-/// The list has events that were stored after the last proof of life.
+/// After the crash, the bridge also fetches the events that it had stored since its last proof of life.
 #[test]
 fn crash_with_a_small_window_stores_no_event_twice() {
     let dir = Scratch::new("small-window-crash").unwrap();

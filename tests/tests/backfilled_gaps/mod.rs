@@ -1,4 +1,4 @@
-//! Events that the platform recognised while the bridge was not connected are fetched, or reported to the consumers.
+//! Events that the platform recognised while the bridge was not connected are fetched, or the gap is reported to the consumers.
 
 mod declared;
 mod delayed;
@@ -47,8 +47,9 @@ struct Feed {
     name: &'static str,
     /// The configuration of the source `main`.
     source: fn(&Platform) -> String,
-    /// The field of the body whose events are in order.
+    /// The field of the body that names the person: the events of a person are in order.
     person: &'static str,
+    /// The template of the NATS subject.
     subject: &'static str,
 }
 
@@ -171,12 +172,12 @@ fn assert_fetched_once_and_in_order(feed: &Feed, dir: &Scratch, args: &[&str]) {
     );
 
     let mut bridge = Bridge::start(dir, &config).unwrap();
-    let events = |bridge: &Bridge, more_than: u64| {
+    let wait_for_events = |bridge: &Bridge, more_than: u64| {
         bridge
             .wait("events", SOON, |status| status.delivered("stream") > more_than)
             .unwrap();
     };
-    events(&bridge, 200);
+    wait_for_events(&bridge, 200);
     // A crash, then a clean shutdown. The platform recognises some hundred events before each restart.
     for is_crash in [true, false] {
         if is_crash {
@@ -192,7 +193,7 @@ fn assert_fetched_once_and_in_order(feed: &Feed, dir: &Scratch, args: &[&str]) {
         })
         .unwrap();
         bridge = Bridge::start(dir, &config).unwrap();
-        events(&bridge, 300);
+        wait_for_events(&bridge, 300);
         wait_for_outcomes(dir, if is_crash { 1 } else { 2 });
     }
     bridge
@@ -390,7 +391,7 @@ filter = {{ result = ["a result that does not exist"] }}
 }
 
 #[test]
-fn events_of_a_period_are_fetched_by_hand() {
+fn backfill_command_stores_missed_events_once() {
     let first_dir = Scratch::new("backfill-first").unwrap();
     let record = first_dir.join("recognised.jsonl");
     let path = record.display().to_string();
@@ -400,7 +401,7 @@ fn events_of_a_period_are_fetched_by_hand() {
     wait_until("events", SOON, || recognised(&record) > 300).unwrap();
     drop(first);
 
-    // The first start with a data folder is no gap.
+    // The first start with a new data folder records no gap.
     let dir = Scratch::new("backfill-by-hand").unwrap();
     let bridge = Bridge::start(&dir, &source(&platform)).unwrap();
     bridge
