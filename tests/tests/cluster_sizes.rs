@@ -1,4 +1,4 @@
-//! From one bridge to two and back, by the steps of `docs/operations.md`.
+//! A single bridge becomes a cluster of two and a single bridge again, by the steps of `docs/operations.md`.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn stop(bridge: Bridge) {
     assert!(status.success(), "{log}");
 }
 
-/// Waits until the bridge has published some events more.
+/// Waits until the bridge has published 100 more events.
 fn wait_until_publishing(bridge: &Bridge) {
     let before = bridge.status().unwrap().delivered("stream");
     let publishes = |status: &Status| status.delivered("stream") > before + 100;
@@ -80,7 +80,8 @@ type = "disk"
     let second = Bridge::start(&second_dir, &member("b")).unwrap();
     wait_until_joined(&second);
 
-    // Only the first bridge has the events from before the second one joined; published later, they would be late.
+    // Only the first bridge has the events that arrived before the second bridge joined. After the takeover, these events would
+    // be published late.
     let is_nearly_settled = |status: &Status| status.sinks.values().all(|sink| sink.ledger.pending < 50);
     first
         .wait("a leader without a backlog", SOON, is_nearly_settled)
@@ -115,7 +116,7 @@ type = "disk"
         wrong.is_empty(),
         "an event is twice, or late, in the stream: {wrong:?}"
     );
-    // The events of the two restarts without another member are missed: this platform has no list of events.
+    // The events of the two restarts without another member are missed, because `backfill` is not configured.
     let breaks = ids.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
     assert!(breaks <= 2, "{breaks} gaps in the stream");
     let records = read_topic(&bootstrap, &topic, SOON).unwrap();

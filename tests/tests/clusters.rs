@@ -24,9 +24,9 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(120);
 const EVENTS: u64 = 12_000;
 const RATE: &str = "200";
-/// Shorter than the default, so that the tests wait less. Longer than the pauses of a busy machine.
+/// The time of the lease: shorter than the default, so that the tests wait less, and longer than the pauses of a busy machine.
 const TTL: &str = "5s";
-/// A sink that needs no broker, so that only the lease does.
+/// A sink that needs no broker, so that only the lease needs one.
 const FILE: &str = "[sinks.stream]\ntype = \"file\"\n";
 
 /// A bridge in a cluster, with a folder of its own.
@@ -92,7 +92,7 @@ type = "disk"
     }
 
     /// Stops the bridge with SIGTERM and starts it again, as an upgrade does.
-    fn update(&mut self) {
+    fn restart(&mut self) {
         let (status, log) = self.bridge.take().unwrap().stop(Signal::SIGTERM, SOON).unwrap();
         assert!(status.success(), "{log}");
         self.bridge = Some(Bridge::start(&self.dir, &self.config).unwrap());
@@ -108,8 +108,8 @@ fn leader(members: &[Member]) -> usize {
     .unwrap()
 }
 
-/// Waits until the member publishes events as they arrive. The other members have then received its few unpublished events too, so
-/// that a fault causes no late event.
+/// Waits until the member publishes events as they arrive. By then, the other members have received the few unpublished events
+/// of this member too, so that a fault causes no late event.
 fn wait_until_publishing(member: &Member) {
     let before = member.status().map_or(0, |status| status.delivered("stream"));
     let publishes =
@@ -133,7 +133,7 @@ fn cluster_command(member: &Member, args: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(text).unwrap())
 }
 
-/// Starts members that deliver to a file each, so that only the lease needs a broker.
+/// Starts two members with a sink of the type `file` each, so that only the lease needs a broker.
 fn members_with_files(cluster: &str, platform: &Platform, nats: &str) -> Vec<Member> {
     let members = ["a", "b"].iter();
     let members: Vec<Member> = members
@@ -210,7 +210,7 @@ fn outcomes(member: &Member) -> Vec<(String, String)> {
 }
 
 #[test]
-fn gap_is_missed_only_if_no_member_was_connected() {
+fn gap_is_unrecovered_only_if_no_member_was_connected() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -218,7 +218,7 @@ fn gap_is_missed_only_if_no_member_was_connected() {
     let platform = Platform::start(&dir, &["--rate", RATE]).unwrap();
     let mut members = members_with_files("gaps", &platform, &nats.url());
     let leading = leader(&members);
-    members[leading].update();
+    members[leading].restart();
     let has_outcome = |member: &Member| outcomes(member).iter().any(|(_, outcome)| outcome == "recovered");
     wait_until("the gap of one member", SOON, || has_outcome(&members[leading])).unwrap();
     assert_eq!(
@@ -241,7 +241,7 @@ fn gap_is_missed_only_if_no_member_was_connected() {
     let has_last =
         |member: &Member, outcome: &str| outcomes(member).last().is_some_and(|(_, last)| last == outcome);
     let leads = |member: &&Member| member.status().is_some_and(|status| status.leads());
-    wait_until("the outcomes of the gap of all members", 2 * SOON, || {
+    wait_until("the outcome of the gap at each member", 2 * SOON, || {
         let leader = members.iter().position(|member| leads(&member));
         leader.is_some_and(|leader| {
             has_last(&members[leader], "unrecovered") && has_last(&members[1 - leader], "left_to_leader")
@@ -283,7 +283,7 @@ fn takeovers_publish_each_event_once_and_in_order() {
                 member.bridge.as_mut().unwrap().process().kill().unwrap();
                 member.bridge.as_mut().unwrap().start_again().unwrap();
             }
-            1 => member.update(),
+            1 => member.restart(),
             _ => {
                 member.bridge.as_mut().unwrap().process().freeze().unwrap();
                 let follower = &members[1 - leading];

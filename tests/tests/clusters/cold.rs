@@ -14,9 +14,9 @@ use super::*;
 
 const RATE: &str = "100";
 const EVENTS: u64 = 10_000;
-/// The default ttl, of which a busy machine needs the fifth in which a leader closes its connections.
+/// The default `ttl`. A leader has a fifth of it to close its connections, and a busy machine needs these two seconds.
 const LEASE: Duration = Duration::from_secs(10);
-/// The longest time between a leader's last received event and what its lease states, on a busy machine.
+/// The longest time between the settled position in a lease and the crash of its leader, on a busy machine.
 const MOST_SETTLING_SECONDS: f64 = 20.0;
 
 /// A platform that records what it recognised, and two members.
@@ -55,7 +55,7 @@ impl Scene {
         }
     }
 
-    /// Waits until one member publishes, and the other one knows it. Returns the index of the leader.
+    /// Waits until one member publishes, and the other member has joined and knows the leader. Returns the index of the leader.
     fn leader(&self) -> usize {
         let leading = leader(&self.members);
         wait_until_publishing(&self.members[leading]);
@@ -86,7 +86,7 @@ fn kill(bridge: &mut Bridge) {
     bridge.process().kill().unwrap();
 }
 
-/// Checks what a follower shows of its sources, which are not connected on purpose.
+/// Checks that a follower reports its unconnected source as on standby, and not as a fault.
 fn assert_standby_is_no_fault(follower: &Member) {
     let bridge = follower.bridge();
     let is_fine = || {
@@ -122,12 +122,12 @@ fn takeovers_without_standby_connections_miss_no_event() {
         let member = &mut scene.members[leading];
         match round {
             0 => kill(member.running()),
-            1 => member.update(),
+            1 => member.restart(),
             2 => {
                 let (code, text) = cluster_command(member, &["--hand-over"]);
                 assert_eq!(code, Some(0), "{text}");
             }
-            _ => member.update(),
+            _ => member.restart(),
         }
         scene.members[1 - leading]
             .bridge()
@@ -161,7 +161,7 @@ fn takeovers_without_standby_connections_miss_no_event() {
     assert_eq!(in_stream, all, "an event is twice, or missing, in the stream");
     let gaps = scene.members.iter().flat_map(outcomes).collect::<Vec<_>>();
     assert!(gaps.len() >= 4, "{gaps:?}");
-    // A leader that loses its lease before it has connected leaves its gap to the next one.
+    // A leader that loses its lease before it has connected leaves its gap to the next leader.
     let is_filled = |(reason, outcome): &(String, String)| {
         reason == "takeover" && ["recovered", "left_to_leader"].contains(&outcome.as_str())
     };
@@ -189,7 +189,7 @@ fn seconds(time: &Value) -> f64 {
 }
 
 #[test]
-fn takeover_without_backfill_reports_what_is_missed() {
+fn takeover_reports_the_gap_if_the_list_is_unavailable() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -214,7 +214,7 @@ fn takeover_without_backfill_reports_what_is_missed() {
             crashed = at;
             kill(scene.members[leading].running());
         } else {
-            scene.members[leading].update();
+            scene.members[leading].restart();
         }
         let leader = &scene.members[1 - leading];
         leader
@@ -238,7 +238,7 @@ fn takeover_without_backfill_reports_what_is_missed() {
             (seconds(&body["began"]), seconds(&body["ended"]))
         })
         .collect();
-    // The killed member has unpublished events, for which the leader may hand over once more.
+    // The killed member restarts with unpublished events, for which the leader may hand over once more.
     assert!(gaps.len() >= 2, "{gaps:?}");
     let is_of_crash = |(began, until): &&(f64, f64)| (*began..*until).contains(&crashed);
     let (began, _) = gaps.iter().find(is_of_crash).unwrap();
@@ -250,7 +250,7 @@ fn takeover_without_backfill_reports_what_is_missed() {
     published.sort_unstable();
     let before = published.len();
     published.dedup();
-    assert_eq!(published.len(), before, "an event is twice");
+    assert_eq!(published.len(), before, "an event is twice in the stream");
     let recognised = recognised(&scene.dir.join("recognised.jsonl"));
     let last = published.last().unwrap();
     let missing = (1..*last).filter(|id| published.binary_search(id).is_err());

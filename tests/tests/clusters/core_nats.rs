@@ -61,7 +61,7 @@ fn takeovers_without_a_stream_repeat_at_most_what_was_in_flight() {
 
     for is_crash in [true, false] {
         let leading = leader(&members);
-        // For some seconds, so that the stored cursor is not that of the time before the backlog was published.
+        // Wait for some seconds, so that the stored cursor is one from after the backlog was published.
         for _ in 0..10 {
             wait_until_publishing(&members[leading]);
         }
@@ -69,7 +69,7 @@ fn takeovers_without_a_stream_repeat_at_most_what_was_in_flight() {
             members[leading].running().process().kill().unwrap();
             members[leading].running().start_again().unwrap();
         } else {
-            members[leading].update();
+            members[leading].restart();
         }
         members.iter().for_each(Member::wait_until_ready);
         for member in &members {
@@ -97,9 +97,9 @@ fn takeovers_without_a_stream_repeat_at_most_what_was_in_flight() {
         .map(|event| event.id)
         .filter(|id| !copies.contains_key(id))
         .collect();
-    assert!(missing.is_empty(), "{missing:?}");
+    assert!(missing.is_empty(), "no message of the events {missing:?}");
     let repeated: u64 = copies.values().map(|copies| copies - 1).sum();
-    assert!(repeated <= 2 * MAX_IN_FLIGHT, "{repeated}");
+    assert!(repeated <= 2 * MAX_IN_FLIGHT, "{repeated} repeated messages");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn events_of_missed_messages_are_published_again_and_not_lost() {
         .wait("events without their messages", SOON, waits)
         .unwrap();
     relays[1 - leading].restore();
-    // The leader hands over to a member that waits for events.
+    // The leader hands over to the follower, whose events wait for the missed messages.
     follower
         .bridge()
         .wait("the other leader", SOON, Status::leads)
@@ -138,7 +138,7 @@ fn events_of_missed_messages_are_published_again_and_not_lost() {
             .wait("few waiting events", SOON, few_events_wait)
             .unwrap();
     }
-    // The status is updated some time after the takeover.
+    // The bridge counts the possible duplicates some time after the takeover.
     let is_counted = |status: &Status| status.sink("stream").possible_duplicates == MAX_IN_FLIGHT;
     follower
         .bridge()

@@ -1,4 +1,4 @@
-//! What a member answers to probes, checks and reloads, depending on its state in the cluster.
+//! The answers of a member to probes, checks and reloads, for its states in the cluster.
 
 use std::fs;
 
@@ -28,7 +28,7 @@ fn readiness(member: &Member) -> (u16, Map<String, Value>) {
 }
 
 #[test]
-fn readiness_of_a_member_is_whether_it_can_take_over() {
+fn member_is_unready_only_if_the_lease_is_unreachable() {
     let Some(nats) = nats_url() else {
         return;
     };
@@ -59,11 +59,16 @@ fn readiness_of_a_member_is_whether_it_can_take_over() {
     let status = other.bridge().wait("a refused member", SOON, is_refused).unwrap();
     let reason = status.cluster.and_then(|cluster| cluster.reason).unwrap();
     assert!(reason.contains("has another configuration"), "{reason}");
-    assert_eq!(readiness(&other), (200, Map::new()), "a rolling change goes on");
+    assert_eq!(
+        readiness(&other),
+        (200, Map::new()),
+        "a refused member is ready, so that a rolling change of the configuration continues"
+    );
 }
 
-/// Returns the number of events for each wake-up of the source's socket: the event age is measured for one event of each.
-fn events_of_a_wake_up(member: &Member) -> f64 {
+/// Returns the average number of events received in a wake-up of the source. The bridge measures the age of one event in each
+/// wake-up, so the count of these measurements is the number of wake-ups.
+fn events_per_wake_up(member: &Member) -> f64 {
     let received = member.bridge().status().unwrap().source("main").ledger.received;
     let wake_ups = member
         .bridge()
@@ -73,7 +78,7 @@ fn events_of_a_wake_up(member: &Member) -> f64 {
 }
 
 #[test]
-fn followers_read_together_what_arrives() {
+fn follower_reads_more_events_per_wake_up_than_leader() {
     let Some(nats) = nats_url() else {
         return;
     };
@@ -86,9 +91,10 @@ fn followers_read_together_what_arrives() {
         let has_received = |status: &Status| status.source("main").ledger.received > 20_000;
         member.bridge().wait("events", SOON, has_received).unwrap();
     }
-    let of_leader = events_of_a_wake_up(&members[leading]);
-    let of_follower = events_of_a_wake_up(&members[1 - leading]);
-    // Some 4 and 50 events arrive in the intervals. A leader was a follower at first.
+    let of_leader = events_per_wake_up(&members[leading]);
+    let of_follower = events_per_wake_up(&members[1 - leading]);
+    // Between two reads, about 4 events arrive at the leader and about 50 at the follower. The leader was a follower at first,
+    // which increases its average.
     assert!(of_leader > 2.0, "{of_leader}");
     assert!(
         of_follower > 15.0 && of_follower > 2.0 * of_leader,
@@ -97,7 +103,7 @@ fn followers_read_together_what_arrives() {
 }
 
 #[test]
-fn check_tries_the_lease() {
+fn check_connect_reports_the_state_of_the_lease() {
     let Some(nats) = nats_url() else {
         return;
     };
