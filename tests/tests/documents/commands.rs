@@ -1,4 +1,4 @@
-//! The command lines in the documents, with their positions.
+//! Finds the command lines in the documents, and in the comments of the configuration files.
 
 use std::fs;
 use std::path::PathBuf;
@@ -29,19 +29,19 @@ pub(crate) fn documents() -> Vec<PathBuf> {
     documents.extend(
         folder
             .map(|entry| entry.unwrap().path())
-            .filter(|path| is(path, &["md"])),
+            .filter(|path| has_extension(path, &["md"])),
     );
     documents
 }
 
-/// Returns the files that contain commands in comments.
+/// Returns the files that may contain commands in comments.
 fn commented() -> Vec<PathBuf> {
     fn below(folder: PathBuf, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 below(path, found);
-            } else if is(&path, &["toml", "yml", "yaml", "service"]) {
+            } else if has_extension(&path, &["toml", "yml", "yaml", "service"]) {
                 found.push(path);
             }
         }
@@ -53,7 +53,7 @@ fn commented() -> Vec<PathBuf> {
     found
 }
 
-fn is(path: &std::path::Path, kinds: &[&str]) -> bool {
+fn has_extension(path: &std::path::Path, kinds: &[&str]) -> bool {
     path.extension()
         .is_some_and(|found| kinds.iter().any(|kind| found == *kind))
 }
@@ -115,7 +115,7 @@ fn without_comment(line: &str) -> &str {
         .trim_end()
 }
 
-/// Returns the commands in comments: lines with an indentation of three spaces that are not URLs.
+/// Returns the commands in comments: lines with an indentation of three spaces that do not begin with an address.
 pub(crate) fn in_comments() -> Vec<Command> {
     let mut commands = Vec::new();
     for path in commented() {
@@ -136,7 +136,7 @@ pub(crate) fn in_comments() -> Vec<Command> {
     commands
 }
 
-/// Returns the text in backticks, in the prose of the documents, that begins with the name of the program.
+/// Returns the commands in the prose of the documents: texts in backticks that begin with the name of the program.
 pub(crate) fn in_text() -> Vec<Command> {
     let mut commands = Vec::new();
     for path in documents() {

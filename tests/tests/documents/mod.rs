@@ -20,16 +20,17 @@ use self::site::Site;
 
 /// How a command is run.
 enum How {
-    /// Runs until it exits.
+    /// Runs the command until it exits.
     Once,
-    /// Keeps running until the end of the test; later commands use it.
+    /// Starts a simulator that runs until the end of the test, because later commands need its feed.
     Simulator,
-    /// Keeps running until the next bridge starts; commands in between find events in its sinks.
+    /// Starts a bridge that runs until the next bridge starts; commands in between find events in its sinks.
     Bridge,
     /// Runs `cargo demo` without compiling the program again.
     Demo,
 }
 
+/// Returns `None` for a command that is not known here.
 fn how(command: &str) -> Option<How> {
     Some(match command {
         "cargo demo" => How::Demo,
@@ -98,12 +99,12 @@ fn every_command_runs_or_has_a_stated_reason() {
     site.stop();
     assert!(
         unknown.is_empty(),
-        "no way to run these commands, and no stated reason: {unknown:#?}"
+        "these commands are not known to `how`, and no reason is stated: {unknown:#?}"
     );
     assert!(run >= 6, "{run}");
 }
 
-/// Runs the command of the cargo alias with the existing program.
+/// Runs the command of the cargo alias `demo` with the program under test, so that nothing is compiled.
 fn demo() {
     let aliases = fs::read_to_string(workspace_root().join(".cargo/config.toml")).unwrap();
     let alias = aliases.lines().find_map(|line| line.strip_prefix("demo = "));
@@ -135,7 +136,10 @@ fn commands_in_comments_are_covered() {
             unknown.push(format!("{}: {}", command.place, command.text));
         }
     }
-    assert!(unknown.is_empty(), "{unknown:#?}");
+    assert!(
+        unknown.is_empty(),
+        "these commands are neither known to `how` nor in NOT_RUN: {unknown:#?}"
+    );
 }
 
 /// Commands within sentences are not run, but their subcommands and flags must exist.
@@ -191,12 +195,12 @@ fn named_subcommands_and_flags_exist() {
 
 #[test]
 fn configuration_reference_is_up_to_date() {
-    let made = configuration::make().unwrap();
+    let generated = configuration::make().unwrap();
     let path = configuration::path();
     let found = fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(
         found,
-        made,
+        generated,
         "{} is outdated; run `cargo xtask docs`",
         path.display()
     );
@@ -218,7 +222,7 @@ fn files_named_as_starting_points_exist() {
     assert!(named.len() > 20, "{named:?}");
     for name in named {
         let found = root.join(name).exists() || root.join("crates").join(name).exists();
-        assert!(found, "{name}");
+        assert!(found, "ARCHITECTURE.md names {name}, which does not exist");
     }
 }
 
@@ -231,15 +235,19 @@ fn links_to_files_resolve() {
             let target = link.split([')', '#']).next().unwrap();
             if !target.is_empty() && !target.contains("://") {
                 let file = path.parent().unwrap().join(target);
-                assert!(file.exists(), "{}: {target}", path.display());
+                assert!(
+                    file.exists(),
+                    "{} links to {target}, which does not exist",
+                    path.display()
+                );
             }
         }
     }
 }
 
-/// An editor reports errors according to the schema, so the schema must accept and reject the same files as the program.
+/// An editor reports errors according to the schema, so the schema must accept and reject the same keys as the program.
 #[test]
-fn schema_accepts_the_same_as_the_program() {
+fn schema_allows_only_the_keys_of_the_spool_type() {
     let output = Command::new(neurobridge()).arg("schema").output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let schema = serde_json::from_slice(&output.stdout).unwrap();

@@ -32,7 +32,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// Creates the folder with the first configuration of the README as `neurobridge.toml`; only environment variables
-    /// adapt it to this machine.
+    /// adapt this configuration to this machine.
     pub(crate) fn new(bootstrap: &str) -> Self {
         let dir = Scratch::new("documents").unwrap();
         let [page, simulator] = free_ports().unwrap();
@@ -84,7 +84,7 @@ impl Site {
             .args(["-c", &text])
             .env("PATH", format!("{}:{path}", self.dir.join("bin").display()));
         if text.contains("NEUROBRIDGE__SOURCES__MAIN__TOKEN=") {
-            // The demo needs no configuration, so it runs in an empty folder.
+            // The command sets its own variables and needs no configuration file, so it runs in an empty folder.
             command.current_dir(self.dir.join("empty"));
         } else {
             let variables = self.variables.iter().map(|(name, value)| (name, value));
@@ -93,7 +93,7 @@ impl Site {
         command
     }
 
-    /// Runs a command until it exits; it has to succeed.
+    /// Runs a command and checks that it exits with success.
     pub(crate) fn once(&self, text: &str) -> Output {
         let output = self.shell(text).output().unwrap();
         assert!(output.status.success(), "{text}: {output:?}");
@@ -126,7 +126,7 @@ impl Site {
             if let Some(status) = bridge.exit_status()? {
                 anyhow::bail!("the bridge exited with {status}: {}", bridge.log_tail());
             }
-            // The ledger is not sufficient: after a restart it continues at its previous values.
+            // The ledger is not sufficient, because its values continue after a restart.
             if http::get(&page, "/readyz").is_err() {
                 return Ok(None);
             }
@@ -145,7 +145,7 @@ impl Site {
         }
     }
 
-    /// Stops all processes; each has to exit successfully.
+    /// Stops all processes and checks that each exits with success.
     pub(crate) fn stop(mut self) {
         self.stop_bridge();
         self.running.drain(..).for_each(end);
