@@ -24,7 +24,7 @@ fn kill_within_transactions_delivers_each_event_once() {
     };
     let dir = Scratch::new("exactly-once-kills").unwrap();
     let platform = Platform::start(&dir, &["--rate", "3000"]).unwrap();
-    // Without a pause between transactions, one is always open or being committed.
+    // With such a short interval, a transaction is always open or being committed.
     let config = config(&platform, &kafka.bootstrap(), "transaction.interval = \"100ms\"");
     let mut seen = 0;
     for kill in 0..5 {
@@ -40,7 +40,7 @@ fn kill_within_transactions_delivers_each_event_once() {
     }
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
-        .wait("what was stored before the last kill", LIMIT, |status| {
+        .wait("the events stored before the last kill", LIMIT, |status| {
             status.delivered("kafka") > seen + 5_000
         })
         .unwrap();
@@ -87,7 +87,7 @@ fn committed_cursor_replaces_an_older_saved_cursor() {
 }
 
 /// A power cut may lose the end of a log that is not synced after each write, although Kafka has these events. Other
-/// events then get the same sequences, in an epoch that never reaches Kafka. The next epoch must not treat them as
+/// events then get the same sequences, in an epoch that never reaches Kafka. The next epoch must not treat these events as
 /// delivered.
 #[test]
 fn power_cut_keeps_events_with_reused_sequences_apart() {
@@ -113,15 +113,15 @@ fn power_cut_keeps_events_with_reused_sequences_apart() {
     let spool = bridge.data_dir().join("spool");
     let saved = in_kafka(&bridge, 500);
     copy_files(&spool.join("cursors"), &cursor_copy);
-    // Half of the log is more than the saved copy, and Kafka has clearly more than half of it, also if delivery is
-    // slow.
+    // Half of the log has more events than the copied cursor has passed, and Kafka has clearly more than half of the log, even
+    // if delivery is slow.
     let status = bridge.wait("more than half of the log in Kafka", LIMIT, |status| {
         let stored = status.sink("kafka").ledger.stored;
         status.delivered("kafka") > 3 * saved && 3 * status.delivered("kafka") > 2 * stored + 3_000
     });
     let middle = status.unwrap().delivered("kafka") / 2;
     bridge.process().kill().unwrap();
-    // The second half of the log is lost, and the cursors saved since then.
+    // The simulated power cut loses the second half of the log, and the cursors saved since the copy.
     halve_log(&spool);
     copy_files(&cursor_copy, &spool.join("cursors"));
 
@@ -171,21 +171,21 @@ fn broker_faults_duplicate_no_event() {
         "transaction = { interval = \"200ms\", timeout = \"10s\" }",
     );
     let bridge = Bridge::start(&dir, &config).unwrap();
-    let flows = |beyond: u64| {
+    let deliver_more_than = |beyond: u64| {
         let status = bridge
-            .wait("events to flow", LIMIT, |status| {
+            .wait("a sink that is up and delivers", LIMIT, |status| {
                 status.delivered("kafka") > beyond && status.sink("kafka").state == SinkState::Up
             })
             .unwrap();
         status.delivered("kafka")
     };
-    let reached = flows(2_000);
+    let reached = deliver_more_than(2_000);
     kafka.kill().unwrap();
     kafka.start_again().unwrap();
-    let reached = flows(reached + 2_000);
+    let reached = deliver_more_than(reached + 2_000);
     kafka.stop().unwrap();
     kafka.start_again().unwrap();
-    let reached = flows(reached + 2_000);
+    let reached = deliver_more_than(reached + 2_000);
     kafka.freeze().unwrap();
     // The freeze hits a transaction or its commit, and exceeds the timeouts of both.
     bridge
@@ -195,7 +195,7 @@ fn broker_faults_duplicate_no_event() {
         })
         .unwrap();
     kafka.thaw().unwrap();
-    flows(reached + 4_000);
+    deliver_more_than(reached + 4_000);
     // Each outage is counted when it begins, whether or not it closes a connection.
     let faults = bridge
         .metric("neurobridge_sink_errors_total", &["sink=\"kafka\""])
@@ -210,8 +210,8 @@ fn broker_faults_duplicate_no_event() {
     );
 }
 
-/// The sink reads the limits of a topic before the first event of the topic, and different limits need a new connection. No event
-/// may be lost because of this, nor because a broker dies directly after a commit.
+/// The sink reads the limits of a topic before the first event of the topic, and different limits need a new connection.
+/// Neither the new connection nor the death of a broker directly after a commit may lose an event.
 #[test]
 fn new_topics_of_events_lose_no_event() {
     // Events for twenty seconds, so that many follow the kill even if the sink starts late.
@@ -238,7 +238,7 @@ fn new_topics_of_events_lose_no_event() {
         })
         .unwrap();
     // The kill follows a commit: Kafka 4.3 does not end the transaction in partitions that have no leader at that time
-    // (KAFKA-20734), until the next commit in that partition. So further events follow.
+    // (KAFKA-20734), until the next commit in the same partition. So the test needs events after the kill.
     kafka.kill().unwrap();
     kafka.start_again().unwrap();
     let status = bridge
@@ -249,7 +249,7 @@ fn new_topics_of_events_lose_no_event() {
     assert_eq!(status.sink("kafka").ledger.dead_lettered, 0, "{status:#}");
     let counts = finish(bridge);
     assert_eq!(counts.stored, counts.delivered, "{counts:?}");
-    // A transaction counts as committed before all of its partitions know, and consumers wait for the partitions.
+    // A transaction is committed before each of its partitions has recorded the commit, and consumers wait for these records.
     wait_until("all events to be readable", LIMIT, || {
         let in_topic = |result: &&str| read_topic(&kafka.bootstrap(), &format!("faces.{result}"), LIMIT);
         let found: usize = RESULTS.iter().map(|result| in_topic(result).unwrap().len()).sum();
@@ -299,7 +299,7 @@ fn second_instance_stops_the_first_with_a_reason() {
     assert_eq!(later.delivered("kafka"), stopped.delivered("kafka"));
     let fenced = ["sink=\"kafka\"", "kind=\"fenced\""];
     assert!(first.metric("neurobridge_sink_errors_total", &fenced).unwrap() >= 1.0);
-    // At most one interruption: the first may have reconnected before it could see that the second had taken over.
+    // At most one interruption: the first bridge may have reconnected before it could detect the takeover by the second one.
     let interrupted = second
         .metric("neurobridge_sink_errors_total", &["sink=\"kafka\""])
         .unwrap();

@@ -11,7 +11,7 @@ use serde_json::Value;
 /// The time limit of all waits, far longer than usual, so that a busy machine fails no test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
-/// Returns a configuration; `more` is added to the sink's table.
+/// Returns the configuration of the bridge; `more` is added to the sink's table.
 pub(crate) fn config(platform: &Platform, bootstrap: &str, more: &str) -> String {
     format!(
         r#"
@@ -38,7 +38,7 @@ pub(crate) fn config(platform: &Platform, bootstrap: &str, more: &str) -> String
     )
 }
 
-/// The final values of the ledger.
+/// The values of the sink's final ledger.
 #[derive(Debug)]
 pub(crate) struct Counts {
     pub(crate) stored: u64,
@@ -65,8 +65,8 @@ pub(crate) fn finish(bridge: Bridge) -> Counts {
     }
 }
 
-/// Checks that a consumer with `read_committed` finds the sequences 1 to `count`, each once, each person's in order,
-/// and each event unmodified.
+/// Checks that a consumer with `read_committed` finds each of the sequences 1 to `count` once, those of a person in order, and
+/// each event unmodified.
 pub(crate) fn audit(bootstrap: &str, topic: &str, sent: &[Sent], count: u64) {
     let sent: HashMap<u64, &str> = sent.iter().map(|event| (event.id, event.data.as_str())).collect();
     let records = read_topic(bootstrap, topic, LIMIT).unwrap();
@@ -91,7 +91,7 @@ pub(crate) fn audit(bootstrap: &str, topic: &str, sent: &[Sent], count: u64) {
     assert_eq!(
         sequences,
         (1..=count).collect::<Vec<_>>(),
-        "{} of {count}",
+        "found {} of {count} events",
         sequences.len()
     );
 }
@@ -129,7 +129,7 @@ pub(crate) fn halve_log(spool: &Path) {
         .filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
         .collect();
     let [segment] = &segments[..] else {
-        panic!("{segments:?}");
+        panic!("expected one segment, found {segments:?}");
     };
     let written = fs::read(segment).unwrap();
     let end = written.iter().rposition(|byte| *byte != 0).unwrap();
