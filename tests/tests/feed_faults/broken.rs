@@ -4,7 +4,7 @@ use super::*;
 use neurobridge_tests::status::SourceState;
 
 /// Checks that the fault closes the connection this many times, for this reason, and loses no event.
-fn ends(rule: &str, reason: &str, times: u32, sentence: &str) {
+fn assert_closes_without_loss(rule: &str, reason: &str, times: u32, sentence: &str) {
     let scene = Scene::start(&[rule]);
     scene.wait_for_delivery(EVENTS);
     let times = f64::from(times);
@@ -19,13 +19,13 @@ fn ends(rule: &str, reason: &str, times: u32, sentence: &str) {
     );
     assert!(of_all("neurobridge_source_gap_seconds_total") > 0.0);
     let ending = scene.stop();
-    ending.is_complete();
+    ending.assert_complete();
     assert!(ending.log.contains(sentence), "{}", ending.log);
 }
 
 #[test]
 fn close_reconnects_without_loss() {
-    ends(
+    assert_closes_without_loss(
         "close=1001,after=500,times=2",
         "closed",
         2,
@@ -35,7 +35,7 @@ fn close_reconnects_without_loss() {
 
 #[test]
 fn invalid_close_code_reconnects_without_loss() {
-    ends(
+    assert_closes_without_loss(
         "close=102,after=500,times=1",
         "closed",
         1,
@@ -45,7 +45,7 @@ fn invalid_close_code_reconnects_without_loss() {
 
 #[test]
 fn close_after_auth_reconnects_without_loss() {
-    ends(
+    assert_closes_without_loss(
         "close-after-auth,times=2",
         "closed",
         2,
@@ -55,7 +55,7 @@ fn close_after_auth_reconnects_without_loss() {
 
 #[test]
 fn cut_reconnects_without_loss() {
-    ends(
+    assert_closes_without_loss(
         "cut,after=500,times=1",
         "broken",
         1,
@@ -65,7 +65,7 @@ fn cut_reconnects_without_loss() {
 
 #[test]
 fn missing_pong_reconnects_without_loss() {
-    ends(
+    assert_closes_without_loss(
         "no-pong,times=1",
         "pong_timeout",
         1,
@@ -75,7 +75,7 @@ fn missing_pong_reconnects_without_loss() {
 
 #[test]
 fn half_open_reconnects_without_loss() {
-    ends(
+    assert_closes_without_loss(
         "half-open,after=500,times=1",
         "pong_timeout",
         1,
@@ -85,7 +85,7 @@ fn half_open_reconnects_without_loss() {
 
 /// Checks a fault that closes the connection once. Events that the platform sends after the fault are lost with the
 /// connection; the next connection continues at the current event.
-fn ends_with_a_loss(rule: &str, reason: &str, sentence: &str) {
+fn assert_closes_with_loss(rule: &str, reason: &str, sentence: &str) {
     let scene = Scene::start_with(&[rule], &["--rate", "1000"], "1s");
     let status = scene.wait("events of the next connection", |status| {
         status.source("main").connections == 2 && status.delivered("events") > 1000
@@ -100,13 +100,13 @@ fn ends_with_a_loss(rule: &str, reason: &str, sentence: &str) {
     assert!(log.contains(sentence), "{log}");
     assert!(
         log.contains(" in flight; 1 gap, "),
-        "the ledger must contain it: {log}"
+        "the final ledger must contain the gap: {log}"
     );
 }
 
 #[test]
 fn wrong_pong_reconnects() {
-    ends_with_a_loss(
+    assert_closes_with_loss(
         "wrong-pong=WHAT,times=1",
         "bad_pong",
         "the answer to a ping was WHAT",
@@ -115,12 +115,12 @@ fn wrong_pong_reconnects() {
 
 #[test]
 fn invalid_utf8_reconnects() {
-    ends_with_a_loss("bad-utf8,after=500,times=1", "invalid_utf8", "not UTF-8");
+    assert_closes_with_loss("bad-utf8,after=500,times=1", "invalid_utf8", "not UTF-8");
 }
 
 #[test]
 fn oversize_frame_reconnects() {
-    ends_with_a_loss(
+    assert_closes_with_loss(
         "huge=2MiB,after=500,times=1",
         "frame_too_large",
         "a frame exceeds `max_frame_size`",
@@ -129,10 +129,10 @@ fn oversize_frame_reconnects() {
 
 #[test]
 fn reset_reconnects() {
-    ends_with_a_loss("reset,after=500,times=1", "broken", "ended without a close frame");
+    assert_closes_with_loss("reset,after=500,times=1", "broken", "ended without a close frame");
 }
 
-/// The connection is cut more often within a minute than the limit of similar log lines allows for other messages.
+/// Other messages are suppressed if similar ones repeat this often within a minute.
 #[test]
 fn each_cut_and_each_reconnection_is_logged() {
     const CUTS: usize = 15;
@@ -165,13 +165,13 @@ fn each_cut_and_each_reconnection_is_logged() {
     assert_eq!(lines(["authenticated again", "gap=\""]), CUTS, "{log}");
     assert!(
         took < Duration::from_secs(60),
-        "several within a minute: {took:?}"
+        "the cuts must happen within a minute: {took:?}"
     );
 }
 
-/// The names differ only in digits, like the texts of messages that count as similar.
+/// The names differ only in digits. Other messages that differ only in digits count as similar and may be suppressed.
 #[test]
-fn ledger_and_start_name_everything() {
+fn final_ledger_lists_all_of_many_sources_and_sinks() {
     let dir = Scratch::new("ledger").unwrap();
     let platform = Platform::start(&dir, &["--rate", "10"]).unwrap();
     let sources = (1..=30).map(|number| {

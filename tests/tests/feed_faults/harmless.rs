@@ -3,7 +3,8 @@
 use super::*;
 use neurobridge_tests::status::SourceState;
 
-fn connection_stays(rules: &[&str]) -> Scene {
+/// Checks that all events are delivered over one connection.
+fn assert_connection_stays(rules: &[&str]) -> Scene {
     let scene = Scene::start(rules);
     let status = scene.wait_for_delivery(EVENTS);
     assert_eq!(status.source("main").connections, 1, "the connection stays");
@@ -12,22 +13,22 @@ fn connection_stays(rules: &[&str]) -> Scene {
 
 #[test]
 fn binary_frames_keep_the_connection() {
-    let scene = connection_stays(&["binary,after=500,every=100,times=3"]);
+    let scene = assert_connection_stays(&["binary,after=500,every=100,times=3"]);
     scene.wait_for_metric("neurobridge_source_frames_total", &["kind=\"binary\""], 3.0);
-    scene.stop().is_complete();
+    scene.stop().assert_complete();
 }
 
 #[test]
 fn large_frames_within_the_limit_are_delivered() {
-    let scene = connection_stays(&["huge=900KiB,after=100,every=500,times=3"]);
+    let scene = assert_connection_stays(&["huge=900KiB,after=100,every=500,times=3"]);
     let ending = scene.stop();
-    ending.is_complete();
+    ending.assert_complete();
     assert!(ending.written.len() > 3 * 900 * 1024);
 }
 
 #[test]
 fn events_out_of_order_are_delivered_as_sent() {
-    let ending = connection_stays(&["out-of-order,after=100,times=1"]).stop();
+    let ending = assert_connection_stays(&["out-of-order,after=100,times=1"]).stop();
     let sent: Vec<u64> = ending.sent.iter().map(|event| event.id).collect();
     let arrived = audit::structured(&ending.written).unwrap();
     let arrived: Vec<u64> = arrived.iter().map(|event| event.id).collect();
@@ -39,7 +40,7 @@ fn events_out_of_order_are_delivered_as_sent() {
 fn silence_with_pongs_keeps_the_connection() {
     let scene = Scene::start(&["silence,after=500,times=1"]);
     scene.wait_for_delivery(500);
-    // Longer than the timeout of a connection without pongs, which is five times the ping interval.
+    // Ten pings take longer than the timeout of a connection without pongs, which is five times the ping interval.
     let status = scene.wait("ten pongs", |_| {
         scene
             .bridge

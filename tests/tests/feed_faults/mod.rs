@@ -1,5 +1,5 @@
 //! Each fault rule of the simulator, applied to a bridge: every fault has its own reason and counter, no completely
-//! received event is lost, and no hot loop occurs.
+//! received event is lost, and no fault causes a hot loop, which is reconnecting without delays.
 //!
 //! The tests for each type of bad input, in this module and elsewhere:
 //!
@@ -8,24 +8,24 @@
 //! | frame that is not JSON, or of an unknown kind | [`malformed_frame_becomes_a_dead_letter`] |
 //! | text frame that is not UTF-8 | [`broken::invalid_utf8_reconnects`]; closed with 1007: listener, `unreadable_frame_is_answered_with_its_close_code` |
 //! | binary frame | [`harmless::binary_frames_keep_the_connection`] |
-//! | frame above the size limit | [`broken::oversize_frame_reconnects`]; closed with 1009: the same test of the listener |
+//! | frame above the size limit | [`broken::oversize_frame_reconnects`]; closed with 1009: the listener's test for 1007 |
 //! | `{"error":…}` before authentication, or an `auth` other than `ok` | [`refused::error_answer_is_token_refused`], [`refused::wrong_auth_answer_is_token_refused`]; readiness and exit code 77: `signals_and_exits`, `refused_token_exits_with_77_only_if_configured` |
 //! | no answer to AUTH | [`refused::missing_auth_answer_is_a_timeout`] |
 //! | HTTP 401, 403, 429, 503 instead of an upgrade | [`refused::http_401_is_unauthorized`] and the following ones; `Retry-After`: [`retry_after_delays_the_next_attempt`] |
-//! | increasing delays | [`no_hot_loop::refusals_are_delayed`] and the following ones |
+//! | increasing delays | [`no_hot_loop::attempts_after_refusals_are_delayed`] and the following ones |
 //! | `{"error":…}` later | [`error_after_auth_is_shown_and_keeps_the_connection`] |
 //! | no pong, a wrong pong, a half-open connection | [`broken::missing_pong_reconnects_without_loss`], [`broken::wrong_pong_reconnects`], [`broken::half_open_reconnects_without_loss`]; with a full spool: `full_spool`, `full_spool_blocks_reading_until_space_is_free`, and the listener's `backpressure_continues_pings_and_ignores_silence` |
 //! | first of several addresses does not answer | listener, `each_address_has_a_limited_head_start` |
 //! | event too large for a broker | `kafka_and_file`, `oversize_event_is_stripped_or_dead_lettered` |
-//! | one message refused by the broker | the same; a limit for consecutive dead letters: core, `too_many_consecutive_dead_letters_stop_the_sink` |
+//! | one message refused by the broker | the test for a too large event; a limit for consecutive dead letters: core, `too_many_consecutive_dead_letters_stop_the_sink` |
 //! | sink refused as a whole | `kafka_and_file`, `revoked_permission_delays_but_loses_no_event`; `kafka_and_file`, `deleted_topic_holds_the_cursor_until_recreated`; a changed password: `kafka_sink`, `changed_password_is_used_on_reconnect` |
 //! | another instance has fenced the producer | sink-kafka, `fenced_producer_is_final` |
 //! | a topic's partitions grow | `kafka_and_file`, `added_partitions_are_reported` |
 //! | broker gone | `kafka_and_file`, `broker_faults_lose_nothing_and_delay_no_other_sink` |
 //! | spool full | `full_spool`, all of it |
-//! | no space on the disk, a failed sync | sink-file, `full_disk_leaves_no_partial_line`, `full_disk_is_a_temporary_fault`, `a_failed_sync_is_a_final_fault` |
+//! | no space on the disk, a failed sync | sink-file, `full_disk_leaves_no_partial_line`, `full_disk_is_a_temporary_fault`, `failed_sync_loses_and_repeats_no_event`; spool, `every_error_of_a_sync_is_final` |
 //! | too many open files | [`exhausted_file_descriptors_are_retried`] |
-//! | the clock steps | listener, `times_of_receipt_never_run_backwards`; sink-file, `clock_set_back_is_harmless` |
+//! | the clock steps | core, `reverted_forward_step_is_never_adopted`, `lasting_step_is_adopted_and_step_back_immediately`; sink-file, `clock_set_back_is_harmless` |
 //! | repeated ids | [`repeated_events_are_counted_as_duplicates`] |
 
 mod broken;
@@ -95,7 +95,7 @@ impl Scene {
         });
     }
 
-    /// Stops both processes, and returns the bridge's log and the delivered events.
+    /// Stops both processes.
     fn stop(self) -> Ending {
         let file = self.bridge.data_dir().join("events.jsonl");
         let (status, log) = self.bridge.stop(Signal::SIGTERM, SOON).unwrap();
@@ -109,16 +109,20 @@ impl Scene {
     }
 }
 
+/// The results after both processes were stopped.
 struct Ending {
+    /// The log of the bridge.
     log: String,
+    /// The content of the file sink.
     written: String,
+    /// The events sent by the platform.
     sent: Vec<neurobridge_tests::platform::Sent>,
     _dir: Scratch,
 }
 
 impl Ending {
     /// Checks that each sent event was delivered exactly once.
-    fn is_complete(&self) {
+    fn assert_complete(&self) {
         let arrived = audit::structured(&self.written).unwrap();
         let found = audit::audit(&self.sent, &[arrived]).unwrap();
         assert_eq!(found.duplicates, 0);
@@ -144,7 +148,7 @@ fn error_after_auth_is_shown_and_keeps_the_connection() {
     assert_eq!(status.source("main").connections, 1);
     scene.wait_for_metric("neurobridge_source_platform_errors_total", &[], 1.0);
     let ending = scene.stop();
-    ending.is_complete();
+    ending.assert_complete();
     assert!(ending.log.contains("the feed reports an error"), "{}", ending.log);
 }
 
@@ -156,7 +160,7 @@ fn retry_after_delays_the_next_attempt() {
     // Without the header, the second attempt would follow within 250 ms.
     assert!(before.elapsed() >= Duration::from_secs(3));
     scene.wait_for_metric(CONNECTIONS, &[], 2.0);
-    scene.stop().is_complete();
+    scene.stop().assert_complete();
 }
 
 #[test]
@@ -190,7 +194,7 @@ fn malformed_frame_becomes_a_dead_letter() {
                 "{dead_letter}"
             );
         }
-        scene.stop().is_complete();
+        scene.stop().assert_complete();
     }
 }
 
@@ -236,14 +240,16 @@ fn exhausted_file_descriptors_are_retried() {
             .arg(format!("--nofile={files}:"));
         assert!(command.status().unwrap().success(), "{command:?}");
     };
-    // The limit does not close files that are open.
+    // A lower limit does not close open files, but prevents the bridge from opening more.
     limit(process.id(), "3");
     wait_until("the next attempt to connect", SOON, || {
         process.logged().unwrap().contains("no file descriptor is left")
     })
     .unwrap();
     limit(process.id(), "1024");
-    let before = scene.wait("a response, which needs a file descriptor too", |_| true);
+    let before = scene.wait("a response, for which the bridge needs a file descriptor", |_| {
+        true
+    });
     scene.wait("events", |status| {
         status.delivered("events") > before.delivered("events")
     });
@@ -266,7 +272,9 @@ fn slow_feed_and_equal_ids_of_two_sources_are_delivered() {
     );
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
-        .wait("both", SOON, |status| status.delivered("events") == 1000)
+        .wait("the events of both sources", SOON, |status| {
+            status.delivered("events") == 1000
+        })
         .unwrap();
     let text = fs::read_to_string(bridge.data_dir().join("events.jsonl")).unwrap();
     for source in ["/neuroio/one", "/neuroio/other"] {

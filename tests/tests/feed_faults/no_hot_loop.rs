@@ -1,7 +1,8 @@
-//! Permanent faults, which must not cause a hot loop.
+//! Permanent faults: the attempts to connect have delays in between, so that no hot loop occurs.
 
 use super::*;
 
+/// Checks the delays with a fault whose occurrences the metric `counted` counts.
 fn assert_delays(rule: &str, counted: &str) {
     let before = Instant::now();
     let scene = Scene::start(&[rule]);
@@ -17,21 +18,21 @@ fn assert_delays(rule: &str, counted: &str) {
 }
 
 #[test]
-fn refusals_are_delayed() {
+fn attempts_after_refusals_are_delayed() {
     assert_delays("refuse-token", CONNECTIONS);
 }
 
 #[test]
-fn http_errors_are_delayed() {
+fn attempts_after_http_errors_are_delayed() {
     assert_delays("http=503", CONNECTIONS);
 }
 
 #[test]
-fn closed_connections_are_delayed() {
+fn attempts_after_closes_are_delayed() {
     assert_delays("close-after-auth", DISCONNECTIONS);
 }
 
 #[test]
-fn cut_connections_are_delayed() {
+fn attempts_after_cuts_are_delayed() {
     assert_delays("cut", DISCONNECTIONS);
 }

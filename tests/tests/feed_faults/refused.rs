@@ -3,7 +3,7 @@
 use super::*;
 
 /// Checks that this many attempts have this outcome, and that no event is lost.
-fn has_outcome(rule: &str, outcome: &str, times: u32, sentence: &str) {
+fn assert_outcome(rule: &str, outcome: &str, times: u32, sentence: &str) {
     let scene = Scene::start(&[rule]);
     scene.wait_for_delivery(EVENTS);
     let times = f64::from(times);
@@ -16,13 +16,13 @@ fn has_outcome(rule: &str, outcome: &str, times: u32, sentence: &str) {
         "there is no gap before the first connection"
     );
     let ending = scene.stop();
-    ending.is_complete();
+    ending.assert_complete();
     assert!(ending.log.contains(sentence), "{}", ending.log);
 }
 
 #[test]
 fn error_answer_is_token_refused() {
-    has_outcome(
+    assert_outcome(
         "refuse-token=Unknown token,times=2",
         "token_refused",
         2,
@@ -32,12 +32,12 @@ fn error_answer_is_token_refused() {
 
 #[test]
 fn wrong_auth_answer_is_token_refused() {
-    has_outcome("wrong-auth=no,times=1", "token_refused", 1, "refused the token");
+    assert_outcome("wrong-auth=no,times=1", "token_refused", 1, "refused the token");
 }
 
 #[test]
 fn missing_auth_answer_is_a_timeout() {
-    has_outcome(
+    assert_outcome(
         "no-auth-answer,times=1",
         "auth_timeout",
         1,
@@ -47,17 +47,17 @@ fn missing_auth_answer_is_a_timeout() {
 
 #[test]
 fn http_401_is_unauthorized() {
-    has_outcome("http=401,times=1", "http_unauthorized", 1, "answered HTTP 401");
+    assert_outcome("http=401,times=1", "http_unauthorized", 1, "answered HTTP 401");
 }
 
 #[test]
 fn http_403_is_forbidden() {
-    has_outcome("http=403,times=1", "http_forbidden", 1, "answered HTTP 403");
+    assert_outcome("http=403,times=1", "http_forbidden", 1, "answered HTTP 403");
 }
 
 #[test]
 fn http_429_is_rate_limited() {
-    has_outcome(
+    assert_outcome(
         "http=429,times=1",
         "http_too_many_requests",
         1,
@@ -67,10 +67,10 @@ fn http_429_is_rate_limited() {
 
 #[test]
 fn http_503_is_unavailable() {
-    has_outcome("http=503,times=1", "http_unavailable", 1, "answered HTTP 503");
+    assert_outcome("http=503,times=1", "http_unavailable", 1, "answered HTTP 503");
 }
 
 #[test]
 fn http_404_is_another_error() {
-    has_outcome("http=404,times=1", "http_other", 1, "answered HTTP 404");
+    assert_outcome("http=404,times=1", "http_other", 1, "answered HTTP 404");
 }
