@@ -1,4 +1,4 @@
-//! Deliveries to a sink without a bridge, as the tests of all sinks run them.
+//! Helpers for the tests of single sinks, which run a delivery to a sink without a bridge.
 
 use std::{
     future::Future,
@@ -31,12 +31,12 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// The interval between two checks of a condition.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Dead letters in memory.
+/// A place for dead letters that stores them in memory.
 #[derive(Default)]
 pub(crate) struct RecordedDeadLetters(Mutex<Vec<String>>);
 
 impl RecordedDeadLetters {
-    /// Returns the dead letters so far.
+    /// Returns the dead letters stored so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
@@ -98,7 +98,7 @@ pub(crate) async fn until(
     }
 }
 
-/// Connects a sink once, and closes the connection.
+/// Connects a sink once, closes the connection, and returns the result of the attempt.
 pub(crate) async fn connect_once(sink: &mut impl Sink) -> Result<(), SinkFault> {
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let context = ConnectContext {

@@ -44,9 +44,11 @@ fn killed_bridge_delivers_durable_events_once_in_order() {
     }
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
     bridge
-        .wait("what was durable before the last kill", SOON, |status| {
-            status.delivered("events") > durable
-        })
+        .wait(
+            "the events that were durable before the last kill",
+            SOON,
+            |status| status.delivered("events") > durable,
+        )
         .unwrap();
     let (file, config_file) = (
         bridge.data_dir().join("events.jsonl"),
@@ -62,11 +64,11 @@ fn killed_bridge_delivers_durable_events_once_in_order() {
         .collect();
     assert!(
         sequences.len() as u64 > durable,
-        "{} of {durable}",
+        "{} events in the file, but {durable} were durable",
         sequences.len()
     );
     let expected: Vec<u64> = (1..=sequences.len() as u64).collect();
-    assert_eq!(sequences, expected, "each sequence once, without a hole");
+    assert_eq!(sequences, expected, "a sequence is missing or repeated");
     // Each event is unmodified; events that the platform sent while no bridge was connected are missing.
     let sent: BTreeMap<u64, String> = platform
         .stop()
@@ -87,10 +89,10 @@ fn killed_bridge_delivers_durable_events_once_in_order() {
 }
 
 #[test]
-fn restarted_bridge_recognises_earlier_events() {
+fn repeated_events_after_a_restart_are_duplicates() {
     const EVENTS: u64 = 500;
     let dir = Scratch::new("known").unwrap();
-    // Two platforms with the same bytes, like one platform that repeats all its events.
+    // Two platforms that send the same bytes, like one platform that repeats all its events.
     let count = EVENTS.to_string();
     let arguments = ["--count", &count, "--start", "2026-01-02T03:04:05Z"];
     let again = Scratch::new("known-again").unwrap();
@@ -112,7 +114,7 @@ fn restarted_bridge_recognises_earlier_events() {
     assert_eq!(status.spool.durable_sequence, EVENTS, "{status:#}");
 }
 
-/// Runs `neurobridge spool` with the configuration in a folder.
+/// Runs `neurobridge spool` with the configuration in a folder. Returns the exit code and the output.
 fn spool(dir: &Scratch, command: &str) -> (Option<i32>, String) {
     let output = Command::new(neurobridge())
         .args(["spool", command, "-c"])
@@ -175,7 +177,7 @@ fn spool_commands_list_sinks_and_report_damage() {
     );
 }
 
-/// A record that is being written is not reported as damage.
+/// `verify` may read a record that is not completely written.
 #[test]
 fn verify_reports_no_damage_while_the_bridge_writes() {
     let dir = Scratch::new("verify-beside").unwrap();
@@ -205,7 +207,7 @@ fn second_bridge_on_the_same_spool_exits_with_75() {
     bridge.stop(Signal::SIGTERM, SOON).unwrap();
 }
 
-/// Replaces the C library's answer about the file system of a folder with NFS.
+/// The C source of a library that replaces `statfs`, so that every folder seems to be on NFS.
 const FAKE_NFS: &str = r"
 #include <string.h>
 #include <sys/vfs.h>
@@ -218,7 +220,7 @@ int statfs(const char *path, struct statfs *found) {
 int statfs64(const char *path, struct statfs64 *found) { return statfs(path, (struct statfs *)found); }
 ";
 
-/// Mounting a network file system needs privileges, so the program uses a library that reports NFS instead.
+/// Mounting a network file system needs privileges, so a preloaded library reports NFS instead.
 #[test]
 fn network_file_system_logs_a_warning() {
     let dir = Scratch::new("network").unwrap();

@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 const SOON: Duration = Duration::from_secs(120);
 const MIB: u64 = 24;
 
-/// Signals the end of the ballast when dropped.
+/// Ends the filling of the disk when dropped.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -65,7 +65,7 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     let is_over = AtomicBool::new(false);
     let durable = thread::scope(|scope| {
         let filling = scope.spawn(|| ballast.fill(|| !is_over.load(Ordering::Relaxed)));
-        // Dropped also when an assertion fails, because the scope waits for the ballast.
+        // Dropped even if an assertion fails, because the scope waits for the end of the filling.
         let over = Over(&is_over);
         let full = wait("the spool to be full", &|status| status.spool.is_full);
         assert!(!full.spool.has_failed);
@@ -90,7 +90,7 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     });
     assert_eq!(status.source("main").connections, 1, "{status:#}");
     assert_eq!(bridge.metric("neurobridge_spool_full", &[]).unwrap(), 0.0);
-    // The history could not be written while the disk was full, but contains the entries afterwards.
+    // The history could not be written while the disk was full, but is written afterwards with these entries.
     wait_until("the history of the full disk in its file", SOON, || {
         fs::read_to_string(dir.join("data/history.ndjson")).is_ok_and(|history| {
             let has = |kind: &str| history.contains(&format!("\"kind\":\"{kind}\""));
@@ -105,7 +105,11 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     // No event that was read is missing, and the events are in sending order.
     let arrived = audit::structured(&fs::read_to_string(events).unwrap()).unwrap();
     let mut sent = platform.stop().unwrap();
-    assert!(arrived.len() as u64 > durable + 5000, "{}", arrived.len());
+    let count = arrived.len() as u64;
+    assert!(
+        count > durable + 5000,
+        "only {count} events arrived; {durable} were durable when the feed was blocked"
+    );
     sent.truncate(arrived.len());
     audit::audit(&sent, &[arrived]).unwrap();
 }

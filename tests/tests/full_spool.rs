@@ -92,11 +92,11 @@ fn full_spool_blocks_reading_until_space_is_free() {
         status.source("main").state == SourceState::Blocked
     });
     assert!(blocked.source("main").reason.is_some(), "{blocked:#}");
-    scene.wait("the reason", |status| {
+    scene.wait("the sink to be down", |status| {
         status.sink("kafka").state == SinkState::Down
     });
-    // Twice as long as the pong timeout: while the feed is blocked, pongs remain unread behind events, and the timeout
-    // does not apply.
+    // Twice as long as the pong timeout: while the feed is blocked, pongs wait unread in the socket, after events, and the
+    // timeout does not apply.
     let status = scene.wait("four seconds of a full spool", |_| {
         scene.metric("neurobridge_source_blocked_seconds_total") > 4.0
     });
@@ -166,7 +166,7 @@ fn drop_oldest_counts_each_dropped_event() {
     assert!(
         log.lines()
             .any(|line| line.contains("WARN") && line.contains("dropped")),
-        "the log must mention it: {log}"
+        "the log must warn of the dropped events: {log}"
     );
 
     // All other events were delivered in order, including the newest.
