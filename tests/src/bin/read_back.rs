@@ -15,9 +15,10 @@ use neurobridge_tests::kafka::records::each_record;
 use neurobridge_tests::nats::messages::each_message;
 use serde::Deserialize;
 
-/// The time limit for a complete run: long enough to read the events of a day.
+/// The longest wait for the next Kafka record. A complete read may take at most ten times as long (see
+/// [`neurobridge_tests::poll::Patience`]), which is long enough for the events of a day.
 const LIMIT: Duration = Duration::from_secs(3600);
-/// The longest wait for the next message.
+/// The longest wait for the next NATS message, for each message anew.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> Result<()> {
