@@ -1,4 +1,5 @@
-//! Files on a disk that hangs, simulated by pipes without a writer: only the parts that need such a file wait for it.
+//! Files on a disk that hangs, simulated by pipes without a writer: only the sources and sinks that read such a file
+//! wait. A start that needs the file, and `check --connect`, fail and name the file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ fn hanging(dir: &Scratch, url: &str) -> String {
 }
 
 #[test]
-fn hanging_files_stop_only_their_users() {
+fn hanging_file_delays_only_the_parts_that_read_it() {
     let dir = Scratch::new("hanging").unwrap();
     let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
     let config = format!(
@@ -77,7 +78,8 @@ fn hanging_files_stop_only_their_users() {
     assert!(log.contains("source main:"), "{log}");
 }
 
-fn ends(dir: &Scratch, args: &[&str], config: &str) -> (Option<i32>, String) {
+/// Runs a command with this configuration until it exits, and returns its exit code and its log.
+fn run_to_end(dir: &Scratch, args: &[&str], config: &str) -> (Option<i32>, String) {
     let [port] = free_ports().unwrap();
     let file = dir.join("neurobridge.toml");
     let whole = format!(
@@ -101,7 +103,7 @@ fn hanging_key_file_fails_the_start() {
         "{}[event.pseudonymise]\nfields = [\"pid\"]\nkey_file = {key:?}\n",
         source("ws://127.0.0.1:1")
     );
-    let (code, log) = ends(&dir, &["run"], &config);
+    let (code, log) = run_to_end(&dir, &["run"], &config);
     assert_eq!(code, Some(69), "{log}");
     assert!(
         log.contains("/key") && log.contains("nothing was read within"),
@@ -112,7 +114,7 @@ fn hanging_key_file_fails_the_start() {
 #[test]
 fn check_connect_names_hanging_files() {
     let dir = Scratch::new("hanging-check").unwrap();
-    let (code, log) = ends(&dir, &["check", "--connect"], &hanging(&dir, "ws://127.0.0.1:1"));
+    let (code, log) = run_to_end(&dir, &["check", "--connect"], &hanging(&dir, "ws://127.0.0.1:1"));
     assert_eq!(code, Some(69), "{log}");
     for file in ["/ca", "/token", "/password", "/root"] {
         assert!(log.contains(file), "{file}: {log}");

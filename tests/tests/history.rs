@@ -1,4 +1,5 @@
-//! The history and the gaps of a bridge remain after restarts and crashes, and the commands show them.
+//! The history and the gaps of a bridge remain after restarts and crashes, and `neurobridge history` and
+//! `neurobridge gaps ls` show them.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -61,14 +62,14 @@ fn events(bridge: &Bridge, more_than: u64) {
 }
 
 #[test]
-fn restart_and_crash_are_gaps_that_survive() {
+fn gaps_of_crash_and_restart_survive_later_restarts() {
     let dir = Scratch::new("history-restart").unwrap();
     let platform = Platform::start(&dir, &["--rate", "200"]).unwrap();
     let config = source(&platform.url()) + "[spool]\ntype = \"disk\"\n";
     let mut bridge = Bridge::start(&dir, &config).unwrap();
     events(&bridge, 50);
     assert!(gaps(&dir).is_empty(), "the first start is no gap");
-    // The proof of life is written once a second.
+    // The proof of life, at which the gap of a crash begins, is written once a second.
     let alive = |file: &str| file.contains("{\"alive\":{\"main\":{\"at\":") && file.contains("\"event\":");
     let file = bridge.data_dir().join("history.ndjson");
     wait_until("a proof of life in the file", SOON, || {
@@ -94,7 +95,7 @@ fn restart_and_crash_are_gaps_that_survive() {
     );
     let shown = &status(&bridge)["sources"]["main"]["newest_gaps"][0];
     assert_eq!((&shown["id"], &shown["reason"]), (&gap["id"], &gap["reason"]));
-    assert_eq!(shown.get("last_event"), None, "no event is shown there");
+    assert_eq!(shown.get("last_event"), None, "`/status` must not show the event");
     let counted = |reason: &str| {
         let labels = [&*format!("reason=\"{reason}\""), "outcome=\"unrecovered\""];
         bridge.metric("neurobridge_source_gaps_total", &labels).unwrap()
@@ -170,7 +171,10 @@ fn outages_of_source_and_sink_are_in_the_history() {
     );
     let text = down["text"].as_str().unwrap();
     let log = fs::read_to_string(dir.join("bridge.log")).unwrap();
-    assert!(log.contains(text), "the words of the log: {text}");
+    assert!(
+        log.contains(text),
+        "the log must contain the text of the history: {text}"
+    );
     assert_eq!(down["at"], status["sinks"]["nats"]["since"]);
     let gap = history.iter().find(|entry| entry["kind"] == "gap").unwrap();
     assert!(

@@ -69,7 +69,7 @@ impl Secured {
         }
     }
 
-    /// Returns the status code with which the server answers curl, which verifies the certificate.
+    /// Requests a path with curl, which verifies the certificate, and returns the status code.
     fn curl(&self, path: &str, credentials: Option<&str>) -> String {
         let ca = ["--cacert", self.ca.to_str().unwrap()];
         curl(&format!("https://{}{path}", self.address), &ca, credentials)
@@ -98,7 +98,7 @@ fn curl(url: &str, options: &[&str], credentials: Option<&str>) -> String {
 }
 
 #[test]
-fn password_and_certificate_protect_all_but_the_health() {
+fn password_and_certificate_protect_all_but_health_checks() {
     let dir = Scratch::new("access-tls").unwrap();
     let bridge = Secured::start(&dir);
     let right = format!("neurobridge:{PASSWORD}");

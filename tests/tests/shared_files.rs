@@ -1,4 +1,5 @@
-//! Files of a running bridge that another bridge opens, or that a person removes.
+//! Files of a bridge that another bridge opens, that are removed while the bridge runs, or whose writing a kill
+//! interrupts.
 
 use std::collections::HashSet;
 use std::fs;
