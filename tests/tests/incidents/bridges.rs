@@ -1,4 +1,4 @@
-//! Incidents of the bridge and its machine.
+//! Incidents of the bridge and its machine: a kill, a stop, a changed configuration, a full disk.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,7 +89,7 @@ fn changed_configuration_is_in_log_and_history() {
     scene.lists(&["bridge_stopped", "configuration_loaded", "gap"]);
 }
 
-/// Stops the thread that fills the disk when dropped, also after a failed assertion, because the scope joins the thread.
+/// Stops the thread that fills the disk when dropped, also after a failed assertion: the scope waits for this thread.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -105,8 +105,8 @@ fn full_disk_is_reported_until_there_is_space() {
         report_skipped("a file system can be mounted only by root");
         return;
     };
-    // The sink's file is on the same disk: while it is full, the sink settles nothing, and no segment is freed. Otherwise
-    // the spool could use each freed segment again before the ballast does.
+    // The sink's file is on the same disk, so that the sink settles nothing while the disk is full, and no segment is
+    // freed. Otherwise the spool could use the space of a freed segment before the ballast file does.
     let scene = Scene::start(dir, "events", |dir, platform| {
         format!(
             "{}[spool]\ntype = \"disk\"\nmax_size = \"64 MiB\"\nsegment_size = \"1 MiB\"\n\

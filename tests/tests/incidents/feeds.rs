@@ -1,4 +1,4 @@
-//! Incidents of the feed.
+//! Incidents of the feed: a refused token, a silent connection, a cut connection.
 
 use std::fs;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::{
 
 const SINK: &str = "[sinks.events]\ntype = \"file\"\n";
 
-/// Returns a bridge that reads the feed through a relay.
+/// Starts a scene whose bridge reads the feed through a relay.
 fn scene(name: &str) -> Option<(Scene, Relay)> {
     let mut relay = None;
     let scene = Scene::start(Scratch::new(name).unwrap(), "events", |dir, platform| {
@@ -57,7 +57,7 @@ fn refused_token_is_reported_as_the_cause_of_the_gap() {
     let shown = |key: &str| scene.status()["sources"]["main"][key].clone();
     let (before, since) = (refusals(), shown("since"));
     wait_until("further refusals", SOON, || refusals() >= before + 2.0).unwrap();
-    assert_eq!(shown("since"), since, "an attempt changes nothing");
+    assert_eq!(shown("since"), since, "a further refusal must not change `since`");
     assert_eq!(refused["at"], since);
     assert!(shown("reason").as_str().unwrap().contains("token"));
     assert!(shown("unconnected_seconds").as_f64() > Some(0.0));
@@ -91,7 +91,7 @@ fn silent_feed_reports_a_gap_from_its_last_byte() {
     let began = moment(&gap["began"]).duration_since(scene.began).unsigned_abs();
     assert!(
         began < Duration::from_secs(2),
-        "the last byte: {gap}, not {}",
+        "the gap must begin at the last byte: {gap}, not {}",
         scene.began
     );
     scene.lists(&["source_disconnected", "gap"]);

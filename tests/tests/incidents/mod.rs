@@ -1,6 +1,7 @@
-//! Twelve incidents, each with a simulated platform and a real broker or disk. For each incident the page (the data of
-//! `/status`), the log, the metrics, the alerts and the history must show the cause, the start, the lost or missed events, and the
-//! fix. A real Prometheus evaluates the shipped rules; a pending alert is sufficient, because the rules wait for minutes.
+//! Twelve incidents, each with a simulated platform and a real broker or disk. For each incident the page (the data
+//! of `/status`), the log, the metrics, the alerts and the history must show the cause, the start, the lost or missed
+//! events, and the fix. A real Prometheus evaluates the shipped rules; a pending alert is sufficient, because the
+//! rules wait for minutes.
 //!
 //! | incident | test | alert | changes in the history |
 //! |---|---|---|---|
@@ -135,7 +136,7 @@ impl Scene {
         }
     }
 
-    /// Waits for an alert, and checks its texts and that the bridge serves its runbook, with the section "What to do".
+    /// Waits for an alert, and checks that the bridge serves the runbook of the alert, with the section "What to do".
     fn alert(&self, name: &str) -> Alert {
         let instance = self.bridge.address();
         let mut last = Vec::new();
@@ -185,13 +186,14 @@ impl Scene {
         found.unwrap_or_else(|error| panic!("{error:#}: {kind} of {part}, {text:?} in {last:#}"))
     }
 
-    /// Waits for the gap of the incident. Checks that its start is that of the incident, and that the page, the metrics and the
-    /// commands show its duration.
+    /// Waits for the gap of the incident. Checks that the gap began with the incident, that the page and the metrics
+    /// show the duration, and that `neurobridge gaps ls` lists the gap.
     fn gap(&self, reason: &str) {
         let change = self.change("gap", MAIN, "");
         assert_eq!(change["reason"], reason, "{change}");
         let (began, seconds) = (moment(&change["began"]), change["seconds"].as_f64().unwrap());
-        // The gap of a crash begins at the last proof of life in the file, and a busy disk delays the writes of the file.
+        // The gap of a crash begins at the last proof of life in the history file, and a busy disk delays the writes
+        // of this file.
         let tolerance = Duration::from_secs(10);
         assert!(began >= self.began - tolerance, "{change}, not {}", self.began);
         assert!(seconds > 0.0, "{change}");

@@ -1,4 +1,4 @@
-//! Incidents of the destinations.
+//! Incidents of the destinations: an outage of a broker, a deleted topic or stream, a moved or removed file.
 
 use std::fs;
 
