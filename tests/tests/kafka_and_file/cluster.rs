@@ -1,4 +1,4 @@
-//! A Kafka cluster with several brokers.
+//! A Kafka cluster of three brokers, of which one at a time is killed.
 
 use std::{fs, process::Command};
 
@@ -57,12 +57,12 @@ fn killed_leaders_lose_no_event() {
         reached = flows(&bridge, reached + 1_000);
     }
     let log = bridge.process().logged().unwrap();
-    for danger in [
+    for warning in [
         "the topic \"single\" is stored on only one broker and is lost with it",
         "min.insync.replicas of the topic \"safe\" is 1",
         "min.insync.replicas of the topic \"entries\" is 1",
     ] {
-        assert!(log.contains(danger), "{danger}: {log}");
+        assert!(log.contains(warning), "{warning}: {log}");
     }
     let only_single = dir.join("only-single.toml");
     let config = format!(

@@ -17,7 +17,8 @@ use nix::sys::signal::Signal;
 
 use super::{DELIVERY, STOP, config};
 
-/// A kill duplicates events only if it hits an unsaved cursor, so the test kills the bridge up to this many times.
+/// The largest number of kills. A kill duplicates events only if events were delivered after the cursor was last
+/// saved, so the test repeats the kill until an event is duplicated.
 const MOST_KILLS: u64 = 20;
 
 #[test]
@@ -57,7 +58,7 @@ fn duplicate_event_has_the_same_identity() {
         assert!(kill < MOST_KILLS || !twice.is_empty(), "no event was duplicated");
         for copies in &twice {
             for copy in &copies[1..] {
-                // Apart from its position in the partition, a copy is identical: id, source, sequence, key and body.
+                // Apart from the position in the partition, a duplicate is identical: id, source, sequence, key and body.
                 let first = &copies[0];
                 assert_eq!(
                     (&copy.key, &copy.headers, &copy.value),

@@ -23,8 +23,8 @@ use serde_json::Value;
 const DELIVERY: Duration = Duration::from_secs(240);
 const STOP: Duration = Duration::from_secs(120);
 
-/// A fault of a broker.
-type Strike = fn(&mut Kafka);
+/// Causes a fault of a broker.
+type CauseFault = fn(&mut Kafka);
 
 fn config(url: &str, bootstrap: &str, topic: &str) -> String {
     format!(
@@ -101,7 +101,7 @@ fn hundred_thousand_events_arrive_in_order() {
 }
 
 #[test]
-fn broker_faults_lose_nothing_and_delay_no_other_sink() {
+fn broker_faults_lose_no_event_and_delay_no_other_sink() {
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
@@ -117,14 +117,14 @@ fn broker_faults_lose_nothing_and_delay_no_other_sink() {
         |what: &str, condition: &dyn Fn(&Status) -> bool| bridge.wait(what, DELIVERY, condition).unwrap();
 
     let start = |kafka: &mut Kafka| kafka.start_again().unwrap();
-    let faults: [(&str, Strike); 3] = [
+    let faults: [(&str, CauseFault); 3] = [
         ("stopped", |kafka| kafka.stop().unwrap()),
         ("killed", |kafka| kafka.kill().unwrap()),
         ("frozen", |kafka| kafka.freeze().unwrap()),
     ];
-    for (fault, strike) in faults {
+    for (fault, cause_fault) in faults {
         wait("events to flow", &|status| status.delivered("kafka") > 1000);
-        strike(&mut kafka);
+        cause_fault(&mut kafka);
         let reached = furthest(&bridge.status().unwrap()) + 3000;
         let meanwhile = wait("the file sink to continue", &|status| {
             status.delivered("archive") >= reached
@@ -166,7 +166,7 @@ fn deleted_topic_holds_the_cursor_until_recreated() {
     admin.create_topic(&topic, 1, &[]).unwrap();
     let dir = Scratch::new("deleted-topic").unwrap();
     let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
-    // For 30 s, a topic that existed before counts as not yet known to the broker instead of missing.
+    // By default librdkafka waits 30 s before it reports a topic that existed before as missing.
     let config = config(&platform.url(), &bootstrap, &topic)
         + "[sinks.kafka.properties]\n\"topic.metadata.propagation.max.ms\" = \"1000\"\n";
     let bridge = Bridge::start(&dir, &config).unwrap();

@@ -1,4 +1,5 @@
-//! Operations that Kafka refuses: for the client, for an event, or because the partitions have changed.
+//! Operations that Kafka refuses (a client without permission, an oversize event), and a topic whose number of partitions
+//! changes.
 
 use super::*;
 
@@ -145,7 +146,7 @@ fn oversize_event_is_stripped_or_dead_lettered() {
     let records = read_topic(&bootstrap, &refused, DELIVERY).unwrap();
     audit::audit(&usual, &audit::kafka(&records, "main").unwrap()).unwrap();
 
-    // The event has no pictures and names the removed fields; nothing else is changed.
+    // A stripped event has no pictures and names the removed fields; nothing else is changed.
     let records = read_topic(&bootstrap, &stripped, DELIVERY).unwrap();
     assert_eq!(records.len(), COUNT);
     for (record, event) in records.iter().zip(&sent) {
