@@ -1,5 +1,5 @@
-//! A broker that advertises an unreachable address: the most common mistake with Kafka. The client receives metadata, and
-//! every later connection fails.
+//! A broker that advertises an unreachable address: the most common configuration error with Kafka. The client
+//! receives metadata, and every later connection fails.
 
 use std::{
     net::TcpListener,

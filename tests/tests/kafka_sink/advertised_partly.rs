@@ -28,7 +28,7 @@ use super::support::{
 };
 
 const EVENTS: u64 = 100;
-/// Returns the events of the persons whose partition broker 2 leads.
+/// The number of events of the persons whose partition broker 2 leads.
 const LATE: u64 = 42;
 
 /// Creates a topic without replicas, with one partition for each of these brokers.
@@ -45,7 +45,7 @@ async fn create(bootstrap: &str, topic: &str, leaders: &[&[i32]]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_failing_leaders_are_named_and_others_get_events() {
+async fn only_unreachable_leaders_are_named_others_get_events() {
     let options = KafkaOptions {
         heap_mib: 256,
         ..KafkaOptions::default()

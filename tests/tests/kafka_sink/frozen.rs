@@ -1,5 +1,5 @@
-//! A fenced broker, whose metadata lists no broker: fenced intentionally, and by repeated freezes that are shorter or
-//! longer than its session timeout.
+//! A single broker that its controller fences, so that the metadata lists no broker: intentionally, and by repeated
+//! freezes that are shorter or longer than the session timeout of the broker.
 
 use std::{
     collections::BTreeSet,
@@ -44,9 +44,10 @@ fn ids(records: &[Record]) -> Vec<u64> {
     records.iter().map(id).collect()
 }
 
-/// librdkafka may stop connecting when metadata lists no broker (its issue 5301): then the delivery replaces the client.
+/// librdkafka may stop connecting when the metadata lists no broker (librdkafka's issue 5301). The delivery then
+/// replaces the client.
 #[tokio::test(flavor = "multi_thread")]
-async fn broker_fenced_again_and_again_stops_no_sink() {
+async fn repeatedly_fenced_broker_stops_no_sink() {
     let Some(mut kafka) = blocking(|| own_kafka(KafkaOptions::default())).await else {
         return;
     };
@@ -80,7 +81,7 @@ async fn broker_fenced_again_and_again_stops_no_sink() {
     let [at_least_once, exactly_once] = topics;
     assert_complete_and_in_order(&records(&kafka.bootstrap(), &at_least_once).await, events);
     let once = ids(&records(&kafka.bootstrap(), &exactly_once).await);
-    assert_eq!(once.len() as u64, events, "each once");
+    assert_eq!(once.len() as u64, events, "each event once");
     assert_eq!(once.into_iter().collect::<BTreeSet<_>>(), (1..=events).collect());
 }
 
@@ -138,5 +139,5 @@ async fn metadata_without_brokers_stops_no_sink() {
         println!("{} clients were replaced", ending.snapshot.client_replacements);
     }
     let once = ids(&records(&kafka.bootstrap(), &exactly_once).await);
-    assert_eq!(once.len() as u64, events, "each once");
+    assert_eq!(once.len() as u64, events, "each event once");
 }

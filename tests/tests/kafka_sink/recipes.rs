@@ -12,7 +12,7 @@ use super::security::Secured;
 use super::support::blocking;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kafka_recipes_connect_with_the_authentication_of_their_service() {
+async fn kafka_recipes_connect_with_their_service_authentication() {
     let Some(secured) = blocking(Secured::start).await else {
         return;
     };

@@ -1,4 +1,4 @@
-//! TLS, client certificates, SASL and permissions.
+//! The Kafka sink with TLS, client certificates, SASL and permissions.
 
 use std::fs;
 
@@ -13,6 +13,7 @@ use neurobridge_tests::{
 
 use super::support::{Delivery, assert_complete_and_in_order, blocking, connect, records, topic};
 
+/// A Kafka with TLS, SASL and an authoriser, and the certificates of the server and the clients.
 pub(super) struct Secured {
     pub(super) kafka: Kafka,
     pub(super) certificates: Certificates,
@@ -77,6 +78,7 @@ fn sasl(mechanism: SaslMechanism, username: &str, password: &str) -> Option<Sasl
     })
 }
 
+/// Checks that a sink with this configuration delivers events.
 async fn delivers(secured: &Secured, config: KafkaConfig) {
     let topic = config.topic.to_string();
     let mut delivery = Delivery::start(config);
@@ -97,7 +99,7 @@ async fn each_authentication_method_connects() {
 
     let topic = secured.topic("tls");
     delivers(&secured, secured.config(Listener::Tls, &topic)).await;
-    // The certificate of another authority: the error names the cause.
+    // With the certificate of another authority, the error names the cause.
     let stranger = Certificates::generate(&secured.dir.join("stranger")).unwrap();
     let mut config = secured.config(Listener::Tls, &topic);
     config.tls = Some(TlsConfig {
@@ -209,7 +211,7 @@ async fn revoked_and_restored_permission_loses_no_event() {
             operations: &["Write", "DescribeConfigs"],
         })
         .unwrap();
-    // While events are published continuously.
+    // The revocation takes effect while events are published.
     let down = |snapshot: &neurobridge_core::delivery::ProgressSnapshot| snapshot.reason.is_some();
     for _ in 0..20 {
         delivery.append_many(50).await;
@@ -218,7 +220,7 @@ async fn revoked_and_restored_permission_loses_no_event() {
     let reason = snapshot.reason.unwrap();
     assert!(reason.contains(&topic) && reason.contains("Write"), "{reason}");
     assert_eq!(snapshot.cursor.counts.dead_lettered, 0);
-    // Also refused at the start, with a clear reason.
+    // A sink that starts now is also refused, with a clear reason.
     let fault = connect(config).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Unauthorised, "{fault}");
 

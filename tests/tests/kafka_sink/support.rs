@@ -179,7 +179,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-/// Checks that all events from 1 to `count` are stored, and in order for each person; only first copies count.
+/// Checks that all events from 1 to `count` are stored, and in order for each person. Duplicates of an event are ignored.
 pub(crate) fn assert_complete_and_in_order(records: &[Record], count: u64) {
     let mut seen = std::collections::BTreeSet::new();
     let mut last = std::collections::HashMap::new();
@@ -197,7 +197,7 @@ pub(crate) fn assert_complete_and_in_order(records: &[Record], count: u64) {
     );
 }
 
-/// Returns a name that no other test uses.
+/// Returns a topic name that no other test uses.
 pub(crate) fn topic(word: &str) -> String {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Topics: created, missing, deleted, with a smaller size limit, with more partitions.
+//! The Kafka sink with topics that are created, missing, deleted or have a lower size limit, and during outages of
+//! the broker.
 
 use neurobridge_core::{
     sink::{FaultKind, RejectionReason},
@@ -178,7 +179,7 @@ async fn events_wait_while_the_topic_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_fit_the_topic_limit_or_become_dead_letters() {
+async fn event_over_topic_limit_is_stripped_or_dead_lettered() {
     let Some(bootstrap) = blocking(kafka_bootstrap).await else {
         return;
     };
@@ -239,7 +240,7 @@ async fn batches_fit_the_topic_limit_or_become_dead_letters() {
                 (Some("too_large"), Some(50))
             );
         }
-        // The limit was known before, so that no batch was rejected.
+        // The sink knew the limit from the start, so no batch was rejected.
         assert_eq!((ending.snapshot.resent, ending.snapshot.faults.total()), (0, 0));
     }
 }
@@ -347,7 +348,7 @@ async fn stopped_killed_or_frozen_broker_loses_no_event() {
         .create_topic(&topic, 3, &[])
         .unwrap();
     let mut delivery = Delivery::start(config(&bootstrap, &topic));
-    let blows: [fn(&mut Kafka); 3] = [
+    let faults: [fn(&mut Kafka); 3] = [
         |kafka| {
             kafka.stop().unwrap();
             kafka.start_again().unwrap();
@@ -361,10 +362,10 @@ async fn stopped_killed_or_frozen_broker_loses_no_event() {
             kafka.thaw().unwrap();
         },
     ];
-    for blow in blows {
+    for cause_fault in faults {
         delivery.append_many(500).await;
         kafka = blocking(move || {
-            blow(&mut kafka);
+            cause_fault(&mut kafka);
             kafka
         })
         .await;
@@ -414,7 +415,7 @@ async fn broker_outage_is_reported_until_it_recovers() {
     .await;
     delivery.until_settled().await;
     delivery
-        .until("the all-clear", |snapshot| snapshot.reason.is_none())
+        .until("the reason to be cleared", |snapshot| snapshot.reason.is_none())
         .await;
     delivery.finish().await;
     drop(kafka);

@@ -8,7 +8,7 @@ use neurobridge_tests::{kafka::admin::KafkaAdmin, shared::kafka_bootstrap};
 
 use super::support::{Delivery, assert_complete_and_in_order, blocking, connect, frame, records, topic};
 
-/// A sink with topics of its own, which the sink creates.
+/// Returns the configuration of a sink with topics of its own, which the sink creates.
 fn config(bootstrap: &str, topic: &str) -> KafkaConfig {
     let mut config = KafkaConfig::new(bootstrap);
     config.topic = topic.parse().unwrap();
@@ -39,7 +39,7 @@ async fn rejection_in_a_transaction_becomes_one_dead_letter() {
     let mut delivery = Delivery::start(config);
     delivery.append_many(10).await;
     delivery.until_settled().await;
-    // Without the sink's knowledge: the sink detects the change by the rejections.
+    // The sink detects this change only by the rejections.
     let admin = KafkaAdmin::new(&bootstrap).unwrap();
     admin
         .configure_topic(&topic, &[("max.message.bytes", "3000")])
@@ -70,7 +70,7 @@ async fn rejection_in_a_transaction_becomes_one_dead_letter() {
         })
         .collect();
     let wanted: Vec<u64> = (1..=60).filter(|id| *id != 30).collect();
-    assert_eq!(ids, wanted, "each once, in order");
+    assert_eq!(ids, wanted, "each event once, in order");
     let dead_letters = records(&bootstrap, &dead).await;
     assert_eq!(dead_letters.len(), 1);
     let dead_letter: serde_json::Value =
@@ -131,5 +131,5 @@ async fn deleted_topic_duplicates_no_event() {
     let ending = delivery.finish().await;
     assert_eq!(ending.snapshot.cursor.counts.delivered, 200);
     let ids: Vec<_> = records(&bootstrap, &topic).await;
-    assert_eq!(ids.len(), 100, "all after the deletion, each once");
+    assert_eq!(ids.len(), 100, "all events after the deletion, each once");
 }
