@@ -1,4 +1,5 @@
-//! The reason of a sink that cannot connect, and the limit of the data received from a server that sends endlessly.
+//! The reason that a NATS sink reports when it cannot connect, and the limit of the data that it receives from a
+//! server that sends endlessly.
 
 use std::sync::{
     Arc,
@@ -27,7 +28,7 @@ const BANNER: &[u8] =
 /// buffer and the socket buffers together.
 const MOST_SENT: u64 = 256 << 20;
 
-/// A server that is not a NATS server.
+/// The behaviour of a server that is not a nats-server.
 #[derive(Clone, Copy)]
 enum Behaviour {
     /// Accepts connections and sends nothing.
@@ -131,7 +132,7 @@ async fn refused(begin: &'static str) -> Server {
 #[tokio::test(flavor = "multi_thread")]
 async fn message_without_end_ends_the_connection() {
     let mut server = refused("MSG a 1 4294967296\r\n").await;
-    // The sink's probe of the server, and the client's connection.
+    // Two connections: the sink's probe of the server, and the client's connection.
     within(
         "the client to end",
         LIMIT,
@@ -146,8 +147,9 @@ async fn message_without_end_ends_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn line_without_end_ends_the_connection() {
-    // The time at which the client closes is not asserted: it searches the whole line again for each received part, and
-    // while it is slower than the server, only its pings close the connection.
+    // The time at which the client closes the connection is not asserted. The client searches the whole line again
+    // for each received part, and while the client is slower than the server, only the client's pings close the
+    // connection.
     refused("-ERR '").await;
 }
 
@@ -215,7 +217,7 @@ async fn each_unreachable_server_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unreachable_server_costs_no_other_one() {
+async fn unreachable_server_does_not_prevent_a_connection() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -228,7 +230,7 @@ async fn unreachable_server_costs_no_other_one() {
     }
 }
 
-/// The sink connects only to the servers of its configuration: advertised servers may be unreachable.
+/// The sink connects only to the servers in its configuration, because advertised addresses may be unreachable.
 #[tokio::test(flavor = "multi_thread")]
 async fn advertised_addresses_are_not_used() {
     let silent = Server::start(Behaviour::Silent).await;

@@ -1,4 +1,4 @@
-//! Without JetStream: an event is delivered once the server has accepted it.
+//! The NATS sink without JetStream: an event counts as delivered after the server has accepted it.
 
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ async fn subscriber_receives_all_events_in_order() {
     };
     let listener = client(&nats.url()).await;
     let mut messages = listener.subscribe("neuroio.>").await.unwrap();
-    // The subscription exists before the first event: a request without a responder is returned after the event.
+    // The server handles the commands of a connection in order: when it has answered this request with the error that
+    // nobody responds, the subscription exists.
     assert!(listener.request("nobody.answers", "".into()).await.is_err());
     let mut feed = Feed::new();
     let delivery = Delivery::start(&feed, core(&nats.url()));
@@ -47,7 +48,8 @@ async fn subscriber_receives_all_events_in_order() {
     }
 }
 
-/// Another echo takes a round trip, and is needed only after a refusal.
+/// An echo is a message to the sink itself, which the server returns after it has processed all earlier messages. A
+/// second echo takes a round trip, and is needed only after a possible refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_echo_confirms_a_batch() {
     let Some(nats) = own_nats(without_jetstream()) else {
@@ -55,7 +57,7 @@ async fn one_echo_confirms_a_batch() {
     };
     let listener = client(&nats.url()).await;
     let mut messages = listener.subscribe(">").await.unwrap();
-    // The subscription exists before the first event.
+    // The answer shows that the subscription exists.
     assert!(listener.request("nobody.answers", "".into()).await.is_err());
     let mut feed = Feed::new();
     let delivery = Delivery::start(&feed, core(&nats.url()));

@@ -77,7 +77,7 @@ async fn event_with_a_subject_outside_the_stream_waits() {
             reason.contains("event 6") && reason.contains("missing_stream") && reason.contains(STREAM),
             "{reason}"
         );
-        // Earlier events do not wait for it.
+        // Earlier events do not wait for the event with the other subject.
         assert_eq!(delivery.until_settled(5).await.cursor.counts.delivered, 5);
         context.update_stream(stream_of(STREAM)).await.unwrap();
         let ending = delivery.finish(&feed).await;
@@ -133,7 +133,7 @@ async fn reserved_subject_is_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mirror_is_not_advised_to_add_subjects() {
+async fn reason_for_a_mirror_does_not_advise_to_add_subjects() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };

@@ -1,4 +1,4 @@
-//! The program connected to a server that sends an endless line or message: memory, reason, reconnection and stop.
+//! A bridge whose NATS server sends an endless line or message: memory, reason, reconnection and stop of the bridge.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -28,7 +28,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 struct Server {
-    /// Earlier connections receive no answer.
+    /// Whether the server answers. Connections that arrive earlier are closed at once.
     is_open: AtomicBool,
     /// The number of connections on which the endless part was started.
     started: AtomicU64,
@@ -76,7 +76,9 @@ impl Server {
     }
 }
 
-fn bounded(name: &str, begin: &'static str) {
+/// Runs a bridge with a server that sends `begin` and then bytes without end. Checks that the bridge reports the reason,
+/// reconnects, needs bounded memory, and stops.
+fn assert_bounded(name: &str, begin: &'static str) {
     let (url, server) = Server::start(begin);
     let dir = Scratch::new(name).unwrap();
     let config = format!(
@@ -110,11 +112,11 @@ fn bounded(name: &str, begin: &'static str) {
 }
 
 #[test]
-fn endless_line_costs_bounded_memory() {
-    bounded("endless-line", "-ERR '");
+fn endless_line_needs_bounded_memory() {
+    assert_bounded("endless-line", "-ERR '");
 }
 
 #[test]
-fn endless_message_costs_bounded_memory() {
-    bounded("endless-message", "MSG a 1 4294967296\r\n");
+fn endless_message_needs_bounded_memory() {
+    assert_bounded("endless-message", "MSG a 1 4294967296\r\n");
 }

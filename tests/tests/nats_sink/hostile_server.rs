@@ -1,4 +1,4 @@
-//! Answers of a server that is not a nats-server, or is malicious.
+//! Texts from a server that is not a nats-server, or is malicious: the reported reason contains them escaped.
 
 use neurobridge_core::{foreign_text, sink::SinkFault};
 use neurobridge_sink_nats::NatsConfig;

@@ -20,8 +20,8 @@ use tokio::{
 use super::support::{Delivery, Feed, assert_once_and_in_order, creating, stored};
 
 const STREAM: &str = "ENTRIES";
-/// The recorded bytes per client: more than the handshake and some messages.
-const KEPT_BYTES: usize = 64 << 10;
+/// The largest number of bytes from clients that the proxy records: more than the handshake and some messages.
+const RECORDED_BYTES: usize = 64 << 10;
 
 /// A proxy between clients and a server that drops some acknowledgements.
 struct Proxy {
@@ -55,7 +55,7 @@ impl Proxy {
             async move {
                 loop {
                     let (client, _) = listener.accept().await.unwrap();
-                    tokio::spawn(Arc::clone(&shared).carry(client));
+                    tokio::spawn(Arc::clone(&shared).forward(client));
                 }
             }
         });
@@ -79,29 +79,33 @@ impl Drop for Proxy {
 
 impl Shared {
     /// Forwards one connection until either side closes it.
-    async fn carry(self: Arc<Self>, client: TcpStream) {
+    async fn forward(self: Arc<Self>, client: TcpStream) {
         let server = TcpStream::connect(&self.server).await.unwrap();
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
         tokio::select! {
-            _ = self.carry_up(from_client, to_server) => {}
-            _ = self.carry_down(BufReader::new(from_server), to_client) => {}
+            _ = self.forward_to_server(from_client, to_server) => {}
+            _ = self.forward_to_client(BufReader::new(from_server), to_client) => {}
         }
     }
 
-    async fn carry_up(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> Option<()> {
+    async fn forward_to_server(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> Option<()> {
         let mut bytes = vec![0; 16 << 10];
         loop {
             let read = from.read(&mut bytes).await.ok().filter(|read| *read > 0)?;
             {
                 let mut recorded = self.recorded.lock().unwrap();
-                let room = KEPT_BYTES.saturating_sub(recorded.len());
+                let room = RECORDED_BYTES.saturating_sub(recorded.len());
                 recorded.extend_from_slice(&bytes[..read.min(room)]);
             }
             to.write_all(&bytes[..read]).await.ok()?;
         }
     }
 
-    async fn carry_down(&self, mut from: BufReader<OwnedReadHalf>, mut to: OwnedWriteHalf) -> Option<()> {
+    async fn forward_to_client(
+        &self,
+        mut from: BufReader<OwnedReadHalf>,
+        mut to: OwnedWriteHalf,
+    ) -> Option<()> {
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -124,7 +128,8 @@ impl Shared {
         }
     }
 
-    /// Returns whether this is an acknowledgement to drop. The server's other messages have different keys.
+    /// Returns whether a payload is an acknowledgement to drop, and counts it as lost. The server's other messages
+    /// have different keys.
     fn is_lost(&self, payload: &[u8]) -> bool {
         let Ok(answer) = serde_json::from_slice::<serde_json::Value>(payload) else {
             return false;
@@ -143,7 +148,7 @@ impl Shared {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_acknowledgements_lose_no_strict_event() {
+async fn lost_acknowledgements_lose_no_event_in_strict_order() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -155,8 +160,8 @@ async fn lost_acknowledgements_lose_no_strict_event() {
     }
     let ending = delivery.finish(&feed).await;
     assert_eq!(proxy.lost(), 2000);
-    // The stream stores the next event after the event without an acknowledgement, which proves that the latter is stored. No
-    // event remains in flight.
+    // The acknowledgement of an event proves that the event before it is stored, also without an acknowledgement. So
+    // no event remains in flight.
     assert_eq!((ending.faults.total(), ending.resent), (0, 0));
     assert_eq!((ending.cursor.counts.delivered, ending.in_flight), (20_000, 0));
     assert_once_and_in_order(&stored(&nats.url(), STREAM).await, 20_000);
@@ -176,7 +181,7 @@ async fn lost_acknowledgements_lose_no_strict_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_last_acknowledgement_stores_no_second_copy() {
+async fn lost_last_acknowledgement_stores_no_event_twice() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };

@@ -1,4 +1,4 @@
-//! Users, tokens, nkeys, credentials files, TLS, client certificates and permissions.
+//! The NATS sink with users, tokens, nkeys, credentials files, TLS, client certificates and permissions.
 
 use std::{fs, path::Path};
 

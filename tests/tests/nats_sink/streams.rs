@@ -1,4 +1,5 @@
-//! The settings of streams, and the outcome of events when they change.
+//! Streams of JetStream: their creation and settings, and the outcomes of events when a stream is missing, full,
+//! deleted or changed, or when a message is too large.
 
 use std::time::Duration;
 
@@ -74,7 +75,7 @@ async fn created_stream_has_the_configured_settings() {
         (config.num_replicas, config.storage),
         (1, stream::StorageType::File)
     );
-    // The stream exists now: nothing is changed.
+    // The stream exists now, so the sink does not change its settings.
     let mut other = creating(&url, STREAM);
     other.stream.as_mut().unwrap().max_age = Some(Duration::from_secs(60));
     connect(other).await.unwrap();
@@ -182,7 +183,8 @@ async fn oversize_event_becomes_a_dead_letter() {
         );
         assert_eq!(stored(&url, STREAM).await.len(), 20);
         if order == Order::Strict {
-            // As after a crash before the dead letters were stored: stored later events do not make these events delivered.
+            // Simulates a restart after a crash before the dead letters were stored. The rejected events must not
+            // count as delivered although later events are stored.
             let delivery = Delivery::start(&feed, config);
             let ending = delivery.finish(&feed).await;
             assert_eq!(
@@ -199,7 +201,7 @@ async fn oversize_event_becomes_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_too_large_is_stripped_or_dead_lettered() {
+async fn event_over_stream_limit_is_stripped_or_dead_lettered() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -241,7 +243,7 @@ async fn message_too_large_is_stripped_or_dead_lettered() {
         for name in [STREAM, "LETTERS"] {
             context.get_stream(name).await.unwrap().purge().await.unwrap();
         }
-        // Prevents that events of the second order are duplicates of the first order's events.
+        // A new stream, in which the events published with the second order are not duplicates of the first ones.
         context.delete_stream(STREAM).await.unwrap();
         let small = stream::Config {
             max_message_size: 2048,
@@ -283,16 +285,17 @@ async fn rejected_event_without_dead_letter_blocks_later_events() {
     let down = delivery.until_down("\"dead.letters\"").await;
     assert!(
         down.reason.unwrap().contains("maximum messages"),
-        "the server's words"
+        "the reason must contain the server's error"
     );
-    // The answers of the other stream may arrive first; the next connection then detects the stored events.
+    // The rejection of the dead letter may arrive before the acknowledgements of the events. The next connection then
+    // detects that these events are stored.
     delivery.until_settled(10).await;
     delivery.until_down("\"dead.letters\"").await;
     let cursor = delivery.crash().await;
     assert_eq!(cursor.next.get(), 11);
     assert_eq!(stored(&url, STREAM).await.len(), 10);
 
-    // Follows the advice in the reason: without its picture the event is small enough.
+    // Applies the advice in the reason: without the picture the event is small enough.
     config.oversize = Oversize::Strip;
     let ending = Delivery::resume(&feed, config, cursor).finish(&feed).await;
     assert_eq!(ending.cursor.counts.delivered, 20);
@@ -342,7 +345,7 @@ async fn create_again(context: &jetstream::Context, config: stream::Config) {
             Ok(_) => return,
             Err(error) => patience.check().unwrap_or_else(|late| panic!("{late}: {error}")),
         }
-        // The server does not report that it has removed the files; only another attempt shows that.
+        // The server does not report when it has removed the files, so only another attempt shows it.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -422,13 +425,13 @@ async fn broken_idle_connection_is_detected() {
     delivery.until_settled(100).await;
     blocking(|| nats.kill().unwrap());
     delivery
-        .until("the sink to notice", |snapshot| snapshot.reason.is_some())
+        .until("the sink to report the fault", |snapshot| {
+            snapshot.reason.is_some()
+        })
         .await;
     blocking(|| nats.start_again().unwrap());
     delivery
-        .until("the sink to come back", |snapshot| {
-            snapshot.state == SinkState::Up
-        })
+        .until("the sink to recover", |snapshot| snapshot.state == SinkState::Up)
         .await;
     feed.append_many(100).await;
     let ending = delivery.finish(&feed).await;
@@ -437,7 +440,7 @@ async fn broken_idle_connection_is_detected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn relaxed_order_loses_no_event() {
+async fn server_faults_lose_no_event_in_relaxed_order() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -455,7 +458,7 @@ async fn relaxed_order_loses_no_event() {
             _ => nats.stop().unwrap(),
         });
         let before = delivery.faults();
-        feed.append_until("the sink to notice", 500, || delivery.faults() > before)
+        feed.append_until("the sink to report the fault", 500, || delivery.faults() > before)
             .await;
         blocking(|| match round {
             1 => nats.thaw().unwrap(),
@@ -484,6 +487,6 @@ fn large(id: u64, size: usize) -> String {
 }
 
 #[test]
-fn created_test_streams_have_their_settings() {
+fn stream_is_not_created_by_default() {
     assert!(!StreamConfig::new(STREAM).create);
 }

@@ -24,10 +24,11 @@ use super::support::{
 };
 
 const STREAM: &str = "ENTRIES";
-/// The shortest duplicate window that a server accepts: every resent event is sent after its end.
+/// The shortest duplicate window that a server accepts, so that events are resent after the end of the window.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(100);
 
-/// Waits until the server has removed all ids from its duplicate window. A duplicate window ends only by time, and the server does not report it.
+/// Waits until the server has removed all ids from its duplicate window. A duplicate window ends only by time, and
+/// the server does not report the end.
 async fn past_the_window() {
     sleep(SHORTEST_WINDOW * 3).await;
 }
@@ -43,7 +44,7 @@ async fn server_restarts_keep_every_event_once_and_in_order() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
-    survive(&mut nats).await;
+    assert_server_faults_are_survived(&mut nats).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,20 +52,21 @@ async fn old_server_keeps_the_order() {
     if skipped_by_name("old-nats") {
         return;
     }
-    // Optional, with a reported skip: strict order relies on the server's rules, which the test above verifies for the current
-    // server.
+    // Skipped where the distribution's server is missing: strict order relies on rules of the server, and the test
+    // above verifies them for the current server.
     let Some(old) = NatsInstallation::of_distribution() else {
         return report_skipped(
-            "no distribution's nats-server is here; `apt-get install nats-server` brings one",
+            "the distribution's nats-server is missing; install it with `apt-get install nats-server`",
         );
     };
     let mut options = NatsOptions::default();
     options.binary = Some(old.binary);
     let Some(mut nats) = own_nats(options) else { return };
-    survive(&mut nats).await;
+    assert_server_faults_are_survived(&mut nats).await;
 }
 
-async fn survive(nats: &mut neurobridge_tests::nats::Nats) {
+/// Kills, stops and freezes the server while events are published. Checks that each event is stored once and in order.
+async fn assert_server_faults_are_survived(nats: &mut neurobridge_tests::nats::Nats) {
     let url = nats.url();
     let mut feed = Feed::new();
     let delivery = Delivery::start(&feed, strict(&url));
@@ -76,8 +78,10 @@ async fn survive(nats: &mut neurobridge_tests::nats::Nats) {
             _ => nats.freeze().unwrap(),
         });
         let before = delivery.faults();
-        feed.append_until("the sink to notice", 1000, || delivery.faults() > before)
-            .await;
+        feed.append_until("the sink to report the fault", 1000, || {
+            delivery.faults() > before
+        })
+        .await;
         blocking(|| match round {
             3 => nats.thaw().unwrap(),
             _ => nats.start_again().unwrap(),
@@ -90,7 +94,7 @@ async fn survive(nats: &mut neurobridge_tests::nats::Nats) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn crash_within_the_window_stores_no_event_twice() {
+async fn crash_beyond_the_window_stores_no_event_twice() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -104,10 +108,11 @@ async fn crash_within_the_window_stores_no_event_twice() {
             feed.append_many(3000).await;
             let delivery = Delivery::resume(&feed, config.clone(), cursor.clone());
             delivery.until_settled(round * 2000 + 500).await;
-            let kept = delivery.crash().await;
-            // A cursor on a disk may be older than the last acknowledgement.
+            let committed = delivery.crash().await;
+            // Every second crash discards the newest cursor, because a cursor on a disk may be older than the last
+            // acknowledgement.
             if round % 2 == 0 {
-                cursor = kept;
+                cursor = committed;
             }
             past_the_window().await;
         }
@@ -156,12 +161,12 @@ async fn foreign_messages_lose_no_event() {
     let delivery = Delivery::start(&feed, strict(&url));
     publish_foreign_messages(&mut feed, &delivery, &url).await;
     let ending = delivery.finish(&feed).await;
-    assert!(ending.resent > 0, "nothing was refused: {ending:?}");
-    assert_eq!(ending.faults.total(), 0, "a new connection: {ending:?}");
+    assert!(ending.resent > 0, "no message was refused: {ending:?}");
+    assert_eq!(ending.faults.total(), 0, "the sink has reconnected: {ending:?}");
     assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
 }
 
-/// Another client publishes to the stream, with ids and without, while events are published.
+/// Publishes messages of another client to the stream, with and without ids, while events are published.
 async fn publish_foreign_messages(feed: &mut Feed, delivery: &Delivery, url: &str) {
     feed.append_over(Duration::from_millis(200), 1000).await;
     delivery.until_settled(1).await;
@@ -174,7 +179,7 @@ async fn publish_foreign_messages(feed: &mut Feed, delivery: &Delivery, url: &st
         for _ in 0..=number {
             let subject = "neuroio.entries.other.other.other";
             // Replicas may have no leader for a moment, and then no server answers.
-            eventually("a message of somebody else to be stored", async || {
+            eventually("a message of another client to be stored", async || {
                 let answer = other
                     .publish_with_headers(subject, headers.clone(), "{}".into())
                     .await;
@@ -209,12 +214,12 @@ async fn duplicates_continue_the_chain() {
         (ending.cursor.counts.delivered, ending.cursor.counts.duplicate),
         (2000, 100)
     );
-    assert_eq!(ending.faults.total(), 0, "a new connection: {ending:?}");
+    assert_eq!(ending.faults.total(), 0, "the sink has reconnected: {ending:?}");
     assert_once_and_in_order(&stored(&url, STREAM).await, 2000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn freezes_in_quick_succession_end_in_recovery() {
+async fn repeated_freezes_keep_every_event_once_and_in_order() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -228,8 +233,10 @@ async fn freezes_in_quick_succession_end_in_recovery() {
         } else {
             // Longer than the acknowledgement timeout.
             let before = delivery.faults();
-            feed.append_until("the sink to notice", 1000, || delivery.faults() > before)
-                .await;
+            feed.append_until("the sink to report the fault", 1000, || {
+                delivery.faults() > before
+            })
+            .await;
         }
         blocking(|| nats.thaw().unwrap());
         feed.append_over(Duration::from_millis(100), 1000).await;
@@ -239,7 +246,7 @@ async fn freezes_in_quick_succession_end_in_recovery() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn own_message_is_found_below_foreign_ones() {
+async fn own_message_is_found_before_foreign_messages() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -260,16 +267,17 @@ async fn own_message_is_found_below_foreign_ones() {
     }
     past_the_window().await;
     feed.append_many(500).await;
-    // The cursor is that of a sink for which no event was ever acknowledged.
+    // This delivery starts with a new cursor, as if no event had been acknowledged.
     let delivery = Delivery::start(&feed, strict(&url));
     delivery.finish(&feed).await;
     assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
 }
 
-/// A power cut removes the end of a log that is not always synced, and the log assigns the lost sequences to other events. These
-/// must not count as delivered because the stream contains earlier events with the same sequences.
+/// A power cut removes the end of a log that is not always synced, and the log assigns the lost sequences to other
+/// events. The stream contains the earlier events with these sequences, so the other events must not count as
+/// delivered.
 #[tokio::test(flavor = "multi_thread")]
-async fn reused_sequences_do_not_count_as_lost() {
+async fn reused_sequences_do_not_count_as_delivered() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -280,8 +288,8 @@ async fn reused_sequences_do_not_count_as_lost() {
     Delivery::start(&before, strict(&url)).finish(&before).await;
     past_the_window().await;
 
-    // A power cut: the log now ends at 70; 71 and later are other events. The epoch of the first of them never reaches
-    // the server.
+    // Simulates a power cut: the log ended at sequence 70, and the sequences from 71 on belong to other events. A
+    // message names only the current epoch, so no message names epoch 1, in which the events 71 to 75 were stored.
     let mut after = Feed::new();
     after.append_many(70).await;
     for id in 1001..=1025 {

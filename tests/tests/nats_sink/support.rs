@@ -240,7 +240,7 @@ impl Delivery {
     /// Stops at any point, as a crash would; returns the committed cursor.
     pub(crate) async fn crash(mut self) -> Cursor {
         self.task.abort();
-        assert!((&mut self.task).await.is_err(), "it had ended before");
+        assert!((&mut self.task).await.is_err(), "the delivery had ended before");
         self.committed.lock().unwrap().clone()
     }
 
@@ -358,7 +358,7 @@ pub(crate) fn assert_run(stored: &[Stored], first: u64, last: u64) {
         assert_eq!(
             one.id(),
             Some(expected),
-            "place and id of those about it, and where else it is: {:?}",
+            "wrong event; position, id and expected position of the events near it and of the expected one: {:?}",
             ours.iter()
                 .enumerate()
                 .filter(|(at, other)| at.abs_diff(index) < 10 || other.id() == Some(expected))

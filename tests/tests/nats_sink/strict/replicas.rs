@@ -10,9 +10,9 @@ fn replicated(mut config: NatsConfig, servers: &[String]) -> NatsConfig {
     config
 }
 
-/// In a replicated stream another client's message can occupy the position of a bridge's message, which then arrives late.
+/// In a replicated stream another client's message can take the position that a message in flight expects.
 #[tokio::test(flavor = "multi_thread")]
-async fn foreign_messages_between_replicas_cost_no_event() {
+async fn foreign_messages_in_replicated_stream_lose_no_event() {
     let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
         return;
     };
@@ -23,12 +23,12 @@ async fn foreign_messages_between_replicas_cost_no_event() {
     let delivery = Delivery::start(&feed, config);
     publish_foreign_messages(&mut feed, &delivery, &urls[0]).await;
     let ending = delivery.finish(&feed).await;
-    assert!(ending.resent > 0, "nothing was refused: {ending:?}");
+    assert!(ending.resent > 0, "no message was refused: {ending:?}");
     for url in &urls {
         let all = stored(url, STREAM).await;
         assert_complete(&all, feed.appended());
         let ours = all.iter().filter(|message| message.id().is_some());
-        assert_eq!(ours.count() as u64, feed.appended(), "none is there twice");
+        assert_eq!(ours.count() as u64, feed.appended(), "an event is stored twice");
     }
 }
 
@@ -49,7 +49,7 @@ async fn duplicates_among_replicas_continue_the_chain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_leader_costs_no_event() {
+async fn killed_or_frozen_leader_loses_no_event() {
     let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
         return;
     };
@@ -68,7 +68,7 @@ async fn lost_leader_costs_no_event() {
             _ => server.kill().unwrap(),
         });
         let before = feed.appended();
-        feed.append_until("events to be stored without it", 1000, || {
+        feed.append_until("events to be stored without the leader", 1000, || {
             delivery.now().cursor.counts.settled() > before
         })
         .await;
@@ -85,7 +85,7 @@ async fn lost_leader_costs_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn elections_cost_no_event_and_no_majority_blocks() {
+async fn elections_and_lost_majority_lose_no_event() {
     let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
         return;
     };
@@ -126,8 +126,10 @@ async fn elections_cost_no_event_and_no_majority_blocks() {
         second.kill().unwrap();
     });
     let (settled, faults) = (feed.appended(), delivery.faults());
-    feed.append_until("the sink to notice", 1000, || delivery.faults() > faults + 1)
-        .await;
+    feed.append_until("the sink to report the fault", 1000, || {
+        delivery.faults() > faults + 1
+    })
+    .await;
     let down = delivery.now();
     // Messages stored by two of the three servers when they were killed may still be acknowledged.
     assert_eq!(down.cursor.counts.dead_lettered, 0, "{down:?}");
