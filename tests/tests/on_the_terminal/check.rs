@@ -32,7 +32,7 @@ fn check(dir: &Scratch) -> Command {
 }
 
 #[test]
-fn errors_underline_their_line_and_hide_secrets() {
+fn config_errors_show_their_line_and_hide_secrets() {
     let dir = Scratch::new("check").unwrap();
     fs::write(dir.join("neurobridge.toml"), BROKEN).unwrap();
     let seen = |command: &mut Command, columns: u16| {

@@ -42,7 +42,7 @@ fn screen_shows_each_fault_and_restores_the_terminal() {
     }
     let screen = terminal.screen();
     assert!(screen.alternate_screen() && screen.hide_cursor());
-    assert!(terminal.written().contains("\u{1b}[32m"), "colours");
+    assert!(terminal.written().contains("\u{1b}[32m"), "no colours");
     let contents = terminal.contents();
     for part in [
         "feed",
@@ -56,7 +56,7 @@ fn screen_shows_each_fault_and_restores_the_terminal() {
         assert!(contents.contains(part), "{part} is missing in\n{contents}");
     }
 
-    // In smaller terminals, down to the smallest size, the output is still a screen.
+    // After each change of the size, down to a single cell, the demo draws the screen again.
     for (columns, rows) in [(50, 12), (20, 4), (1, 1), (132, 43)] {
         terminal.resize(columns, rows).unwrap();
         let first = "  neurobridge demo"
@@ -100,7 +100,7 @@ fn suspended_demo_restores_the_terminal_until_it_continues() {
     wait(&terminal, "events flow into the file");
     for _ in 0..2 {
         terminal.signal(Signal::SIGTSTP).unwrap();
-        wait_until("the terminal as before", SOON, || {
+        wait_until("the terminal to be restored", SOON, || {
             let screen = terminal.screen();
             !screen.alternate_screen() && !screen.hide_cursor()
         })

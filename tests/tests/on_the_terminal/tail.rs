@@ -1,4 +1,5 @@
-//! `neurobridge tail` while a bridge runs.
+//! `neurobridge tail` while a bridge runs: the output in a pipe and on a terminal, and a tail that is slow or loses
+//! its bridge.
 
 use std::collections::HashMap;
 use std::fs;
@@ -55,7 +56,7 @@ fn number(log: &str, name: &str) -> u64 {
 }
 
 #[test]
-fn tail_reads_from_the_bridge_over_one_connection() {
+fn tail_reads_from_the_bridge_without_a_feed_connection() {
     let dir = Scratch::new("tail").unwrap();
     let mut platform = Platform::start(&dir, &["--rate", "300"]).unwrap();
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
@@ -241,9 +242,9 @@ fn tail_socket_is_private_and_replaced_after_a_kill() {
 }
 
 #[test]
-fn slow_tail_blocks_nobody_and_reports_missed_events() {
+fn slow_tail_delays_no_sink_and_reports_missed_events() {
     let dir = Scratch::new("tail-slow").unwrap();
-    // Far more than pipes, sockets and queues hold.
+    // Far more bytes than pipes, sockets and queues hold.
     let platform = Platform::start(&dir, &["--count", "30000", "--size", "2000", "--rate", "6000"]).unwrap();
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
     let log = dir.join("tail.log");
@@ -257,7 +258,7 @@ fn slow_tail_blocks_nobody_and_reports_missed_events() {
             status.sink("events").ledger.delivered == 30000
         })
         .unwrap();
-    // Reading starts only now.
+    // The output of `tail` is read only from now on.
     let mut stdout = tailing.stdout.take().unwrap();
     let reading = std::thread::spawn(move || {
         let mut shown = String::new();
