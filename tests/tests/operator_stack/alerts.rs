@@ -11,7 +11,7 @@ use neurobridge_tests::reference;
 
 use super::support::{Dashboard, read, rules, selectors, shipped};
 
-/// The configuration of a bridge whose source never connects, as a member of a cluster without a lease.
+/// The configuration of a member of a cluster whose source and lease are unreachable.
 const SOURCE: &str = "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n[spool]\ntype = \"disk\"\n\
     [cluster]\nname = \"main\"\nlease = { type = \"nats\", servers = [\"nats://127.0.0.1:1\"], bucket = \"leases\" }\n";
 
@@ -81,7 +81,7 @@ fn alerts_have_a_runbook_and_a_panel() {
         let id = link.split('&').next().unwrap();
         assert!(
             panels.get(id).is_some_and(|panel| panel.contains(&runbook)),
-            "{} links to panel {id}, which does not contain its metric",
+            "{} links to panel {id}, whose description does not contain {runbook}",
             rule.alert
         );
     }
@@ -154,7 +154,10 @@ fn metrics_to_start_with_exist() {
     let mut count = 0;
     for name in names {
         let name = name.split('{').next().unwrap();
-        assert!(exported.contains_key(name), "the table names {name}");
+        assert!(
+            exported.contains_key(name),
+            "the table names {name}, which is not exported"
+        );
         count += 1;
     }
     assert!(count > 5, "{count}");

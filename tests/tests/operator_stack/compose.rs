@@ -104,7 +104,7 @@ fn profiles_start_one_bridge_or_the_members_of_a_cluster() {
             "member-1" | "member-2" => assert_eq!(texts(profiles), ["cluster"]),
             _ => assert!(profiles.is_null(), "{name} has profiles"),
         }
-        // A service without profiles must not need one of a profile.
+        // A service without profiles must not require a bridge, which only a profile starts.
         if let Some(needed) = service["depends_on"].as_object().filter(|_| profiles.is_null()) {
             for (other, how) in needed {
                 let is_optional = how["required"] == false;
@@ -198,7 +198,7 @@ fn configuration_of_the_bridge_fits_the_other_services() {
 }
 
 #[test]
-fn members_have_one_configuration_and_separate_names_and_volumes() {
+fn members_share_a_configuration_but_no_name_or_volume() {
     let services = services();
     let url = ("NEUROBRIDGE__SOURCES__MAIN__URL", "ws://simulator:8080/");
     let file = shipped("config/compose/cluster.toml");
@@ -228,7 +228,7 @@ fn members_have_one_configuration_and_separate_names_and_volumes() {
     assert_eq!(texts(&jobs[0]["dns_sd_configs"][0]["names"]), ["member-2"]);
 }
 
-/// Runs the server's command line without the container.
+/// Runs the command line of the service `nats` without a container.
 #[test]
 fn nats_command_line_starts_and_is_healthy() {
     with_own_nats(|| {

@@ -1,4 +1,4 @@
-//! Tests of the `Dockerfile` and of the Kubernetes manifest.
+//! Tests of the `Dockerfile` and of the Kubernetes manifests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,18 +42,18 @@ fn image_is_pinned_unprivileged_and_has_a_health_check() {
 #[test]
 fn build_context_has_only_the_required_files() {
     let ignore = read(".dockerignore");
-    let let_through: Vec<&str> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let permitted: Vec<&str> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
     assert!(
         ignore.lines().any(|line| line == "*"),
         "all other files must be excluded"
     );
-    for path in &let_through {
+    for path in &permitted {
         assert!(shipped(path).exists(), "{path}");
     }
     for member in members() {
         let covered = match member.as_str() {
-            "crates/*" => let_through.contains(&"crates"),
-            folder => let_through.contains(&&*format!("{folder}/Cargo.toml")),
+            "crates/*" => permitted.contains(&"crates"),
+            folder => permitted.contains(&&*format!("{folder}/Cargo.toml")),
         };
         assert!(covered, "the manifest of {member} is not in the build context");
         if member != "crates/*" {
@@ -84,7 +84,7 @@ fn build_context_has_files_included_by_code() {
                 || read(".dockerignore")
                     .lines()
                     .filter_map(|line| line.strip_prefix('!'))
-                    .any(|kept| path.starts_with(kept));
+                    .any(|permitted| path.starts_with(permitted));
             assert!(is_in, "{} includes {}", file.display(), path.display());
         }
     }
@@ -172,7 +172,9 @@ fn members() -> Vec<String> {
     serde_json::from_str(list.unwrap()).unwrap()
 }
 
+/// The manifest of a single bridge.
 const ALONE: &str = "config/kubernetes/neurobridge.yaml";
+/// The manifest of a cluster of two members.
 const CLUSTER: &str = "config/kubernetes-cluster/neurobridge.yaml";
 
 fn manifest(file: &str) -> Vec<Value> {
@@ -212,7 +214,7 @@ fn cluster_manifest_protects_one_member_from_disruption() {
     assert_eq!(&apart["labelSelector"]["matchLabels"], labels);
 }
 
-/// Checks the pods of a deployment or of a set.
+/// Checks the pods of a deployment or of a stateful set.
 fn assert_pods_are_unprivileged(file: &str, deployment: &Value) {
     let pod = &deployment["spec"]["template"]["spec"];
     assert_eq!(pod["enableServiceLinks"], false);

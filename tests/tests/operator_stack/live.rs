@@ -60,7 +60,7 @@ fn every_fault_fires_its_alert() {
     let skewed_dir = Scratch::new("stack-skewed").unwrap();
     let skewed = Bridge::start(&skewed_dir, &source(&platform_with_a_late_clock())).unwrap();
 
-    // Reloads the configuration of this bridge after an error was added to the file.
+    // Adds an error to the file of this bridge; the reload must fail.
     let file = skewed_dir.join("neurobridge.toml");
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replace("token = ", "tokken = ")).unwrap();
@@ -136,9 +136,10 @@ fn every_fault_fires_its_alert() {
         has_data(&prometheus, annotation);
     }
 
-    // Only the rules' unit tests cover six alerts: a gap that is not filled takes 15 minutes, a process without free file
-    // descriptors could not answer Prometheus either, three replacements of a client take four minutes, and only a broker can
-    // reject events, fence a sink, lose a topic or store the leases of two leaders.
+    // Six alerts are covered only by the unit tests of the rules. A gap counts as not filled after 15 minutes. A
+    // spool retries when the process has no free file descriptors, but such a process cannot answer Prometheus
+    // either. Three replacements of a client take four minutes. And only a broker can reject events, fence a sink,
+    // lose a topic or store the leases of two leaders.
     seen.0.push("NeurobridgeGapNotFilled".to_owned());
     seen.0.push("NeurobridgeSpoolRetrying".to_owned());
     seen.0.push("NeurobridgeClientReplaced".to_owned());
@@ -185,7 +186,8 @@ fn member_config(url: &str) -> String {
     )
 }
 
-/// Starts a platform that authenticates clients, sends no events, and has a clock that is an hour behind.
+/// Starts a platform that authenticates clients, sends no events, and has a clock that is an hour behind. Returns the
+/// URL of the platform.
 fn platform_with_a_late_clock() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
@@ -221,7 +223,7 @@ fn serve(stream: std::net::TcpStream) -> Result<(), Box<dyn std::error::Error>> 
 struct Seen(Vec<String>);
 
 impl Seen {
-    /// Waits for an alert of this instance and checks its texts.
+    /// Waits for an alert of this instance, and checks that Prometheus could expand the templates in the annotations.
     fn wait(&mut self, prometheus: &Prometheus, name: &str, instance: &str) {
         let mut last = Vec::new();
         let alert = wait_for(&format!("{name} of {instance}"), SOON, || {
@@ -294,7 +296,7 @@ fn assert_states_of_gaps(prometheus: &Prometheus) {
     }
 }
 
-/// Checks every query of a panel or annotation.
+/// Waits until every query of a panel or annotation has data.
 fn has_data(prometheus: &Prometheus, title: &str) {
     let queries = Dashboard::read().queries();
     let mut count = 0;

@@ -1,11 +1,11 @@
-//! Tests of the kustomization and of the recipes for services.
+//! Tests of the Kubernetes kustomization and its overlay, and of the recipes in `config/recipes`.
 
 use std::fs;
 
 use super::support::{check, read, shipped, yaml};
 
 #[test]
-fn kustomization_is_the_manifest_and_the_overlay_changes_it() {
+fn overlay_changes_only_objects_of_the_manifest() {
     let base = yaml("config/kubernetes/kustomization.yaml");
     assert_eq!(base["resources"], serde_json::json!(["neurobridge.yaml"]));
     let overlay = yaml("config/kubernetes-overlay/kustomization.yaml");
@@ -54,7 +54,7 @@ fn recipes_are_valid_and_documented() {
         let output = check(path.to_str().unwrap(), &[]);
         let shown = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{}: {output:?}", path.display());
-        // The secrets are in files, and every name is known.
+        // No recipe contains a secret, sends a secret unencrypted, or names an unknown field.
         for risk in ["plain text", "unencrypted", "unknown field"] {
             assert!(!shown.contains(risk), "{}: {shown}", path.display());
         }

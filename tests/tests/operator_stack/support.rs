@@ -1,4 +1,4 @@
-//! Helpers that read the shipped files.
+//! Helpers that read the shipped files: the rules, the dashboard and the configuration of Prometheus.
 
 use std::fs;
 use std::path::PathBuf;
@@ -133,7 +133,8 @@ pub(crate) fn selectors(query: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Writes the shipped files with these bridges as targets, and with seconds instead of minutes and hours as durations.
+/// Writes the shipped configuration and rules of Prometheus with these bridges as targets, and with thresholds of
+/// seconds instead of minutes and hours.
 pub(crate) fn write_config(dir: &Scratch, bridges: &[String]) {
     let replaced = |text: String, from: &str, to: &str| {
         assert!(text.contains(from), "{from} in {text}");

@@ -82,7 +82,7 @@ fn release_files_install_run_and_uninstall() {
     } else if succeeds("dpkg", &["--status", "neurobridge"]) {
         "neurobridge is installed on this machine already"
     } else {
-        return installed(&package, &dir);
+        return package_installs_runs_and_uninstalls(&package, &dir);
     };
     report_skipped(reason);
 }
@@ -189,7 +189,8 @@ impl Drop for Installed {
     }
 }
 
-fn installed(package: &Path, dir: &Scratch) {
+/// Installs the package, runs the service, upgrades the package, removes and purges it.
+fn package_installs_runs_and_uninstalls(package: &Path, dir: &Scratch) {
     let package = package.to_str().unwrap();
     let user_was_there = User::from_name("neurobridge").unwrap().is_some();
     assert!(!Path::new(ENVIRONMENT).exists() && !Path::new(DATA).exists());
@@ -212,7 +213,8 @@ fn installed(package: &Path, dir: &Scratch) {
     let unit_file = "/usr/lib/systemd/system/neurobridge.service";
     if succeeds("systemd-analyze", &["--version"]) {
         run("systemd-analyze", &["verify", unit_file]);
-        // The score in tenths. The network and some other permissions are required, so zero is impossible.
+        // The threshold of the exposure in tenths: the service needs the network and some other permissions, so zero
+        // is impossible.
         run(
             "systemd-analyze",
             &["security", "--offline=true", "--threshold=15", unit_file],
@@ -244,7 +246,7 @@ fn installed(package: &Path, dir: &Scratch) {
     fs::write("/etc/neurobridge/token", "a-token\n").unwrap();
     service_runs(&Unit::read(Path::new(unit_file)), uid, dir);
 
-    // Changes by the operator and stored data are kept.
+    // The operator's changes of the configuration and the stored data remain until the package is purged.
     let changed = fs::read_to_string(CONFIG).unwrap() + "# changed\n";
     fs::write(CONFIG, &changed).unwrap();
     run("dpkg", &["--install", package]);
