@@ -11,7 +11,7 @@ use neurobridge_tests::status::Status;
 
 use super::{DESK, SOON, source, watch};
 
-/// The text of the card of the cluster; empty while it is hidden.
+/// An expression for the text of the cluster's card; empty while the card is hidden.
 const CARD: &str = "(document.querySelector('#cluster').innerText ?? '').replace(/\\s+/g, ' ')";
 
 fn member(url: &str, name: &str, servers: &str) -> String {
@@ -76,9 +76,9 @@ fn bridge_outside_of_a_cluster_shows_no_card() {
     };
     let shown = "document.querySelector('#sinks h3')?.textContent === 'events file'";
     browser.wait("the sink", SOON, shown).unwrap();
-    let height = "document.querySelector('#cluster').getClientRects().length";
+    let rectangles = "document.querySelector('#cluster').getClientRects().length";
     assert_eq!(
-        browser.evaluate(height).unwrap(),
+        browser.evaluate(rectangles).unwrap(),
         0,
         "the card of a cluster is shown"
     );

@@ -20,10 +20,11 @@ use neurobridge_tests::status::{SinkState, SourceState, Status};
 use super::{DESK, SOON, source, watch};
 
 const LIMIT_SECONDS: f64 = 2.0;
-/// The number of late responses before a change is visible.
+/// The number of responses, each as late as the slowest measured one, by which the limit is extended.
 const LATE_ANSWERS: f64 = 4.0;
 
-/// Records each change of the page: the displayed uptime, the browser's clock in seconds, and the displayed words.
+/// A script that records each change of the page: the displayed uptime, the browser's clock in seconds, and the
+/// displayed words.
 const RECORD: &str = r##"
     window.recorded = [];
     new MutationObserver(() => {
@@ -48,7 +49,8 @@ fn first_in_status(bridge: &Bridge, what: &str, condition: impl Fn(&Status) -> b
     (status.unwrap().uptime_seconds, slowest.get())
 }
 
-/// Returns the time at which the page first had words that satisfy a condition, in both clocks.
+/// Returns the time at which the page first had words that satisfy a condition: the displayed uptime, and the
+/// browser's clock.
 fn first_on_page(browser: &mut Browser, what: &str, condition: &str) -> (f64, f64) {
     let found = format!("recorded.find(([uptime, at, words]) => {condition}) ?? null");
     let found = browser.wait(what, SOON, &found).unwrap();
@@ -92,7 +94,7 @@ fn page_shows_each_fault_within_two_seconds() {
     );
 
     platform.process().kill().unwrap();
-    let (in_status, slow) = first_in_status(&bridge, "the source to be cut", |status| {
+    let (in_status, slow) = first_in_status(&bridge, "the source to be disconnected", |status| {
         status.source("main").state != SourceState::Authenticated
     });
     let (on_page, _) = first_on_page(

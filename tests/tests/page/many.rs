@@ -1,4 +1,4 @@
-//! The page of a bridge with many sources and sinks: rows in place of cards, and a bounded amount of work.
+//! The page of a bridge with many sources and sinks: rows instead of cards, and a bounded number of elements and changes.
 
 use std::fmt::Write;
 
@@ -124,7 +124,9 @@ fn rows_can_be_filtered_and_opened() {
                  && document.querySelector('#strip').textContent";
     assert_eq!(browser.evaluate(strip).unwrap(), false);
     browser.evaluate("scrollTo(0, 10000)").unwrap();
-    let text = browser.wait("the way in the head", SOON, strip).unwrap();
+    let text = browser
+        .wait("the summary in the head of the page", SOON, strip)
+        .unwrap();
     let text = text.as_str().unwrap();
     assert!(
         text.starts_with("Yes · ") && text.matches("/s").count() == 2 && text.contains("% full"),
@@ -133,7 +135,7 @@ fn rows_can_be_filtered_and_opened() {
 }
 
 #[test]
-fn hundred_sources_stay_light() {
+fn page_of_100_sources_has_bounded_elements_and_changes() {
     const SOURCES: usize = 100;
     const ROWS: u64 = SOURCES as u64 + 6;
     let dir = Scratch::new("page-hundred").unwrap();
@@ -175,7 +177,11 @@ fn hundred_sources_stay_light() {
         "{before} elements at first, {after} after {updates} updates"
     );
     let rows = "document.querySelectorAll('#source-ledgers tr').length";
-    assert_eq!(browser.evaluate(rows).unwrap(), 0, "closed ledgers cost nothing");
+    assert_eq!(
+        browser.evaluate(rows).unwrap(),
+        0,
+        "closed ledgers must have no rows"
+    );
 }
 
 #[test]

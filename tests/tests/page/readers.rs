@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{DESK, SOON, TELEPHONE, source, watch};
 
-/// Finds text whose contrast with its background is below 4.5, the minimum of WCAG.
+/// A script that returns each text whose contrast with the background is below 4.5, the minimum of WCAG.
 const FAINT: &str = r#"
     (() => {
         const parse = colour => (colour.match(/[\d.]+/g) ?? [0, 0, 0, 0]).map(Number);

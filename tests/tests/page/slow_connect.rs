@@ -13,7 +13,7 @@ use super::{DESK, SOON, source, watch};
 const INFO: &[u8] =
     b"INFO {\"server_id\":\"fake\",\"version\":\"2.15.2\",\"headers\":true,\"max_payload\":1048576}\r\n";
 
-/// A server that accepts connections, sends a greeting and is silent from then on. Returns its address.
+/// Starts a server that accepts connections, and sends a greeting and nothing else. Returns the address of the server.
 fn silent_after(greeting: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -45,7 +45,7 @@ impl Expected {
 }
 
 #[test]
-fn silent_servers_have_a_reason_everywhere() {
+fn silent_server_is_reported_in_status_log_page_and_metric() {
     let dir = Scratch::new("page-slow-connect").unwrap();
     let expected = [
         Expected {

@@ -18,8 +18,8 @@ const TOLERANCE: f64 = 2.0;
 /// The seconds by which the length of a mark may be wrong: its border, and the rounding, on an axis of ten minutes.
 const LENGTH_TOLERANCE: f64 = 1.0;
 
-/// Returns the place of the mark of a gap on the strip below `place`: its start and its end before now, in seconds, by an axis
-/// that is `span` seconds long, and the time of the browser.
+/// Waits until the only gap on the strip in the element `place` has this outcome. Returns the seconds from the start
+/// and from the end of the gap's mark until now, on an axis of `span` seconds, and the time of the browser.
 fn mark(browser: &mut Browser, place: &str, outcome: &str, span: &str) -> [f64; 3] {
     let expression = format!(
         "(() => {{
@@ -37,9 +37,9 @@ fn mark(browser: &mut Browser, place: &str, outcome: &str, span: &str) -> [f64; 
     [0, 1, 2].map(|i| found[i].as_f64().unwrap())
 }
 
-/// The length of the axis of all sources.
+/// An expression for the length in seconds of the axis of all sources.
 const TIMELINE_SPAN: &str = "Number(document.querySelector('#timeline .lanes').dataset.span)";
-/// The length of the axis of a source's card, from its label.
+/// An expression for the length in seconds of the axis on a source's card, read from the label of the axis.
 const CARD_SPAN: &str =
     "Number(document.querySelector('#sources .connection .axis small').textContent.match(/\\d+/)[0])";
 
@@ -160,7 +160,7 @@ fn gap_is_on_the_time_axes_at_its_place_with_its_outcome() {
         "{named}"
     );
     assert_legible(&mut browser);
-    // On a telephone the words stay on the screen too.
+    // The words at the pointer also fit on the screen of a telephone.
     browser.show_on(TELEPHONE).unwrap();
     browser.wait("the screen", SOON, "innerWidth === 360").unwrap();
     point(&mut browser, "#timeline");
