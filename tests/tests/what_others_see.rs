@@ -189,7 +189,7 @@ fn every_series_exists_from_the_start() {
     })
     .unwrap();
     let with_traffic = busy.series().unwrap();
-    // The hash of the configuration is that of each bridge.
+    // The label with the hash of the configuration differs, because the two bridges have different configurations.
     let differences: Vec<_> = from_the_start
         .symmetric_difference(&with_traffic)
         .filter(|series| !series.starts_with("neurobridge_configuration_info{"))
@@ -210,7 +210,7 @@ fn every_series_exists_from_the_start() {
         ]
         .map(str::to_owned)
         .into(),
-        "the feed must not be able to add label values"
+        "a new label must not have values from the feed"
     );
 }
 

@@ -19,7 +19,7 @@ pub(crate) const MEMO: &str = "was seen with the dog of the neighbours";
 pub(crate) const TOO_LARGE_FOR_THE_TOPIC: usize = 200_000;
 pub(crate) const MAX_FRAME_BYTES: usize = 1 << 20;
 
-/// Returns a picture: bytes without a pattern.
+/// Returns the bytes of a picture: pseudo-random, the same at each call.
 pub(crate) fn picture() -> Vec<u8> {
     let mut state = 88_172_645_463_325_252_u64;
     let mut next = || {

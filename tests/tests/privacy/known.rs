@@ -127,7 +127,8 @@ fn numbers(bytes: &[u8]) -> Vec<u8> {
     numbers.join(", ").into_bytes()
 }
 
-/// Encodes bytes for a URL: letters, digits and unreserved characters stay unchanged.
+/// Escapes bytes by `sign` and two digits: `%` as in a URL, `\x` as in a Rust byte string. Letters, digits and unreserved
+/// characters remain unchanged, with `\x` all visible characters.
 fn percent(bytes: &[u8], sign: &str, digits: String) -> Vec<u8> {
     let mut form = Vec::new();
     for (byte, digits) in bytes.iter().zip(digits.as_bytes().chunks(2)) {
@@ -145,7 +146,7 @@ fn percent(bytes: &[u8], sign: &str, digits: String) -> Vec<u8> {
 }
 
 /// Returns the part of the base64 form that does not depend on the surrounding text, if `before` bytes of the same
-/// group precede it.
+/// group of three precede the bytes.
 fn within_base64(bytes: &[u8], before: usize) -> Vec<u8> {
     let skipped = (3 - before) % 3;
     let rest = &bytes[skipped..];

@@ -83,7 +83,7 @@ impl Site {
         let input = |name: &str| self.inputs.join(name);
         format!(
             r#"
-            # One of the sinks has no server and cannot drain.
+            # The sink `away` has no server and cannot drain.
             drain_timeout = "1s"
 
             [sources.main]
@@ -223,10 +223,10 @@ async fn redacted_fields_and_secrets_are_never_written() {
             .unwrap()
             .create_topic(&site.topic, 1, &[("max.message.bytes", &limit)])
             .unwrap();
-        killed(&site);
+        run_and_kill(&site);
         for format in ["json", "logfmt"] {
             damage_the_spool(&site.data_dir());
-            restarted(&site, format);
+            run_again(&site, format);
         }
         commands(&site);
         store_kafka_records(&site);
@@ -248,8 +248,8 @@ async fn redacted_fields_and_secrets_are_never_written() {
     check_pseudonyms(&site);
 }
 
-/// The first run, which is killed (SIGKILL) while events are pending for a sink without a server.
-fn killed(site: &Site) {
+/// Runs the bridge for the first time, and kills it (SIGKILL) while events are pending for a sink without a server.
+fn run_and_kill(site: &Site) {
     let events = feed::events().len() as u64 + 1;
     let received = events + feed::no_events().len() as u64;
     let mut bridge = Bridge::start(&site.dir, &site.config("text")).unwrap();
@@ -281,8 +281,8 @@ fn killed(site: &Site) {
     check_modes(&site.data_dir());
 }
 
-/// Later runs with the data of the first one, which are shut down.
-fn restarted(site: &Site, log_format: &str) {
+/// Runs the bridge again with the data of the first run, and shuts it down.
+fn run_again(site: &Site, log_format: &str) {
     let bridge = Bridge::start(&site.dir, &site.config(log_format)).unwrap();
     bridge
         .wait("the repeated feed", SOON, |status| {
@@ -316,7 +316,7 @@ fn commands(site: &Site) {
         assert_eq!(output.status.code(), Some(expected), "{name}: {output:?}");
     };
     run("check", 0, &["check"]);
-    // One of the sinks has no server.
+    // The sink `away` has no server.
     run("check-connect", 69, &["check", "--connect"]);
     for sink in ["kafka", "nats", "archive"] {
         run(
@@ -334,7 +334,7 @@ fn commands(site: &Site) {
     run("spool-ls", 0, &["spool", "ls"]);
     run("spool-verify", 74, &["spool", "verify"]);
     let (token, password) = (feed::TOKEN, feed::PASSWORD);
-    for (number, mistake) in [
+    for (number, invalid) in [
         format!("[sources.main]\ntoken = \"{token}\" \"\n"),
         format!("[sources.main]\ntoken = {token}\n"),
         format!("[sources.main]\ntoken = \"{token}\n"),
@@ -357,14 +357,14 @@ fn commands(site: &Site) {
     .iter()
     .enumerate()
     {
-        let file = site.inputs.join(format!("mistake-{number}.toml"));
-        fs::write(&file, mistake).unwrap();
+        let file = site.inputs.join(format!("invalid-{number}.toml"));
+        fs::write(&file, invalid).unwrap();
         for command in ["check", "run"] {
             let output = site.run(
                 &format!("{command}-{number}"),
                 &[command, "-c", file.to_str().unwrap()],
             );
-            assert_eq!(output.status.code(), Some(78), "{mistake}: {output:?}");
+            assert_eq!(output.status.code(), Some(78), "{invalid}: {output:?}");
         }
     }
 }
@@ -450,7 +450,7 @@ fn check_pseudonyms(site: &Site) {
     assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
 }
 
-/// Without redaction all secrets are found, which proves that the search works.
+/// Without redaction the search finds the personal data in every file, which proves that the search works.
 #[test]
 fn search_finds_secrets_without_redaction() {
     let dir = Scratch::new("no-privacy").unwrap();

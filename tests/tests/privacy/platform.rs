@@ -66,8 +66,8 @@ pub(crate) fn serve(scripts: Vec<Vec<Step>>, gate: &Gate) -> String {
     url
 }
 
-/// Uses the next script only for a connection that sends AUTH, because some connections are given up while they wait at
-/// the gate.
+/// Sends the next script, but only on a connection that sends AUTH, because the bridge closes some connections while
+/// these wait at the gate.
 fn converse(
     stream: TcpStream,
     gate: &Gate,

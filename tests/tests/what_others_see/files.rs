@@ -54,12 +54,12 @@ fn redacted_values_are_in_no_file() {
     assert_eq!(dead_letters.lines().count(), 2);
     assert!(
         !dead_letters.contains("\"frame\""),
-        "an unreadable text cannot be redacted: {dead_letters}"
+        "malformed frames cannot be redacted and must not be stored: {dead_letters}"
     );
 }
 
 #[test]
-fn equal_person_has_equal_pseudonym() {
+fn same_person_has_the_same_pseudonym() {
     let dir = Scratch::new("pseudonyms").unwrap();
     let key = dir.join("key");
     fs::write(&key, "0f".repeat(32)).unwrap();
@@ -101,7 +101,10 @@ fn equal_person_has_equal_pseudonym() {
         pseudonyms.len(),
         "two persons must not share a pseudonym"
     );
-    assert!(pseudonyms.len() < sent.len(), "some persons must have returned");
+    assert!(
+        pseudonyms.len() < sent.len(),
+        "some events must be of the same person"
+    );
 }
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {
