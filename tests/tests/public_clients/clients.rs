@@ -85,8 +85,8 @@ impl Language {
         }
     }
 
-    /// Installs the pinned versions in `dir`. A note is written last, which detects incomplete installations, other
-    /// versions and another interpreter.
+    /// Installs the pinned versions in `dir`. A note with all versions is written last. Without the same note, an earlier
+    /// installation is incomplete or has other versions, and is replaced.
     fn provide(self, dir: &Path, versions: &str) -> Result<()> {
         let parent = dir.parent().context("the folder has no parent")?;
         fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
@@ -117,7 +117,7 @@ impl Language {
             Self::Python => {
                 run(dir, Command::new("python3").args(["-m", "venv", "venv"]))?;
                 fs::write(dir.join("requirements.txt"), REQUIREMENTS)?;
-                // No dependencies beyond the list, because pip would otherwise install the current versions of others.
+                // `--no-deps`, because pip would install unlisted dependencies in their current versions.
                 run(
                     dir,
                     Command::new(dir.join("venv/bin/python"))

@@ -22,7 +22,7 @@ api.on("message", (message) => write("message", message));
 api.on("error", (error) => write("error", String(error)));
 api.on("disconnect", ({ code }) => {
   write("disconnect", code);
-  // The client leaves it to its user to connect again.
+  // The client does not reconnect by itself.
   api.connect();
 });
 api.connect();
