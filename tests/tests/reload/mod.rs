@@ -1,5 +1,5 @@
-//! `neurobridge reload` and `run --watch`: parts with unchanged settings keep their connections, changed ones continue without a
-//! gap, and a wrong file changes nothing.
+//! `neurobridge reload` and `run --watch`: parts with unchanged settings keep their connections, changed parts continue
+//! without a gap, and an invalid file changes nothing.
 
 mod sinks;
 mod watch;
@@ -72,7 +72,7 @@ fn check_complete(text: &str, source: &str) -> usize {
         .filter(|event| event["source"] == format!("/neuroio/{source}"))
         .filter_map(|event| event["id"].as_str()?.parse().ok())
         .collect();
-    // The copies of two connections may overtake each other while a source is replaced.
+    // While a source is replaced, the order of the events of its two connections is not defined.
     let mut ids = ids;
     ids.sort_unstable();
     let (Some(first), Some(last)) = (ids.first(), ids.last()) else {
@@ -147,7 +147,7 @@ fn changed_source_is_replaced_without_a_gap() {
 }
 
 #[test]
-fn wrong_file_changes_nothing_and_is_reported() {
+fn invalid_file_changes_nothing_and_is_reported() {
     let dir = Scratch::new("reload-wrong").unwrap();
     let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
     let config = source("main", &platform.url(), "# here") + &file_sink("events", "");
@@ -263,7 +263,7 @@ fn source_is_added_and_removed_without_loss() {
 }
 
 #[test]
-fn reload_command_of_the_unit_works() {
+fn reload_command_of_the_systemd_unit_reloads() {
     let unit = fs::read_to_string(workspace_root().join("config/debian/neurobridge.service")).unwrap();
     let command = |key: &str| {
         let line = unit.lines().find_map(|line| line.strip_prefix(key)).unwrap();
@@ -325,5 +325,5 @@ fn person_keeps_its_pseudonym_when_the_key_file_changes() {
         .rev()
         .take(500)
         .filter(|person| known.contains(person));
-    assert!(again.count() > 100, "the persons of before have other pseudonyms");
+    assert!(again.count() > 100, "the reload must not change the pseudonyms");
 }

@@ -1,4 +1,4 @@
-//! Changed, added and removed sinks.
+//! Reloads that change, add and remove sinks, also during an outage and with kills of the bridge.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ fn changed_sinks_continue_at_their_cursors() {
     };
     for (name, spool, delivery, create) in [
         ("reload-memory", "memory", "at_least_once", ""),
-        // The settings of the topic of cursors.
+        // The last element has the settings with which the sink creates the topic of its cursors.
         (
             "reload-disk",
             "disk",
@@ -151,7 +151,7 @@ fn reload_during_an_outage_of_a_sink_loses_nothing() {
 }
 
 #[test]
-fn sink_is_added_and_removed() {
+fn sink_added_again_continues_at_its_cursor() {
     let dir = Scratch::new("reload-sinks").unwrap();
     let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
     let config = source("main", &platform.url(), "")
