@@ -1,4 +1,5 @@
-//! A topic or stream that is removed and recreated while the bridge is stopped: the next run reports it.
+//! A topic or stream that is removed while the bridge is stopped: the next run creates it again and reports the
+//! recreation.
 
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ fn assert_reported(name: &str, sink: &str, what: &str, remove: impl FnOnce()) {
 }
 
 #[test]
-fn stream_recreated_while_stopped_is_reported() {
+fn stream_removed_while_the_bridge_is_stopped_is_reported() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -81,7 +82,7 @@ fn stream_recreated_while_stopped_is_reported() {
 }
 
 #[test]
-fn topic_recreated_while_stopped_is_reported() {
+fn topic_removed_while_the_bridge_is_stopped_is_reported() {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
     };

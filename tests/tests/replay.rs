@@ -147,7 +147,7 @@ fn replay_with_a_running_bridge_marks_copies() {
             Some("one") => {
                 assert!(
                     last.insert(record.partition, sequence) < Some(sequence),
-                    "in order"
+                    "the replay is not in order"
                 );
                 &mut copies
             }

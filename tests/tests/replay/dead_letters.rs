@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use super::*;
 
+/// Returns a `dead-letters` command with the configuration `today.toml`, which may differ from the configuration of
+/// the bridge.
 fn dead_letters(dir: &Scratch, args: &[&str]) -> Command {
     let mut command = Command::new(neurobridge());
     let (name, rest) = args.split_first().unwrap();
@@ -129,7 +131,7 @@ fn dead_letters_are_replayed_once_with_the_current_rules() {
     let stored_in_stream = messages(&url, &stream);
     let mut copies = sequences(&stored_in_stream, Some("dead-letters"));
     copies.sort_unstable();
-    assert_eq!(copies, wanted, "each one once");
+    assert_eq!(copies, wanted, "each dead letter once");
     let originals = sequences(&stored_in_stream, None);
     assert_eq!(originals.len() as u64, ledger.delivered);
     for message in &stored_in_stream {
@@ -141,7 +143,7 @@ fn dead_letters_are_replayed_once_with_the_current_rules() {
 }
 
 #[test]
-fn dead_letter_that_is_rejected_again_stays() {
+fn dead_letter_rejected_again_is_not_marked_as_replayed() {
     let Some(url) = nats_url() else {
         return;
     };
@@ -166,7 +168,7 @@ fn dead_letter_that_is_rejected_again_stays() {
 }
 
 #[test]
-fn damaged_dead_letter_delays_no_other_one() {
+fn damaged_dead_letter_does_not_stop_the_replay() {
     let dir = Scratch::new("dead-letters-damaged").unwrap();
     let config = "data_dir = \"data\"\n[sources.main]\ntoken = \"t\"\n[sinks.out]\ntype = \"file\"\npath = \"out.jsonl\"\n";
     fs::write(dir.join("today.toml"), config).unwrap();
