@@ -83,7 +83,7 @@ impl Feed {
     }
 }
 
-/// The configuration without deduplication, so that the file contains an event twice if it is received twice.
+/// Returns a configuration without deduplication, so that the file contains an event twice if it is received twice.
 fn config(url: &str) -> String {
     format!(
         r#"
@@ -118,8 +118,8 @@ fn killed_bridge_resumes_after_the_last_stored_event() {
             .unwrap();
         bridge.process().kill().unwrap();
     }
-    // The first of these runs receives all remaining events and shuts down cleanly, so the next one resumes with the value in the
-    // file.
+    // The first of these runs receives all remaining events and shuts down cleanly, so the second run resumes with
+    // the saved resume value.
     let all = RUNS * EVENTS;
     for is_last in [false, true] {
         let bridge = Bridge::start(&dir, &config(&url)).unwrap();

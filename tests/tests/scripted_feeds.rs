@@ -1,4 +1,5 @@
-//! The scripts of the shipped declarations: frames of each feed's documentation, and the faults of the feed.
+//! The scripts in `config/feeds/scripts`, which the simulator plays for the shipped declarations of feeds: frames
+//! from the documentation of each feed, and the faults of the feed.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use crate::shipped_feeds::{FEEDS, Feed, assert_in_order};
 
 /// The time limit of each wait: far longer than any wait of these tests takes on two busy cores.
 const LIMIT: Duration = Duration::from_secs(300);
-/// The number of events of each feed: more than the number before the last fault of each script.
+/// The number of events of each feed, so that each script reaches its last fault before the last event.
 const EVENTS: usize = 8000;
 
 /// The expectations of a script.
@@ -149,7 +150,8 @@ impl ExpectedScript {
         workspace_root().join(format!("config/feeds/scripts/{}.ndjson", self.feed))
     }
 
-    /// Writes the declaration with shorter times, so that silence is noticed soon.
+    /// Writes the declaration with shorter intervals and timeouts, so that a silent connection is detected soon.
+    /// Returns the path.
     fn declaration(&self, dir: &Scratch) -> PathBuf {
         let path = self.shipped().declaration(dir);
         let mut text = fs::read_to_string(&path).unwrap();

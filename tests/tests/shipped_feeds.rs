@@ -71,7 +71,7 @@ impl Feed {
         self.name.replace('-', "_")
     }
 
-    /// Writes the declaration with the secrets themselves in place of their files.
+    /// Writes the declaration with the values of the secrets instead of the paths of secret files. Returns the path.
     pub(crate) fn declaration(&self, dir: &Scratch) -> PathBuf {
         let shipped = workspace_root().join(format!("config/feeds/{}.toml", self.name));
         let text = fs::read_to_string(shipped).unwrap();
@@ -88,15 +88,16 @@ impl Feed {
     }
 }
 
-/// Checks that each event arrived once, with its body, and in the order of its key within each lane.
+/// Checks with [`assert_in_order`] that each event arrived once, and that none is missing.
 fn assert_complete(feed: &str, sent: &[DeclaredSent], lanes: &[Vec<(String, String)>]) {
     let count = events();
     assert_eq!(sent.len(), count, "{feed}");
     assert_eq!(assert_in_order(feed, sent, lanes), count, "{feed}");
 }
 
-/// Checks that no event arrived twice, and each with its body, in the order of its key within each lane. Returns the number of
-/// events that arrived.
+/// Checks that no event arrived twice, that each has its body, and that the events of each key are in order within a
+/// lane. A lane is a destination that keeps the order: a partition, a stream or a file. Returns the number of events
+/// that arrived.
 pub(crate) fn assert_in_order(feed: &str, sent: &[DeclaredSent], lanes: &[Vec<(String, String)>]) -> usize {
     let by_id: HashMap<&str, &DeclaredSent> = sent.iter().map(|event| (event.id.as_str(), event)).collect();
     assert_eq!(by_id.len(), sent.len(), "{feed}: each event has its own id");
@@ -120,8 +121,8 @@ pub(crate) fn assert_in_order(feed: &str, sent: &[DeclaredSent], lanes: &[Vec<(S
 }
 
 fn config(sources: &[(String, PathBuf, String)], bootstrap: &str, topic: &str, nats: &str) -> String {
-    // The feed with resume sends the events of five seconds again, in which all feeds together send more than the default window
-    // has.
+    // After each reconnect the feed with `resume` sends the events of the last five seconds again. In this time all
+    // feeds together send more events than the default deduplication window contains.
     let mut text = "drain_timeout = \"60s\"\n[deduplicate]\nmax_events = 262_144\n".to_owned();
     for (name, declaration, url) in sources {
         let feed = declaration.display();
@@ -249,10 +250,10 @@ fn recognised(path: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The events of the feed with `resume` are complete. Of the other feeds only the events are missing that were sent while no
-/// bridge ran.
+/// The events of the feed with `resume` are complete. Of the other feeds, only the events sent while no bridge ran may be
+/// missing.
 #[test]
-fn killed_bridge_repeats_nothing_and_resumes_where_it_can() {
+fn killed_bridge_repeats_no_event_and_resumes_the_feed() {
     const COUNT: usize = 6000;
     const RESUMED: &str = "bluesky-jetstream";
     let Some(nats) = own_nats(NatsOptions::default()) else {
