@@ -1,4 +1,4 @@
-//! Takeovers with a topic of three partitions, exactly once.
+//! Takeovers with a Kafka topic of three partitions and exactly-once delivery.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -89,7 +89,7 @@ async fn fenced_leader_follows() {
     assert_once_and_in_order(&records(&bootstrap, &topic).await, events);
 }
 
-/// A producer of another program, whose transaction is open until it is aborted.
+/// Returns a producer of another program with an open transaction.
 fn open_transaction(bootstrap: &str, topic: &str) -> BaseProducer {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)

@@ -1,4 +1,5 @@
-//! Takeovers with a real lease: each member is killed with its membership, so that it releases nothing.
+//! Takeovers with a real lease in NATS: a kill ends a member together with its membership, so that the lease is not
+//! released but expires.
 
 use neurobridge_cluster::{ClusterConfig, LeaseConfig, Membership, NatsLease, Standby};
 use neurobridge_sink_nats::NatsSink;
@@ -32,15 +33,15 @@ fn cluster(url: &str) -> ClusterConfig {
     }
 }
 
-/// A member with tasks of its own, which a kill ends at once.
-struct Process {
+/// A member with a real lease, in a runtime of its own, so that a kill ends all of its tasks at once.
+struct LeasedMember {
     name: String,
     feed: Feed,
     cursor: Cursor,
     running: Option<(Runtime, Membership, Delivery)>,
 }
 
-impl Process {
+impl LeasedMember {
     fn start(&mut self, url: &str) {
         let runtime = Runtime::new().unwrap();
         let entered = runtime.enter();
@@ -75,8 +76,8 @@ async fn takeovers_after_kills_publish_each_event_once() {
         return;
     };
     let url = nats.url();
-    let mut members: Vec<Process> = ["one", "two", "three"]
-        .map(|name| Process {
+    let mut members: Vec<LeasedMember> = ["one", "two", "three"]
+        .map(|name| LeasedMember {
             name: name.into(),
             feed: Feed::new(),
             cursor: Cursor::starting_at(Sequence::FIRST),
@@ -87,7 +88,7 @@ async fn takeovers_after_kills_publish_each_event_once() {
         member.start(&url);
     }
     for _ in 0..3 {
-        let before: Vec<u64> = members.iter().map(Process::delivered).collect();
+        let before: Vec<u64> = members.iter().map(LeasedMember::delivered).collect();
         let mut patience = Patience::new("a leader that publishes", LIMIT);
         let leader = loop {
             patience.check().unwrap();

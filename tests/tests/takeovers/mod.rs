@@ -1,5 +1,5 @@
-//! Several members of a cluster with one destination: each event once and in order, however often and in which way the leader
-//! changes. The members have logs of their own, and receive the events at different times.
+//! Several members of a cluster with one destination: each event is stored once and in order, independent of how
+//! often and how the leader changes. The members have logs of their own, and receive the events at different times.
 
 mod kafka;
 mod lease;
@@ -14,7 +14,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::nats_sink::support::{Delivery, Feed};
 
-/// A lease that no test outlives.
+/// Returns the end of a lease that lasts longer than any test.
 fn lasting() -> Option<Instant> {
     Some(Instant::now() + Duration::from_secs(3600))
 }
@@ -51,7 +51,7 @@ impl Member {
         self.delivery().now().cursor.counts.delivered
     }
 
-    /// Stops it at any point, as a kill would.
+    /// Stops the delivery at any point, as a kill would, and ends the lease.
     async fn kill(&mut self) {
         self.cursor = self.delivery.take().unwrap().crash().await;
         self.lease.send_replace(None);
@@ -88,7 +88,7 @@ async fn finish(members: [Member; 2]) -> u64 {
     events
 }
 
-/// Kills each leader while it publishes; then no member leads for a moment.
+/// Kills each leader while it publishes, after which no member leads for a moment. Returns the number of events.
 async fn killed_leaders<S: Sink>(make: impl Fn(Lead) -> S) -> u64 {
     let mut members = two(&make);
     for round in 0..6 {
@@ -110,7 +110,7 @@ async fn killed_leaders<S: Sink>(make: impl Fn(Lead) -> S) -> u64 {
     finish(members).await
 }
 
-/// Hands the leadership over and back while events arrive.
+/// Hands the leadership over and back while events arrive. Returns the number of events.
 async fn handed_over<S: Sink>(make: impl Fn(Lead) -> S) -> u64 {
     let mut members = two(&make);
     for round in 0..4 {
@@ -125,7 +125,8 @@ async fn handed_over<S: Sink>(make: impl Fn(Lead) -> S) -> u64 {
     let delivered: Vec<_> = members.iter().map(Member::delivered).collect();
     let faults: u64 = members.iter().map(|member| member.delivery().faults()).sum();
     let events = members[0].feed.appended();
-    // After a fault a member finds the events that it had in flight in the destination.
+    // After a fault, a member may find events that it had in flight in the destination, and does not count them as
+    // delivered.
     assert!(
         faults > 0 || delivered.iter().sum::<u64>() == events,
         "{delivered:?}"
@@ -134,7 +135,7 @@ async fn handed_over<S: Sink>(make: impl Fn(Lead) -> S) -> u64 {
     finish(members).await
 }
 
-/// Lets a second member lead while the first one believes that it still does.
+/// Makes a second member lead while the lease of the first one has not ended. Returns the number of events.
 async fn stale_leader<S: Sink>(make: impl Fn(Lead) -> S) -> u64 {
     let mut members = two(&make);
     members[0].lease.send_replace(lasting());

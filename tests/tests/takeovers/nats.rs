@@ -1,5 +1,5 @@
-//! Takeovers with a stream of JetStream and strict order. The duplicate window of the stream is as short as a server accepts, so that
-//! it hides no second copy.
+//! Takeovers with a stream of JetStream and strict order. The duplicate window of the stream is as short as a server
+//! accepts, so that the deduplication of the server does not hide an event that was published twice.
 
 use neurobridge_sink_nats::{NatsConfig, NatsSink};
 use neurobridge_tests::{
@@ -53,8 +53,9 @@ async fn two_leaders_publish_each_event_once_and_in_order() {
     assert_once_and_in_order(&stored(&url, STREAM).await, events);
 }
 
-/// Holds the messages of a leader in the network until another member has published. The stream then refuses as many of them as that
-/// member has published, and accepts the ones after these at the places that they expect.
+/// Holds the messages of a leader in a relay until the next leader has published. The stream then refuses as many of
+/// the held messages as the next leader has published messages, and accepts the later ones at the positions that they
+/// expect. Returns the number of events.
 async fn late_messages(config: NatsConfig) -> u64 {
     const HELD: u64 = 20;
     let relay = Relay::to(config.servers[0].trim_start_matches("nats://").to_owned()).unwrap();
@@ -67,7 +68,7 @@ async fn late_messages(config: NatsConfig) -> u64 {
     for missing in [0, 12, 0] {
         members[1].lease.send_replace(None);
         members[0].lease.send_replace(lasting());
-        // Enough that the leader sends messages without waiting for each acknowledgement.
+        // Enough events that the leader sends messages without waiting for each acknowledgement.
         append(&mut members, 0..6).await;
         for member in &members {
             member.delivery().until_settled(member.feed.appended()).await;
@@ -110,17 +111,17 @@ async fn late_messages_of_an_earlier_leader_cause_no_duplicate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn late_messages_to_replicas_leave_each_event_once() {
+async fn late_messages_to_replicas_cause_no_duplicate() {
     with_replicas(async |config| late_messages(config).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_leaders_of_replicas_leave_each_event_once_and_in_order() {
+async fn killed_leaders_with_replicas_keep_events_once_and_in_order() {
     with_replicas(async |config| killed_leaders(member(config)).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_leaders_of_replicas_publish_each_event_once_and_in_order() {
+async fn two_leaders_with_replicas_publish_events_once_and_in_order() {
     with_replicas(async |config| stale_leader(member(config)).await).await;
 }
 
