@@ -190,7 +190,8 @@ fn second_signal_stops_at_once() {
         .wait("events", SOON, |status| status.sink("kafka").ledger.pending == 10)
         .unwrap();
     bridge.process().signal(Signal::SIGTERM).unwrap();
-    // For the kernel, two signals before the first is handled are one signal.
+    // The kernel merges two equal signals while the first one is not handled, so the test waits for the effect of the
+    // first one.
     wait_until("the drain", SOON, || {
         bridge
             .process()
@@ -287,7 +288,7 @@ fn each_failed_start_has_its_exit_code() {
 }
 
 #[test]
-fn tail_prints_frames_and_ends_with_its_pipe() {
+fn tail_without_a_bridge_prints_frames_until_pipe_closes() {
     let dir = Scratch::new("tail").unwrap();
     let platform = Platform::start(&dir, &["--count", "100"]).unwrap();
     let file = dir.join("c.toml");

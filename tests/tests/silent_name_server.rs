@@ -1,4 +1,5 @@
-//! Servers named by host names on a machine whose name server never answers: the sinks name the step and the host.
+//! Sinks whose servers have host names, on a machine whose name server never answers: the reported reason names the
+//! step and the host.
 //!
 //! The program runs in its own user, mount and network namespaces. There, `/etc/resolv.conf` names an address whose
 //! packets are lost.
@@ -19,8 +20,9 @@ const SOON: Duration = Duration::from_secs(60);
 const KAFKA: &str = "kafka.example.test:9092";
 const NATS: &str = "nats.example.test";
 
-/// The network 192.0.2.0/24 is reserved for documentation. On the loopback device nobody has these addresses, so
-/// packets to them are dropped without an error.
+/// A script that makes packets to the name server disappear. The network 192.0.2.0/24 is reserved for documentation.
+/// The route sends packets for these addresses to the loopback device, which has none of them, so the packets are
+/// dropped without an error.
 const SCRIPT: &str = "mount --bind \"$1\" /etc/resolv.conf && ip link set lo up && \
                       ip route add 192.0.2.0/24 dev lo && shift && exec \"$@\"";
 

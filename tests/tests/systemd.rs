@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(60);
 /// The period of the watchdog in the environment of the bridge.
 const WATCHDOG: Duration = Duration::from_secs(6);
 
-/// The socket of systemd.
+/// The notification socket, in place of the socket of systemd.
 struct Systemd {
     socket: UnixDatagram,
     path: String,
@@ -87,7 +87,7 @@ fn start_state_and_stop_are_notified() {
 }
 
 #[test]
-fn watchdog_is_fed_only_while_the_bridge_lives() {
+fn watchdog_pings_stop_while_the_bridge_is_frozen() {
     let dir = Scratch::new("watchdog").unwrap();
     let systemd = Systemd::bind(&dir);
     // An unavailable source and sink are no reason for a restart.
@@ -110,7 +110,7 @@ fn watchdog_is_fed_only_while_the_bridge_lives() {
     bridge.process().freeze().unwrap();
     // Discards the notifications that were sent before the freeze.
     let emptied = std::iter::from_fn(|| systemd.next(WATCHDOG)).take(100).count();
-    assert!(emptied < 100, "a frozen bridge must not feed the watchdog");
+    assert!(emptied < 100, "a frozen bridge must send no watchdog ping");
     bridge.process().thaw().unwrap();
     systemd.until("ping after the freeze", |line| line == "WATCHDOG=1");
 }

@@ -73,7 +73,8 @@ fn renewals_lose_no_event() {
     let arrived = audit::structured(&fs::read_to_string(file).unwrap()).unwrap();
     let sent = platform.stop().unwrap();
     assert!(sent.len() > 500, "{}", sent.len());
-    // The platform also creates events without a client: no event between two connections is missing.
+    // The platform also numbers events while no client is connected, so consecutive ids prove that no event between
+    // two connections is missing.
     let mut ids: Vec<u64> = sent.iter().map(|event| event.id).collect();
     ids.sort_unstable();
     assert!(ids.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ids:?}");
@@ -81,7 +82,7 @@ fn renewals_lose_no_event() {
 }
 
 #[test]
-fn token_is_kept_across_restarts_and_kills() {
+fn token_is_used_again_after_restarts_and_kills() {
     let dir = Scratch::new("tokens-kept").unwrap();
     let platform = platform(&dir, &["--token-life", "1h"]);
     let mut bridge = Bridge::start(&dir, &config(&platform)).unwrap();
@@ -127,7 +128,7 @@ fn kills_during_renewals_leave_at_most_two_tokens() {
 }
 
 #[test]
-fn refused_token_is_replaced_by_one_other() {
+fn refused_token_is_replaced_once() {
     let dir = Scratch::new("tokens-refused").unwrap();
     let platform = platform(&dir, &["--token-life", "1h"]);
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();

@@ -56,7 +56,7 @@ fn await_more(bridge: &Bridge, what: &str) {
 }
 
 #[test]
-fn kafka_sink_outlives_a_clock_that_is_ahead() {
+fn kafka_sink_recovers_after_the_clock_was_ahead() {
     let Some(mut kafka) = own_kafka(KafkaOptions::shared()) else {
         return;
     };
@@ -79,7 +79,7 @@ fn kafka_sink_outlives_a_clock_that_is_ahead() {
     set_clock(&clock, TWO_HOURS);
     let bridge = Bridge::start_with(&dir, &config, &variables).unwrap();
     bridge
-        .wait("the sink that waits", RECOVERY, |status| {
+        .wait("the sink to be down", RECOVERY, |status| {
             let sink = status.sink("kafka");
             sink.state == SinkState::Down && sink.reason.is_some()
         })
