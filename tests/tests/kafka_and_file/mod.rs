@@ -101,7 +101,7 @@ fn hundred_thousand_events_arrive_in_order() {
 }
 
 #[test]
-fn broker_faults_lose_no_event_and_delay_no_other_sink() {
+fn broker_faults_lose_nothing_and_delay_no_other_sink() {
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
