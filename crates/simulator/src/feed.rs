@@ -1,7 +1,8 @@
-//! The state of the shared sequence: the entries that may be sent, the position of each connection, and the entries
-//! already sent.
+//! The state of the sequence of entries that all connections share: the entries that may be sent, the position of each
+//! connection, and the entries already sent.
 //!
-//! An entry is a function of its id, so nothing is buffered here: a slow connection merely has a lower position.
+//! Entries are identified by their position in the sequence, from 1, which differs from the id where ids have holes. An
+//! entry can be generated from its position, so no entry is buffered: a slow connection merely has a lower position.
 
 mod sent;
 
@@ -32,11 +33,11 @@ pub(crate) struct Feed {
 /// The entries that a connection may send next.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Allowance {
-    /// Entries up to and including this id.
+    /// Entries up to and including this position.
     UpTo(u64),
-    /// None before this time, unless the feed changes.
+    /// No entry before this time, unless the feed changes.
     At(Instant),
-    /// None until the feed changes.
+    /// No entry until the feed changes.
     Wait,
 }
 
@@ -44,7 +45,7 @@ pub(crate) enum Allowance {
 struct State {
     pace: Pace,
     hold: bool,
-    /// Whether a connection may ask for events that were created before it.
+    /// Whether a connection may receive events that were created before the connection.
     replays: bool,
     count: u64,
     readers: BTreeMap<u64, Reader>,
@@ -57,7 +58,7 @@ enum Pace {
     Free,
     Fixed {
         per_second: f64,
-        /// The last id that was released before `since`.
+        /// The last position that was released before `since`.
         before: u64,
         /// The time at which the clock started; `None` while it is paused.
         since: Option<Instant>,
@@ -66,14 +67,14 @@ enum Pace {
 
 #[derive(Debug)]
 struct Reader {
-    /// The ids that the connection has sent. The ids before its first one count as sent.
+    /// The positions that the connection has sent. The positions before its first one count as sent.
     sent: SentIds,
     /// Whether other connections wait for this one when there is no rate.
     sets_pace: bool,
 }
 
 impl Reader {
-    /// Returns the first id that was not sent.
+    /// Returns the first position that was not sent.
     fn next(&self) -> u64 {
         self.sent.first_missing()
     }
@@ -105,7 +106,7 @@ impl Feed {
         self.changes.subscribe()
     }
 
-    /// Adds an authenticated connection and returns the first id for it.
+    /// Adds an authenticated connection and returns the first position for this connection.
     pub(crate) fn join(&self, connection: u64, start: Start, now: Instant) -> u64 {
         let next = self.with(|state| state.join(connection, start, now));
         self.changes.send_replace(());
@@ -128,39 +129,45 @@ impl Feed {
         self.changes.send_replace(());
     }
 
-    /// Returns the entries that a connection whose next id is `next` may send.
+    /// Returns the entries that a connection whose next position is `next` may send.
     pub(crate) fn allowance(&self, next: u64, now: Instant) -> Allowance {
         self.with(|state| state.allowance(next, now))
     }
 
-    /// Marks ids as sent by a connection and returns those that no other connection had sent before.
-    pub(crate) fn mark_sent(&self, connection: u64, ids: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
-        let (fresh, wake) = self.with(|state| state.mark_sent(connection, ids));
+    /// Marks positions as sent by a connection and returns the positions that no connection had sent before.
+    pub(crate) fn mark_sent(
+        &self,
+        connection: u64,
+        positions: RangeInclusive<u64>,
+    ) -> Vec<RangeInclusive<u64>> {
+        let (fresh, wake) = self.with(|state| state.mark_sent(connection, positions));
         if wake {
             self.changes.send_replace(());
         }
         fresh
     }
 
-    /// Wakes every connection, because something outside the feed has changed.
+    /// Wakes every connection, because the fault rules have changed.
     pub(crate) fn wake_all(&self) {
         self.changes.send_replace(());
     }
 
-    /// Returns the last id of the sequence.
+    /// Returns the last position of the sequence.
     pub(crate) fn last_id(&self) -> u64 {
         self.with(|state| state.count)
     }
 
-    /// Returns the id of the newest entry that was created.
+    /// Returns the position of the newest entry that was created.
     pub(crate) fn produced(&self, now: Instant) -> u64 {
         self.with(|state| state.produced(now))
     }
 
     /// Returns the time at which an entry was released; `now` without a rate, or if the rate has changed since then.
-    pub(crate) fn released_at(&self, id: u64, now: Instant) -> Instant {
+    pub(crate) fn released_at(&self, position: u64, now: Instant) -> Instant {
         self.with(|state| match state.pace {
-            Pace::Fixed { before, .. } if id > before => state.due(id).map_or(now, |due| due.min(now)),
+            Pace::Fixed { before, .. } if position > before => {
+                state.due(position).map_or(now, |due| due.min(now))
+            }
             _ => now,
         })
     }
@@ -171,8 +178,8 @@ impl Feed {
         self.changes.send_replace(());
     }
 
-    /// Waits until all `count` entries were sent, or released while no client was connected, and every open connection
-    /// has received its last entry. Never returns if there is no count.
+    /// Waits until all `count` entries were sent, or released while no client was connected, and the last entry was sent
+    /// to every connection that sets the pace. Never returns if there is no count.
     pub(crate) async fn done(&self) {
         let mut changes = self.changes();
         loop {
@@ -203,8 +210,8 @@ enum Done {
 }
 
 impl State {
-    /// Returns whether the sequence pauses without readers. Without a rate it always does, because entries are created
-    /// only for readers.
+    /// Returns whether the sequence pauses while no connection is open. Without a rate the sequence always pauses, because
+    /// entries are created only for connections.
     fn holds(&self) -> bool {
         self.hold || matches!(self.pace, Pace::Free)
     }
@@ -253,7 +260,7 @@ impl State {
         }
     }
 
-    /// Discards details about ids that no connection can send any more.
+    /// Discards details about positions that no connection can send any more.
     fn discard_below(&mut self, now: Instant) {
         if self.holds() || self.replays {
             return;
@@ -296,16 +303,21 @@ impl State {
         }
     }
 
-    fn mark_sent(&mut self, connection: u64, ids: RangeInclusive<u64>) -> (Vec<RangeInclusive<u64>>, bool) {
-        let fresh = self.sent.insert(ids.clone());
+    /// Returns the positions that no connection had sent before, and whether other tasks may have to continue.
+    fn mark_sent(
+        &mut self,
+        connection: u64,
+        positions: RangeInclusive<u64>,
+    ) -> (Vec<RangeInclusive<u64>>, bool) {
+        let fresh = self.sent.insert(positions.clone());
         if let Some(reader) = self.readers.get_mut(&connection) {
-            reader.sent.insert(ids.clone());
+            reader.sent.insert(positions.clone());
         }
         if !self.holds() && !self.replays {
             let floor = self.readers.values().map(|reader| reader.next() - 1).min();
             self.sent.discard_below(floor.unwrap_or(0));
         }
-        (fresh, self.readers.len() > 1 || *ids.end() >= self.count)
+        (fresh, self.readers.len() > 1 || *positions.end() >= self.count)
     }
 
     fn produced(&self, now: Instant) -> u64 {
@@ -328,14 +340,14 @@ impl State {
     }
 
     /// Returns the time at which an entry is released; `None` if the current rate never releases it.
-    fn due(&self, id: u64) -> Option<Instant> {
+    fn due(&self, position: u64) -> Option<Instant> {
         match self.pace {
             Pace::Fixed {
                 per_second,
                 before,
                 since: Some(since),
             } if per_second > 0.0 => {
-                let seconds = id.saturating_sub(before) as f64 / per_second;
+                let seconds = position.saturating_sub(before) as f64 / per_second;
                 since.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
             }
             _ => None,
@@ -349,7 +361,8 @@ impl State {
             Pace::Fixed { since, .. } => since.is_some(),
         };
         if !self.holds() && rate.is_none() {
-            // From now on the readers drive the sequence, so ids that no connection can send any more are discarded.
+            // Without a rate, entries are created for connections from the first missing position on. So positions that no
+            // connection can send any more are discarded first.
             self.discard_below(now);
         }
         self.pace = rate.map_or(Pace::Free, |per_second| Pace::Fixed {

@@ -45,9 +45,9 @@ impl Handle {
         }
     }
 
-    /// Waits until all [`count`] entries were sent and every open connection has received its last entry. With a rate
-    /// and without [`hold`], entries that were created while no client was connected count as sent. Never returns if
-    /// there is no count.
+    /// Waits until all [`count`] entries were sent, and the last one was sent to every open connection that no fault rule
+    /// has made silent or slow. With a rate and without [`hold`], entries that were created while no client was connected
+    /// count as sent. Never returns if there is no count.
     ///
     /// [`count`]: crate::Options::count
     /// [`hold`]: crate::Options::hold
@@ -55,7 +55,7 @@ impl Handle {
         self.platform.feed.done().await;
     }
 
-    /// Returns the most recent frames, oldest first; [`keep_frames`] limits their number.
+    /// Returns the most recent event frames that were sent, oldest first; [`keep_frames`] limits their number.
     ///
     /// [`keep_frames`]: crate::Options::keep_frames
     #[must_use]
@@ -84,13 +84,14 @@ impl Handle {
         self.platform.iam.active(Instant::now())
     }
 
-    /// Returns the largest number of known tokens that were valid at the same time, with those of the options.
+    /// Returns the largest number of known tokens that were valid at the same time, including the tokens of the
+    /// options.
     #[must_use]
     pub fn most_tokens(&self) -> usize {
         self.platform.iam.most()
     }
 
-    /// Ends every connection without a close frame. Bytes that were written before still arrive.
+    /// Ends every WebSocket connection without a close frame. Bytes that were written before still arrive.
     pub fn cut_all(&self) {
         self.platform.cut.send_replace(());
     }
@@ -110,7 +111,7 @@ impl Handle {
     /// Changes the rate, in events per second. `None` sends as fast as clients read; 0 sends nothing.
     ///
     /// # Errors
-    /// Returns an error if the rate is negative or not a number.
+    /// Returns an error if the rate is negative or not finite.
     pub fn set_rate(&self, rate: Option<f64>) -> Result<(), OptionsError> {
         check_rate(rate)?;
         self.platform.feed.set_rate(rate, Instant::now());

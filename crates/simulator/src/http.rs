@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::{
     http::{StatusCode, Version},
 };
 
-/// Far above the size of the requests that the public clients send.
+/// The maximum size of a request head, far above the size of the requests that the public clients send.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// The maximum size of a request body, far above the size of a request for a token.
@@ -23,10 +23,10 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 
 const MAX_HEADERS: usize = 64;
 
-/// A client that has sent no request within this time is not going to send one.
+/// The time limit for the head and for the body of a request, so that an idle client does not occupy a connection.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A reason why no request could be read.
+/// The reason why a request could not be read.
 #[derive(Debug, Error)]
 pub(crate) enum RequestError {
     #[error("the connection ended before a complete request arrived")]
@@ -189,7 +189,7 @@ impl Response {
                     .await?
             }
             Delivery::Drip(bytes_per_second) => {
-                // The resolution of the timer is one millisecond.
+                // At most 100 pieces each second, because the timer has a resolution of one millisecond.
                 let piece = bytes_per_second.div_ceil(100).max(1);
                 let interval = Duration::from_secs(1) * piece / bytes_per_second.max(1);
                 for piece in bytes.chunks(piece as usize) {
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn bytes_after_the_head_are_kept() {
+    async fn bytes_after_the_head_are_returned() {
         let mut bytes: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
         let (request, rest) = read_request(&mut bytes).await.unwrap();
         assert_eq!((request.uri().path(), rest.as_slice()), ("/", &b"rest"[..]));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn body_has_the_announced_length() {
+    async fn body_has_its_announced_length_or_is_refused() {
         async fn body(text: &str) -> Result<Vec<u8>, RequestError> {
             let mut bytes = text.as_bytes();
             let (request, rest) = read_request(&mut bytes).await?;

@@ -1,4 +1,5 @@
-//! The tokens of the platform: their validity, and the REST interface that creates and deletes them.
+//! The tokens of the platform (identity and access management, IAM): the validity of tokens, and the REST interface that
+//! creates and deletes tokens.
 //!
 //! *Assumed*, since no public client shows it: the status 201 of a created token; that a token may create and delete
 //! others; the fields of `GET /v1/whoami`; that the deletion of a token has the same effect as its expiry. All tokens
@@ -38,7 +39,8 @@ pub struct TokenOptions {
     pub life: Duration,
     /// The reaction of the platform when the token of a connection expires or is deleted. Default: it closes the connection.
     pub end: TokenEnd,
-    /// Whether a token may have only one connection: an older one is closed when another authenticates. Default: no.
+    /// Whether a token may have only one connection: the older connection is closed when another one authenticates with the
+    /// same token. Default: no.
     pub one_connection: bool,
 }
 
@@ -135,7 +137,7 @@ impl Token {
 }
 
 impl Iam {
-    /// Creates the interface with permanent tokens of the account. Without any, every unknown token is valid.
+    /// Creates the interface with these permanent tokens of the account. If `keys` is empty, every unknown token is valid.
     pub(crate) fn new(keys: Vec<SecretString>, options: TokenOptions, clock_offset: SignedDuration) -> Self {
         let mut iam = Self {
             options,
@@ -322,7 +324,7 @@ fn whoami(access: &Access) -> Response {
 fn new_key() -> SecretString {
     let mut key = String::with_capacity(48);
     while key.len() < 40 {
-        // Each `RandomState` has its own random keys. Writing to a text cannot fail.
+        // Each `RandomState` has its own random keys. Writing to a `String` cannot fail.
         let _ = write!(key, "{:016x}", RandomState::new().hash_one(key.len()));
     }
     key.truncate(40);

@@ -10,13 +10,14 @@ use std::{
 
 use bytes::Bytes;
 
-/// Large enough for the events of some milliseconds at full speed, so that the file is written in large blocks.
+/// The size of the write buffer: the events of some milliseconds at full speed, so that the file is written in large
+/// blocks.
 const BUFFER_BYTES: usize = 1024 * 1024;
 
 /// The record of the frames that were sent: in a file, in memory, in both, or disabled.
 ///
-/// The connections' own tasks write to it: a slow disk slows down the simulator, and no queue can overflow or lose
-/// frames.
+/// The task of each connection writes its frames directly, without a queue that could overflow: a slow disk slows down
+/// the simulator, and no frame is lost.
 #[derive(Debug)]
 pub(crate) struct Journal {
     /// Whether a record exists. Most simulators have none and then take no lock.

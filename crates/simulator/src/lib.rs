@@ -2,8 +2,11 @@
 //!
 //! The simulator implements the protocol of the platform's public clients (the Python package `neuroio` 0.1.2 and
 //! `@neuroio/websocket` 1.0.1 connect to it unchanged): the WebSocket feed at `/` and, on the same port, the REST
-//! interface for past entries. It generates realistic entries from a seed, injects faults according to
+//! interface for past entries and tokens. It generates realistic entries from a seed, injects faults according to
 //! [rules](FaultRule), and records the frames that it sent.
+//!
+//! Instead of NeuroIO, the simulator can play a *declared feed*: another WebSocket feed, whose protocol is described by a
+//! declaration ([`Options::feed`]; the files in `config/feeds` are examples).
 //!
 //! ```
 //! use neurobridge_simulator::{Options, Simulator};
@@ -29,8 +32,9 @@
 //! ```
 //!
 //! # Delivery
-//! All connections and all tokens share one sequence of entries, with ids from 1. There is no replay: a connection
-//! receives the entries that are created after its authentication.
+//! All connections and all tokens share one sequence of entries, with ids from 1. NeuroIO has no replay: a connection
+//! receives the entries that are created after its authentication. A declared feed with `resume` or `ack` also sends
+//! earlier events: the events after the position that the client names, or the events without an acknowledgement.
 //!
 //! - With a [rate](Options::rate), the clock creates entries, starting with the first authenticated client. Entries
 //!   that are created while no authenticated connection is open are never sent (the REST interface still returns them),
@@ -46,9 +50,10 @@
 //! # Recognised entries
 //! The platform recognises an entry whether a client is connected or not; with a rate, from the first authenticated
 //! client on. `GET /v1/entries/` lists the recognised entries that [`RestOptions`] retains, and the file of
-//! [`Options::recognised`] contains one line for each of them: `{"id":1,"at":"2026-03-01T08:00:00.000000Z"}`, by a clock
-//! without [deviation](EntryOptions::clock_offset). With a declared feed whose declaration has a `backfill`, requests for that list are
-//! answered instead.
+//! [`Options::recognised`] contains one line for each recognised entry, with the time of its recognition:
+//! `{"id":1,"at":"2026-03-01T08:00:00.000000Z"}`, by a clock without [deviation](EntryOptions::clock_offset). A declared
+//! feed has no `/v1/entries/`: if its declaration has a `backfill`, the simulator answers requests for that list of past
+//! events.
 //!
 //! # Tokens
 //! `POST /v1/tokens/` and `POST /v1/spaces/{id}/tokens` create a token, `DELETE /v1/tokens/{id}` deletes it, and
@@ -62,6 +67,10 @@
 //! order. Deliberate copies (`duplicate`, `same-id`) are recorded as separate lines. Frames that are not events are not
 //! recorded. A frame that the socket accepted may still be lost if the client closes the connection, or if the rule
 //! `reset` does. After `close` and `cut` the frame arrives, provided that the client reads to the end.
+//!
+//! The record of a declared feed has one line for each event, without copies:
+//! `{"number":1,"id":"x1","key":null,"body":…,"frame":…}`. `frame` is a frame with only this event, whereas the frame that
+//! was sent may contain several events.
 
 mod connection;
 mod declared;

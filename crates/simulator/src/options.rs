@@ -27,8 +27,9 @@ pub const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
 pub struct Options {
     /// The address to listen on; port 0 selects a free port. Default: `127.0.0.1:0`.
     pub listen: SocketAddr,
-    /// A declared feed to play instead of NeuroIO. It has no tokens of the platform, no REST interface, and neither the
-    /// options [`size`](Self::size) and [`entries`](Self::entries) nor [`SpreadOptions::shuffle`]. Default: none.
+    /// A declared feed to play instead of NeuroIO. A declared feed has no tokens of the platform, and no REST interface
+    /// except the list of past events of its `backfill`. The options [`size`](Self::size), [`entries`](Self::entries) and
+    /// [`SpreadOptions::shuffle`] have no effect on it. Default: none.
     pub feed: Option<DeclaredFeed>,
     /// The accepted tokens. An empty list, the default, accepts every token. All tokens receive the same events.
     pub tokens: Vec<SecretString>,
@@ -50,7 +51,7 @@ pub struct Options {
     /// makes every run produce the same bytes.
     pub start: Option<Timestamp>,
     /// The time between the creation of two entries. Default: the inverse of `rate`, or 2 µs without a rate. A later
-    /// change of the rate has no effect, because an entry's bytes depend only on its id.
+    /// change of the rate has no effect, because an entry's bytes do not depend on the time at which it is sent.
     pub step: Option<Duration>,
     /// With a rate: whether the sequence pauses while no client is authenticated, instead of losing entries. Default:
     /// no, because the platform has no replay. Without a rate this option has no effect, since entries are created only
@@ -155,6 +156,7 @@ impl Options {
         check_rate(self.rate)
     }
 
+    /// Returns the time between the creation of two entries.
     pub(crate) fn created_step(&self) -> Duration {
         /// The approximate time that a fast reader needs for one entry, so that creation times stay near the clock.
         const WITHOUT_RATE: Duration = Duration::from_micros(2);

@@ -19,7 +19,7 @@ use crate::{
     rest::RestOptions,
 };
 
-/// The simulated platform.
+/// The shared state of the simulated platform, or of a declared feed.
 #[derive(Debug)]
 pub(crate) struct Platform {
     pub(crate) iam: Iam,
@@ -39,7 +39,7 @@ pub(crate) struct Platform {
     pub(crate) activity: watch::Sender<()>,
 }
 
-/// The counters as atomics.
+/// The atomic variables from which [`Counters`] are read.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     connections: AtomicU64,
@@ -57,7 +57,7 @@ pub(crate) struct Tally {
     unexpected: AtomicU64,
 }
 
-/// A snapshot of what a simulator has done since its start.
+/// A snapshot of the counters of a simulator since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
@@ -83,9 +83,9 @@ pub struct Counters {
     pub requests: u64,
     /// Declared feeds: events that were acknowledged, each counted once.
     pub acknowledged: u64,
-    /// Declared feeds: replies to messages of the feed that expect one.
+    /// Declared feeds: client replies to messages of the feed that expect a reply.
     pub replies: u64,
-    /// Declared feeds: messages that the declaration does not contain.
+    /// Declared feeds: client messages that the declaration does not contain.
     pub unexpected: u64,
 }
 
@@ -165,10 +165,14 @@ impl Platform {
         self.activity.send_replace(());
     }
 
-    /// Marks entries as sent by a connection and returns the ones that no connection had sent before.
-    pub(crate) fn mark_sent(&self, connection: u64, ids: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
-        let fresh = self.feed.mark_sent(connection, ids);
-        let sent = fresh.iter().map(|ids| ids.end() - ids.start() + 1).sum();
+    /// Marks positions as sent by a connection and returns the positions that no connection had sent before.
+    pub(crate) fn mark_sent(
+        &self,
+        connection: u64,
+        positions: RangeInclusive<u64>,
+    ) -> Vec<RangeInclusive<u64>> {
+        let fresh = self.feed.mark_sent(connection, positions);
+        let sent = fresh.iter().map(|range| range.end() - range.start() + 1).sum();
         self.tally.sent.fetch_add(sent, Ordering::Relaxed);
         fresh
     }
@@ -212,7 +216,7 @@ pub(crate) struct Membership<'a> {
 }
 
 impl<'a> Membership<'a> {
-    /// Joins the feed and returns the first id for this connection.
+    /// Joins the feed and returns the first position for this connection.
     pub(crate) fn join(platform: &'a Platform, connection: u64, token: String, start: Start) -> (Self, u64) {
         // The sequence starts together with the clock that releases entries, so that no entry is sent before its
         // creation time.

@@ -1,23 +1,26 @@
-//! Random numbers that depend only on a seed and an entry's id, so that any entry can be generated without the entries
-//! before it.
+//! Random numbers that depend only on a seed, a number (such as the position of an entry) and a lane, so that any entry can
+//! be generated without the entries before it.
+//!
+//! A *lane* is a constant for each use of random numbers. With different lanes, the values of an entry are independent of
+//! each other.
 
-/// Mixes a seed, an id and a lane into 64 well-spread bits (the finaliser of SplitMix64, Steele et al. 2014).
-pub(crate) fn mix(seed: u64, id: u64, lane: u64) -> u64 {
+/// Mixes a seed, a number and a lane into 64 well-spread bits (the finaliser of SplitMix64, Steele et al. 2014).
+pub(crate) fn mix(seed: u64, number: u64, lane: u64) -> u64 {
     let mut bits = seed
-        .wrapping_add(id.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        .wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
         .wrapping_add(lane.wrapping_mul(0xd1b5_4a32_d192_ed03));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ (bits >> 31)
 }
 
-/// A short sequence of draws for one entry.
+/// A short sequence of random numbers.
 pub(crate) struct Draws(u64);
 
 impl Draws {
-    /// Starts the sequence of one lane of one entry.
-    pub(crate) fn new(seed: u64, id: u64, lane: u64) -> Self {
-        Self(mix(seed, id, lane))
+    /// Starts the sequence for a number and a lane.
+    pub(crate) fn new(seed: u64, number: u64, lane: u64) -> Self {
+        Self(mix(seed, number, lane))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
@@ -36,7 +39,7 @@ impl Draws {
         low + i64::try_from(self.below(width)).unwrap_or(0)
     }
 
-    /// Picks one value from a table whose second column is the value's share in percent.
+    /// Picks one value from a table whose second column is the weight of the value.
     pub(crate) fn weighted<T: Copy>(&mut self, table: &[(T, u64)]) -> T {
         let mut left = self.below(table.iter().map(|(_, weight)| weight).sum());
         for (value, weight) in table {
@@ -54,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table_rows_are_drawn_according_to_their_share() {
+    fn table_rows_are_drawn_in_proportion_to_their_weights() {
         let mut draws = Draws::new(1, 1, 1);
         let mut seen = [0_u32; 3];
         for _ in 0..10_000 {

@@ -33,7 +33,7 @@ impl Recognised {
         }))))
     }
 
-    /// Writes the entries that were recognised up to `now`, and flushes the file.
+    /// Writes the entries that were recognised since the last call, up to `now`, and flushes the file.
     pub(crate) fn write(&self, platform: &Platform, now: Instant) -> io::Result<()> {
         let feed = &platform.feed;
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -28,13 +28,14 @@ use crate::{
 /// The largest number of open connections; further ones wait in the operating system's accept queue.
 const MAX_CONNECTIONS: usize = 4_096;
 
+/// The time limit for a TLS handshake.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The interval at which the record is written to the operating system, and so the largest delay for a reader of the
-/// file.
+/// The interval at which the records are written to the operating system, and so the largest delay for a reader of the
+/// files.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long connections may take to close once the simulator is stopped.
+/// The time limit for connections to close after the simulator was stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The simulated platform, bound to its address.
@@ -61,7 +62,7 @@ pub enum BindError {
     /// The TLS files are unusable.
     #[error("cannot set up TLS")]
     Tls(#[from] TlsError),
-    /// The record file cannot be created.
+    /// The record of sent frames or the record of recognised entries cannot be created.
     #[error("cannot create the record {path:?}")]
     Record {
         /// The path of the record.
@@ -83,7 +84,7 @@ pub enum BindError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// The record cannot be written; the file may end in the middle of a frame.
+    /// A record cannot be written; the file may end in the middle of a line.
     #[error("cannot write the record {path:?}")]
     Record {
         /// The path of the record.
@@ -94,7 +95,7 @@ pub enum RunError {
 }
 
 impl Simulator {
-    /// Binds the listener and creates the record; connections are served once [`Simulator::run`] runs.
+    /// Binds the listener and creates the records; connections are served once [`Simulator::run`] runs.
     ///
     /// # Errors
     /// Returns an error if an option is invalid, if a file cannot be read or created, or if the address cannot be
@@ -124,12 +125,13 @@ impl Simulator {
         if let Some(service) = &declared {
             let mut rules = options.faults.iter();
             if let Some(rule) = rules.find(|rule| !service.supports(rule.reaction())) {
-                return Err(
-                    FeedError::new(format!("the declared feed has no use for the fault `{rule}`")).into(),
-                );
+                return Err(FeedError::new(format!(
+                    "the declared feed does not support the fault rule `{rule}`"
+                ))
+                .into());
             }
         }
-        // The record is created last, so that a failed start does not truncate the record of an earlier run.
+        // The records are created last, so that a failed start does not truncate the records of an earlier run.
         let journal = Journal::create(options.record.as_deref(), options.keep_frames).map_err(|source| {
             BindError::Record {
                 path: options.record.clone().unwrap_or_default(),
@@ -171,17 +173,17 @@ impl Simulator {
     }
 
     /// Serves connections until `stop` is cancelled; then closes all of them with code 1001 within two seconds and
-    /// completes the record. If the future is dropped earlier, all connections end at once, and the last second of the
-    /// record may be missing.
+    /// completes the records. If the future is dropped earlier, all connections end at once, and the last second of the
+    /// records may be missing.
     ///
     /// # Errors
-    /// Returns an error only if the record cannot be written.
+    /// Returns an error only if a record cannot be written.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
         let stop = stop.child_token();
         let mut connections = JoinSet::new();
         let result = self.accept(&mut connections, &stop).await;
         let stopped = Instant::now();
-        // Connections write to the record until they end, so the record is completed after them.
+        // Connections write to the records until they end, so the records are completed after them.
         stop.cancel();
         let deadline = Instant::now() + STOP_TIMEOUT;
         while let Ok(Some(joined)) = timeout_at(deadline, connections.join_next()).await {
@@ -245,7 +247,7 @@ async fn serve(
     platform: Arc<Platform>,
     stop: CancellationToken,
 ) {
-    // An event must not wait for the acknowledgement of the previous one.
+    // Without TCP_NODELAY, an event may wait for the TCP acknowledgement of the previous event.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "cannot set TCP_NODELAY; small frames may be delayed");
     }

@@ -34,7 +34,8 @@ pub enum TlsError {
     },
 }
 
-/// Loads the files. The crypto provider is set explicitly, because a process with two providers would panic otherwise.
+/// Loads the certificate chain and the private key. The crypto provider is set explicitly, because a process with two
+/// providers would panic otherwise.
 pub(crate) fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let unreadable = |what, path: &PathBuf| {
         let path = path.clone();

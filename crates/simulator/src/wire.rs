@@ -1,13 +1,13 @@
 //! Encoding and decoding of WebSocket frames (RFC 6455) on the server's side.
 //!
-//! Implemented here instead of with a library, because the faults need frames that no library produces, and because
-//! events are generated directly in the socket's buffer without a copy of each.
+//! The simulator does not use a library for frames, because the faults need frames that no library produces, and because
+//! events are generated directly in the socket's buffer without a copy of each event.
 
 use std::ops::Range;
 
 use thiserror::Error;
 
-/// The longest message accepted from a client, in bytes. The protocol's messages have a few hundred bytes.
+/// The longest message accepted from a client, in bytes. The messages of the public clients have a few hundred bytes.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// The frame types that the simulator sends.

@@ -1,21 +1,21 @@
-//! The set of entries that were sent already.
+//! A set of positions in the sequence: of entries that were sent, or of events that were acknowledged.
 
 use std::ops::RangeInclusive;
 
-/// The set of ids that were sent.
+/// A set of positions, stored as ranges. The comments call a position in the set *sent*.
 #[derive(Debug, Default)]
 pub(crate) struct SentIds {
-    /// Ids up to this one were sent, or cannot be sent any more.
+    /// Positions up to this one were sent, or cannot be sent any more.
     floor: u64,
-    /// The ids above `floor` that were sent, as sorted ranges with gaps between them. There are about as many ranges as
-    /// connections.
+    /// The positions above `floor` that were sent, as sorted ranges with gaps between them. There are about as many ranges
+    /// as connections.
     spans: Vec<(u64, u64)>,
 }
 
 impl SentIds {
-    /// Adds ids and returns those that were missing.
-    pub(crate) fn insert(&mut self, ids: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
-        let (first, last) = ((*ids.start()).max(self.floor + 1), *ids.end());
+    /// Adds positions and returns the positions that were missing.
+    pub(crate) fn insert(&mut self, positions: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
+        let (first, last) = ((*positions.start()).max(self.floor + 1), *positions.end());
         if first > last {
             return Vec::new();
         }
@@ -39,7 +39,7 @@ impl SentIds {
         fresh
     }
 
-    /// Treats all missing ids up to `floor` as unsendable.
+    /// Treats all missing positions up to `floor` as positions that cannot be sent any more.
     pub(super) fn discard_below(&mut self, floor: u64) {
         if floor > self.floor {
             self.floor = floor;
@@ -47,25 +47,25 @@ impl SentIds {
         }
     }
 
-    /// Returns the first id that was not sent and still can be.
+    /// Returns the first position that was not sent and can still be sent.
     pub(crate) fn first_missing(&self) -> u64 {
         self.floor + 1
     }
 
-    /// Returns the last id that was sent.
+    /// Returns the last position that was sent.
     pub(super) fn last(&self) -> u64 {
         self.spans.last().map_or(self.floor, |(_, end)| *end)
     }
 
-    pub(crate) fn contains(&self, id: u64) -> bool {
-        id <= self.floor
+    pub(crate) fn contains(&self, position: u64) -> bool {
+        position <= self.floor
             || self
                 .spans
                 .iter()
-                .any(|(start, end)| (*start..=*end).contains(&id))
+                .any(|(start, end)| (*start..=*end).contains(&position))
     }
 
-    /// Returns all ids in order, from 1.
+    /// Returns all positions of the set in order, from 1.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u64> {
         (1..=self.floor).chain(self.spans.iter().flat_map(|(start, end)| *start..=*end))
     }
