@@ -1,7 +1,10 @@
 //! Realistic entries, generated from a seed.
 //!
-//! An entry depends only on the seed and its id: the same seed, start and step yield the same bytes in any order and on
-//! any machine, and the REST interface regenerates past entries on request.
+//! An entry depends only on the options and on its position in the sequence, from 1: the same seed, start and step yield
+//! the same bytes in any order and on any machine, and the REST interface regenerates past entries on request.
+//!
+//! The entries of a simulator follow an assumed history of earlier entries. A *history position* counts from the first
+//! entry of this history. The number of a person is the history position of the entry that introduced the person.
 
 mod options;
 mod tables;
@@ -22,22 +25,23 @@ use crate::random::{Draws, mix};
 /// picture.
 pub const MIN_FRAME_BYTES: usize = 768;
 
-/// The number of entries assumed to exist before the first one, so that most persons are known from the start.
+/// The number of entries in the assumed history, so that most persons are known from the start.
 const HISTORY: u64 = 20_000;
 
-/// The time between two of the entries in the assumed history, which then spans two weeks.
+/// The time between two entries of the assumed history, which spans two weeks.
 const HISTORY_STEP: Duration = Duration::from_secs(60);
 
-/// The number of entries within which most returning persons were first seen.
+/// Most returning persons were first seen within this number of preceding entries.
 const RECENT: u64 = 5_000;
 
-/// The size of the data from which inline pictures are cut, in base64 characters. It is far larger than the windows of
-/// fast compressors, so that pictures compress as badly as real ones.
+/// The size of the data from which inline pictures are cut, in base64 characters: far larger than the windows of fast
+/// compressors, so that generated pictures compress as badly as real pictures.
 const PICTURES: usize = 256 * 1024;
 
 /// The first bytes of every JPEG file, in base64.
 const JPEG: &[u8] = b"/9j/4AAQSkZJRgAB";
 
+// The lanes of the random numbers of an entry (see `random`).
 const LANE_KIND: u64 = 1;
 const LANE_PERSON: u64 = 2;
 const LANE_APPEARANCE: u64 = 3;
@@ -135,10 +139,10 @@ impl Entries {
         self.size.unwrap_or(640)
     }
 
-    fn describe_variant(&self, place: u64, variant: u64) -> Entry {
-        let mut kind = Draws::new(self.seed, place, LANE_KIND);
-        let position = place + HISTORY;
-        let result = if self.introduces_person(position) {
+    fn describe_variant(&self, position: u64, variant: u64) -> Entry {
+        let mut kind = Draws::new(self.seed, position, LANE_KIND);
+        let in_history = position + HISTORY;
+        let result = if self.introduces_person(in_history) {
             EntryResult::New
         } else {
             kind.weighted(&OTHER_RESULTS)
@@ -146,11 +150,11 @@ impl Entries {
         let source = kind.below(100);
         let source_index = weighted_index(source);
         let person = match result {
-            EntryResult::New => Some(position),
+            EntryResult::New => Some(in_history),
             EntryResult::NoMatch | EntryResult::Detected => None,
-            _ => Some(self.person_of(position)),
+            _ => Some(self.person_of(in_history)),
         };
-        let mut appearance = Draws::new(self.seed, place, LANE_APPEARANCE + variant.wrapping_mul(16));
+        let mut appearance = Draws::new(self.seed, position, LANE_APPEARANCE + variant.wrapping_mul(16));
         let confidence = match result {
             EntryResult::Exact | EntryResult::Reinit => Some(appearance.between(7_930, 9_990)),
             EntryResult::HighAccuracy => Some(appearance.between(7_550, 7_929)),
@@ -168,9 +172,9 @@ impl Entries {
             (Some(traits.between(18, 79) as u8), Some(traits.below(2) as u8))
         });
         Entry {
-            id: self.options.id_at(place),
+            id: self.options.id_at(position),
             result,
-            created: self.created(place),
+            created: self.created(position),
             person,
             source: source_index,
             age,
@@ -261,7 +265,7 @@ impl Entries {
         out.extend_from_slice(self.pid(person).hyphenated().encode_lower(&mut text).as_bytes());
     }
 
-    /// Returns the id of a person.
+    /// Returns the id (`pid`) of a person.
     pub(crate) fn pid(&self, person: u64) -> uuid::Uuid {
         let high = mix(self.seed, person, LANE_PID);
         let low = mix(self.seed, person, LANE_PID + 1);
@@ -269,11 +273,11 @@ impl Entries {
             .into_uuid()
     }
 
-    /// Selects the person of an entry that introduces nobody new: mostly a recently seen person, sometimes one from
-    /// long ago. `position` counts entries from the beginning of the history.
-    fn person_of(&self, position: u64) -> u64 {
-        let mut draws = Draws::new(self.seed, position, LANE_PERSON);
-        let before = position - 1;
+    /// Selects the person of an entry that introduces no new person: mostly a person first seen recently, sometimes a
+    /// person first seen long ago.
+    fn person_of(&self, in_history: u64) -> u64 {
+        let mut draws = Draws::new(self.seed, in_history, LANE_PERSON);
+        let before = in_history - 1;
         let reach = if draws.below(100) < 85 {
             before.min(RECENT)
         } else {
@@ -286,16 +290,16 @@ impl Entries {
         candidate
     }
 
-    /// Returns whether an entry introduces a new person. The first entry does, so that every later one finds an earlier
-    /// person.
-    fn introduces_person(&self, position: u64) -> bool {
-        position <= 1 || mix(self.seed, position, 0) % 100 < NEW_OF_100
+    /// Returns whether an entry introduces a new person. The first entry of the history does, so that an earlier person
+    /// exists for every later entry.
+    fn introduces_person(&self, in_history: u64) -> bool {
+        in_history <= 1 || mix(self.seed, in_history, 0) % 100 < NEW_OF_100
     }
 
     /// Returns the time at which a person was first seen, in microseconds since 1970.
     fn first_seen(&self, person: u64) -> i64 {
         match person.checked_sub(HISTORY) {
-            Some(place @ 1..) => self.created(place),
+            Some(position @ 1..) => self.created(position),
             _ => {
                 let before = HISTORY_STEP.as_micros() as i64 * (HISTORY + 1 - person) as i64;
                 self.created(1).saturating_sub(before)
@@ -310,8 +314,8 @@ impl Entries {
             .saturating_sub(self.options.earlier_by(position))
     }
 
-    /// Returns the time of creation in microseconds since 1970, without the delay of a late entry and the deviation of the
-    /// platform's clock.
+    /// Returns the regular time of creation in microseconds since 1970, by a clock without deviation. A late entry has an
+    /// earlier time of creation.
     pub(crate) fn regularly_created(&self, position: u64) -> i64 {
         let start = self.start.get_or_init(Timestamp::now).as_microsecond();
         let after = u128::from(position.saturating_sub(1)) * self.step.as_nanos() / 1_000;
@@ -329,7 +333,7 @@ pub struct Entry {
     pub result: EntryResult,
     /// The creation time in microseconds since 1970.
     pub created: i64,
-    /// The number of the person; its `pid` follows from it and the seed.
+    /// The number of the person; the `pid` of the person depends only on this number and the seed.
     pub person: Option<u64>,
     /// The age in years.
     pub age: Option<u8>,

@@ -13,10 +13,10 @@ pub struct EntryOptions {
     /// Each entry at a multiple of this position was deleted: the feed sends it, and the REST interface does not list it.
     /// Default: no entry was deleted.
     pub deleted: Option<NonZeroU64>,
-    /// Each entry at a multiple of this position has an earlier creation time, as with a camera that was offline. Default:
+    /// Each entry at a multiple of this position has an earlier creation time, as if its camera had been offline. Default:
     /// no entry is late.
     pub late: Option<NonZeroU64>,
-    /// The time by which late entries were created earlier. Default: one hour.
+    /// The difference between the regular creation time of a late entry and its earlier one. Default: one hour.
     pub late_by: Duration,
     /// The deviation of the platform's clock, which is visible in creation times, in the dates of the REST interface, and
     /// in the times of tokens. Default: none.

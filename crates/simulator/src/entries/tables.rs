@@ -1,4 +1,4 @@
-//! The values that entries are drawn from, each with its share in percent.
+//! The values from which the fields of entries are drawn, each with its share in percent.
 
 /// The platform's recognition result for a face. The words are those of the public Python client (`neuroio.constants`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +49,7 @@ impl EntryResult {
 /// The share of entries that introduce a new person, in percent.
 pub(crate) const NEW_OF_100: u64 = 12;
 
-/// The results of entries that introduce no new person.
+/// The results of entries that introduce no new person. Together with [`NEW_OF_100`] the shares are 100 percent.
 pub(crate) const OTHER_RESULTS: [(EntryResult, u64); 6] = [
     (EntryResult::Exact, 52),
     (EntryResult::HighAccuracy, 16),
@@ -76,8 +76,8 @@ pub(crate) const LIVENESS: [(&str, u64); 3] = [("passed", 90), ("undetermined", 
 pub(crate) struct Source {
     pub(crate) id: u64,
     pub(crate) space_id: u64,
-    /// The JSON of `source` and `space`. As on the real platform, some names are not ASCII and one contains a quotation
-    /// mark.
+    /// The JSON of the fields `source` and `space`. As on the real platform, some names are not ASCII, and one name contains
+    /// quotation marks.
     pub(crate) json: &'static str,
 }
 

@@ -79,7 +79,7 @@ fn all_values_appear_and_persons_return() {
 }
 
 #[test]
-fn variant_keeps_id_result_and_person() {
+fn variant_has_the_same_id_result_and_person() {
     let entries = entries(1, None);
     for id in 1..500 {
         let mut variant = Vec::new();

@@ -1,4 +1,4 @@
-//! Numbers and times as JSON text, written directly into a buffer, because `format!` would cost more than the rest of
+//! Numbers and times as JSON text, written directly into a buffer, because `format!` would take more time than the rest of
 //! an entry.
 
 /// Appends a whole number.
