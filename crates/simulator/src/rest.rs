@@ -1,7 +1,7 @@
 //! The REST interface: recent entries, the statistics of a person, and tokens.
 //!
 //! Entries are regenerated from the seed, so nothing is stored. Retention is limited nevertheless, because a real
-//! platform does not search an unlimited range in one request either.
+//! platform does not search an unlimited range in one request.
 //!
 //! *Assumed*, since no public client shows it: a list is ordered by id; `date_from`, `date_to` and `id_from` are
 //! inclusive; `id_from` is a lower bound; the fields of a person's statistics.
@@ -39,7 +39,7 @@ pub(crate) fn respond(
         return response;
     }
     if request.method() != Method::GET {
-        return not_found("no such path, or not with this method");
+        return not_found("unknown path, or wrong method for this path");
     }
     let archive = Archive {
         entries: &platform.entries,
@@ -55,7 +55,7 @@ pub(crate) fn respond(
     }
     match path.strip_prefix("/v1/entries/stats/pid/") {
         Some(pid) if !pid.is_empty() && !pid.contains('/') => statistics(pid, archive),
-        _ => not_found("no such path, or not with this method"),
+        _ => not_found("unknown path, or wrong method for this path"),
     }
 }
 

@@ -43,7 +43,7 @@ fn ids(answer: &Answer) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn list_has_the_entry_of_the_feed() {
+async fn listed_entry_equals_the_entry_of_the_feed() {
     let simulator = start_with(&[], Some(100)).await;
     let mut client = simulator.authenticated().await;
     let mut last = Value::Null;
@@ -103,7 +103,7 @@ async fn entries_created_while_no_client_is_connected_are_listed() {
 }
 
 #[tokio::test]
-async fn status_faults_end_after_their_times() {
+async fn status_fault_ends_after_its_last_application() {
     let simulator = with_fault("rest-http=429,retry-after=7,times=2").await;
     for _ in 0..2 {
         let answer = list(&simulator, "").await;
@@ -149,7 +149,7 @@ async fn cut_answer_ends_in_the_middle_of_its_body() {
 }
 
 #[tokio::test]
-async fn answers_without_json_or_of_another_shape() {
+async fn no_json_and_other_shape_replace_the_list() {
     let simulator = with_fault("rest-no-json").await;
     assert!(list(&simulator, "").await.body.starts_with("<html>"));
     let simulator = with_fault("rest-other-shape").await;
@@ -173,7 +173,7 @@ async fn paging_faults_return_repeated_unordered_or_endless_pages() {
 }
 
 #[tokio::test]
-async fn huge_answer_has_ten_mebibytes() {
+async fn huge_answer_has_ten_mebibytes_by_default() {
     let simulator = with_fault("rest-huge").await;
     let answer = list(&simulator, "limit=2").await;
     assert!(answer.body.len() >= 10 << 20);

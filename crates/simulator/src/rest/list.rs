@@ -55,7 +55,8 @@ impl<'a> Archive<'a> {
             let first = self.entries.options().position_from(id);
             range = first.max(*range.start())..=self.newest;
         }
-        // Without late entries, the conditions on the time select a range, and few entries have to be generated.
+        // Without late entries, the creation times have the order of the positions. So the conditions on the time select a
+        // range, and entries outside this range are not generated.
         if self.entries.options().late.is_none() {
             let created = |position| self.entries.created(position);
             if let Some(from) = filter.date_from.take() {
@@ -129,7 +130,8 @@ impl<'a> Archive<'a> {
         body
     }
 
-    /// Fills a page with entries that do not exist. Their ids are larger than all others, and different on each page.
+    /// Fills a page up with entries that do not exist. The ids of these entries are larger than all ids of the feed, and
+    /// different on each page.
     fn fill_up(self, query: &Query, page: &mut Vec<Entry>) {
         let Some(newest) = NonZeroU64::new(self.newest) else {
             return;
@@ -149,7 +151,7 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// Removes the first field of the entry at `start`.
+/// Removes the first field, which is the id, of the entry at `start`.
 fn remove_id(body: &mut Vec<u8>, start: usize) {
     let first = body[start..].iter().position(|byte| *byte == b',');
     if let Some(comma) = first {
@@ -157,7 +159,8 @@ fn remove_id(body: &mut Vec<u8>, start: usize) {
     }
 }
 
-/// Returns the first position from which a monotonic condition holds; the one after the range if it never does.
+/// Returns the first position from which a monotonic condition holds; the position after the range if the condition never
+/// holds.
 fn first_where(range: RangeInclusive<u64>, holds: impl Fn(u64) -> bool) -> u64 {
     let (mut low, mut high) = (*range.start(), (range.end() + 1).max(*range.start()));
     while low < high {

@@ -34,7 +34,7 @@ impl Default for RestOptions {
 pub enum RestShape {
     /// `{"results":[…]}`, as in the tests of the public clients.
     Results,
-    /// `[…]`, as in their documentation.
+    /// `[…]`, as in the documentation of the public clients.
     List,
 }
 

@@ -129,7 +129,7 @@ fn filters_select_matching_entries() {
 }
 
 #[test]
-fn ids_may_have_holes_and_entries_be_deleted() {
+fn skipped_ids_and_deleted_entries_are_not_listed() {
     let platform = with_entries(EntryOptions {
         holes: NonZeroU64::new(10),
         deleted: NonZeroU64::new(4),
@@ -144,7 +144,7 @@ fn ids_may_have_holes_and_entries_be_deleted() {
 }
 
 #[test]
-fn late_entries_are_before_their_time() {
+fn late_entries_have_an_earlier_creation_time() {
     let platform = with_entries(EntryOptions {
         late: NonZeroU64::new(5),
         ..EntryOptions::default()
@@ -213,7 +213,7 @@ fn person_statistics_match_listed_entries() {
 }
 
 #[test]
-fn token_requires_the_token_scheme() {
+fn authorization_requires_the_token_scheme() {
     let with = |value: &str| {
         let request = http::Request::builder()
             .header("Authorization", value)
