@@ -29,7 +29,8 @@ async fn close_sends_its_code_after_the_events() {
 #[tokio::test]
 async fn close_sends_an_invalid_code() {
     let simulator = start_with(&["close=102"], None).await;
-    // Read from the TCP stream, because the client library reports such a code as 1002, its own answer.
+    // The test reads from the TCP stream, because for an invalid code the client library reports 1002, the code of its own
+    // close frame.
     let mut stream = TcpStream::connect(simulator.handle.local_addr()).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").await.unwrap();
     stream
@@ -109,7 +110,7 @@ async fn wrong_pong_answers_with_its_text() {
 }
 
 #[tokio::test]
-async fn refuse_token_stops_after_three_times() {
+async fn refusals_end_when_their_times_are_used_up() {
     let simulator = start_with(
         &["refuse-token=expired,times=2", "wrong-auth=maybe,times=1"],
         Some(1),
@@ -204,7 +205,7 @@ async fn bad_utf8_sends_an_invalid_text() {
 }
 
 #[tokio::test]
-async fn huge_sends_the_next_entry() {
+async fn huge_sends_the_next_entry_in_a_large_frame() {
     let simulator = start_with(&["huge=4MiB,after=2"], Some(4)).await;
     let mut client = simulator.authenticated().await;
     client.ids(2).await;
@@ -285,13 +286,13 @@ async fn out_of_order_swaps_the_next_two_entries() {
 }
 
 #[tokio::test]
-async fn out_of_order_at_the_end_blocks_nothing() {
+async fn out_of_order_before_the_last_entry_is_skipped() {
     let simulator = start_with(&["out-of-order,after=2"], Some(3)).await;
     assert_eq!(simulator.authenticated().await.ids(3).await, [1, 2, 3]);
 }
 
 #[tokio::test]
-async fn interval_rule_and_late_rule_are_applied() {
+async fn interval_rule_and_rule_added_later_are_applied() {
     let simulator = start_with(&[], Some(0)).await;
     let mut client = simulator.authenticated().await;
     simulator

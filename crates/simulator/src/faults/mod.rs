@@ -1,12 +1,13 @@
-//! Fault rules, each with one reaction and conditions.
+//! Fault rules. A rule has one reaction, which is the fault, and the conditions under which the fault is applied.
 //!
 //! The text form of a rule is a list of words separated by commas: one reaction and any number of conditions, in any
 //! order.
 //!
 #![doc = concat!("```text\n", include_str!("grammar.txt"), "```")]
 //!
-//! A rule without `every` is applied once per connection, and without `times` on each connection or REST request that
-//! meets its conditions. If several rules are due at once, they are applied in the order in which they were added.
+//! A rule for the feed is applied once on each connection, unless it has `every`. A rule is applied on all connections and
+//! REST requests that meet its conditions, unless it has `times`. If several rules are due at once, they are applied in
+//! the order in which they were added.
 //!
 //! ```
 //! use neurobridge_simulator::{FaultRule, Reaction};
@@ -31,10 +32,10 @@ pub(crate) use self::{
 /// The grammar of fault rules, for a help text.
 pub const GRAMMAR: &str = include_str!("grammar.txt");
 
-/// The text of a refusal, unless a rule or a script has another one.
+/// The text of a refusal, unless a rule or a script has another text.
 pub(crate) const REFUSAL: &str = "invalid token";
 
-/// The text of an error, unless a rule or a script has another one.
+/// The text of an error, unless a rule or a script has another text.
 pub(crate) const ERROR: &str = "something went wrong";
 
 /// A fault rule: conditions, and the reaction when they are met.
@@ -56,7 +57,7 @@ pub struct FaultRule {
 pub enum Every {
     /// A time since the rule was last applied on any connection, or since it was added.
     Time(Duration),
-    /// A number of events on the same connection, counted from `after`, from the start, or from the last application.
+    /// A number of events on the same connection, counted from `after` or from the last application.
     Events(u64),
 }
 
@@ -80,7 +81,7 @@ pub enum Reaction {
     Reset,
     /// Sends no further events, and still answers pings.
     Silence,
-    /// Stops answering pings, both the protocol's and WebSocket's.
+    /// Stops answering pings: the ping messages of the feed and the ping frames of WebSocket.
     NoPong,
     /// Answers pings with a value other than `PONG`.
     WrongPong {
@@ -205,7 +206,7 @@ impl FaultRule {
     }
 
     /// Delays the rule until this many events were sent on the connection. Has no effect on reactions before the first
-    /// event.
+    /// event and on reactions to REST requests.
     #[must_use]
     pub fn after(mut self, events: u64) -> Self {
         self.after = events;
@@ -247,7 +248,7 @@ impl Reaction {
         }
     }
 
-    /// Returns the number of events that the reaction needs before it, independently of `after`.
+    /// Returns the number of events that must be sent before the reaction, even with a smaller `after`.
     pub(crate) fn min_events(&self) -> u64 {
         match self {
             Self::Duplicate { .. } | Self::SameId => 1,

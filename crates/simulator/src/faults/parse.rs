@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::{Every, FaultRule, Phase, Reaction, RestFault, rest};
 use crate::entries::MIN_FRAME_BYTES;
 
-/// The largest frame size that a rule may set, because the memory is allocated at once.
+/// The largest size that a rule may set. The size is limited because the memory is allocated as a whole.
 const MAX_HUGE_BYTES: u64 = 256 * 1024 * 1024;
 
 const CONDITIONS: [&str; 7] = [
@@ -202,7 +202,7 @@ fn check_meaning(
     let (condition, reason) = if let Some(condition) = of_feed.filter(|_| is_rest) {
         (*condition, "the reaction answers a REST request")
     } else if let Some(condition) = of_rest.filter(|_| !is_rest) {
-        (*condition, "only a REST request has it")
+        (*condition, "the condition applies only to REST requests")
     } else if is_rest && matches!(rule.every, Some(Every::Events(_))) {
         (
             "every",

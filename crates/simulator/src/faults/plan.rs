@@ -17,6 +17,7 @@ use super::{Every, FaultRule, Phase, Reaction, RestFault};
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     rules: RwLock<Vec<Arc<ArmedRule>>>,
+    /// The number of rules that were ever added, including removed rules.
     added: AtomicU64,
 }
 
@@ -31,11 +32,11 @@ struct ArmedRule {
 #[derive(Debug)]
 struct Usage {
     times: u64,
-    /// The time of the last application, or of the addition.
+    /// The time at which the rule was last applied, or added if it was not applied yet.
     last: Instant,
 }
 
-/// The next fault of a connection, decided between two events.
+/// The next fault of a connection, determined between two events.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Due {
     /// A fault is due immediately.
@@ -70,7 +71,7 @@ impl Plan {
         self.rules.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Applies the first rule that is due for a REST request, which has this number, from 1.
+    /// Applies the first rule that is due for the REST request with this number, counted from 1.
     pub(crate) fn for_request(&self, number: u64, path: &str, now: Instant) -> Option<RestFault> {
         self.rules().iter().find_map(|armed| {
             let rule = &armed.rule;
@@ -89,28 +90,31 @@ impl Plan {
 }
 
 impl ArmedRule {
-    /// Applies the rule if its limits allow it now, and returns whether they do.
+    /// Applies the rule if its limits `times` and `every` allow an application now, and returns whether they do.
     fn claim(&self, now: Instant) -> bool {
         let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        let rested = self.rest().is_none_or(|rest| now >= usage.last + rest);
+        let interval_passed = self
+            .interval()
+            .is_none_or(|interval| now >= usage.last + interval);
         let left = self.rule.times.is_none_or(|times| usage.times < times);
-        if rested && left {
+        if interval_passed && left {
             usage.times += 1;
             usage.last = now;
         }
-        rested && left
+        interval_passed && left
     }
 
     /// Returns the time from which the rule may be applied again; `None` if its `times` are used up.
-    fn rested_at(&self) -> Option<Instant> {
+    fn next_at(&self) -> Option<Instant> {
         let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         let left = self.rule.times.is_none_or(|times| usage.times < times);
-        left.then(|| usage.last + self.rest().unwrap_or_default())
+        left.then(|| usage.last + self.interval().unwrap_or_default())
     }
 
-    fn rest(&self) -> Option<Duration> {
+    /// Returns the minimum time between two applications.
+    fn interval(&self) -> Option<Duration> {
         match self.rule.every {
-            Some(Every::Time(rest)) => Some(rest.max(Duration::from_millis(1))),
+            Some(Every::Time(interval)) => Some(interval.max(Duration::from_millis(1))),
             _ => None,
         }
     }
@@ -142,20 +146,20 @@ impl ConnectionFaults {
         Some(rule.rule.reaction.clone())
     }
 
-    /// Applies the first rule that is due after `events` events, or returns how long no rule is due.
+    /// Applies the first rule that is due after `events` events, or returns when the next rule may be due.
     pub(crate) fn next(&mut self, plan: &Plan, events: u64, now: Instant) -> Due {
         let (mut within, mut wake) = (u64::MAX, None::<Instant>);
         for rule in plan.rules() {
             if rule.rule.reaction.phase() != Phase::Events || !self.applies_to(&rule) {
                 continue;
             }
-            let (Some(from), Some(rested)) = (self.due_from(&rule), rule.rested_at()) else {
+            let (Some(from), Some(next_at)) = (self.due_from(&rule), rule.next_at()) else {
                 continue;
             };
             if events < from {
                 within = within.min(from - events);
-            } else if now < rested {
-                wake = Some(wake.map_or(rested, |wake| wake.min(rested)));
+            } else if now < next_at {
+                wake = Some(wake.map_or(next_at, |wake| wake.min(next_at)));
             } else if rule.claim(now) {
                 self.used.insert(rule.number, events);
                 return Due::Now(rule.rule.reaction.clone());
@@ -176,7 +180,7 @@ impl ConnectionFaults {
     /// Returns the number of events from which a rule is due on this connection; `None` if it is not due again.
     fn due_from(&self, rule: &ArmedRule) -> Option<u64> {
         match (self.used.get(&rule.number), rule.rule.every) {
-            // The minimum is one, because an interval of zero events would never let an event through.
+            // The minimum is one event, because with an interval of zero events no event would ever be sent.
             (None, Some(Every::Events(events))) => rule.rule.after.checked_add(events.max(1)),
             (None, _) => Some(rule.rule.after.max(rule.rule.reaction.min_events())),
             (Some(_), Some(Every::Time(_))) => Some(0),
@@ -279,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn late_rule_is_due_at_once_after_enough_events() {
+    async fn rule_added_later_is_due_at_once_after_enough_events() {
         let now = Instant::now();
         let plan = Plan::default();
         let mut faults = ConnectionFaults::new(1);

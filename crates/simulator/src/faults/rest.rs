@@ -7,7 +7,7 @@ use std::{
 
 use super::parse::{ParseFaultError, duration, duration_of, size, small, status, text_of_size, wrong};
 
-/// The words of the faults in rules.
+/// The words for these faults in the text of a rule.
 pub(super) const WORDS: [&str; 11] = [
     "rest-http",
     "rest-slow",
@@ -55,7 +55,7 @@ pub enum RestFault {
     SamePage,
     /// Reverses the order within each page of a list.
     Backwards,
-    /// Omits the id of the first and then of every second entry of a list.
+    /// Omits the id of the first, third, fifth, … entry of a list.
     NoId,
     /// Answers a list with at least this many bytes; its first entry has an inline picture.
     Huge {

@@ -12,7 +12,7 @@ fn refusal(text: &str) -> String {
 }
 
 #[test]
-fn words_may_be_reordered_and_spaced() {
+fn rule_parses_with_words_in_any_order_and_with_spaces() {
     let rule = FaultRule::new(Reaction::Close { code: 1001 })
         .connection(1)
         .after(500)
