@@ -1,4 +1,5 @@
-//! The connection of a declared feed: the opening, and the messages of an open connection.
+//! The server's side of a connection to a declared feed: the check of the upgrade request, the opening messages, and the
+//! messages after the opening.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -24,17 +25,18 @@ use crate::{
 /// The state of a connection of a declared feed.
 #[derive(Debug, Default)]
 pub(super) struct Client {
-    /// The value after which the client resumes.
+    /// The resume value: the client requests the events after it.
     pub(super) resume: Option<String>,
     /// The time of the next heartbeat of the feed.
     heartbeat: Option<Instant>,
     /// The time of the next message that expects a reply.
     ping: Option<Instant>,
-    /// The time limit for the reply.
+    /// The time limit for the reply, while a reply is missing.
     reply: Option<Instant>,
 }
 
-/// Compares a request with the declared one, and returns the state of the connection with the accepted sub-protocol.
+/// Compares an upgrade request with the declared request, and returns the state of the connection with the accepted
+/// sub-protocol.
 pub(super) fn check_request(
     service: &Service,
     platform: &Platform,
@@ -75,7 +77,7 @@ pub(super) fn check_request(
 }
 
 impl Session<'_> {
-    /// Performs the declared opening.
+    /// Performs the declared opening: receives the messages of the client, and sends the answers.
     pub(super) async fn open(&mut self, service: &Service) -> Result<(), End> {
         let plan = &self.platform.plan;
         let mut fault = self.faults.early(plan, Phase::Authentication, Instant::now());
@@ -129,7 +131,8 @@ impl Session<'_> {
         }
     }
 
-    /// Waits for the message of an opening step, and returns its request id; `None` for another message.
+    /// Waits for the message of an opening step, and returns the request id in this message, if there is one. Returns `None`
+    /// for an unexpected message.
     async fn opening_message(&mut self, service: &Service, index: usize) -> Result<Option<Option<u64>>, End> {
         let deadline = Instant::now() + AUTH_TIMEOUT;
         loop {
@@ -162,7 +165,7 @@ impl Session<'_> {
         Err(End::Close(REFUSED))
     }
 
-    /// Waits, and still ends with the simulator.
+    /// Waits for this time. Returns earlier if the simulator stops, or if all connections are cut.
     pub(super) async fn pause(&mut self, delay: Duration) -> Result<(), End> {
         let stop = self.stop.clone();
         select! {
@@ -193,14 +196,14 @@ impl Session<'_> {
             .min()
     }
 
-    /// Sends what is due, and ends a connection whose reply is missing.
+    /// Sends a heartbeat or a ping that is due, and closes the connection if a reply is overdue.
     pub(super) fn tick(&mut self, now: Instant) -> Option<End> {
         let service = self.platform.declared.as_ref()?;
         let is_due = |time: Option<Instant>| time.is_some_and(|time| time <= now);
         if is_due(self.client.reply) {
             debug!(
                 connection = self.number,
-                "no reply to a ping in time; closing the connection"
+                "no reply to a ping within the time limit; closing the connection"
             );
             return Some(End::Close(REFUSED));
         }
@@ -255,7 +258,8 @@ impl Session<'_> {
         Some(End::Close(REFUSED))
     }
 
-    /// Appends events up to and including `last`, several in a frame where the feed has an array of events.
+    /// Appends the events up to and including `last` that are not acknowledged. If the feed has an array of events, a frame
+    /// may contain several events.
     pub(super) fn push_events(&mut self, service: &Service, last: u64) {
         while self.next <= last && !self.outbox.is_full() {
             if service.is_acknowledged(self.next) {

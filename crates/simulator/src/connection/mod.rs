@@ -43,7 +43,7 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
     if !wants_upgrade(&request) && !serves_rest {
         let response = Response::error(
             426,
-            "a declared feed accepts WebSocket connections only",
+            "this feed accepts only WebSocket connections",
             ErrorCode::Invalid,
             None,
         );
@@ -83,7 +83,8 @@ fn wants_upgrade(request: &Request) -> bool {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Returns the bytes that accept an upgrade, and the state of a declared feed. No WebSocket extension is accepted.
+/// Returns the response that accepts an upgrade, and the state of the connection to a declared feed. No WebSocket extension
+/// is accepted.
 fn upgrade(request: &Request, platform: &Platform) -> Result<(Vec<u8>, Client), Response> {
     let mut client = Client::default();
     let mut subprotocol = None;
@@ -110,7 +111,7 @@ fn upgrade(request: &Request, platform: &Platform) -> Result<(Vec<u8>, Client), 
 }
 
 async fn refuse(socket: Socket, error: &RequestError) {
-    debug!(%error, "invalid request");
+    debug!(%error, "cannot read the request");
     if matches!(
         error,
         RequestError::NotHttp | RequestError::TooLong | RequestError::BodyLength
@@ -120,7 +121,7 @@ async fn refuse(socket: Socket, error: &RequestError) {
     }
 }
 
-/// Answers a REST request, according to the token or to a fault rule.
+/// Answers a REST request, with the effects of a fault rule if one is due.
 async fn serve_rest(mut socket: Socket, request: &Request, after_head: Vec<u8>, platform: &Platform) {
     let number = platform.next_request();
     let body = match read_body(&mut socket, request, after_head).await {

@@ -7,6 +7,7 @@ use crate::{
     random::{Draws, mix},
 };
 
+// The lanes of the random numbers of a connection (see `random`).
 const LANE_DELAY: u64 = 101;
 const LANE_ORDER: u64 = 102;
 
@@ -44,7 +45,7 @@ impl Order {
         })
     }
 
-    /// Returns the positions of a block in the order of this connection.
+    /// Returns the positions of a block in the order in which this connection sends them.
     pub(super) fn of(&self, positions: RangeInclusive<u64>) -> impl Iterator<Item = u64> + use<> {
         let mut ordered: Vec<u64> = positions.collect();
         if let Some(first) = ordered.first() {

@@ -1,4 +1,5 @@
-//! The frames that wait to be written to a socket, and the tracking of those that the socket accepted.
+//! The frames that wait to be written to a socket. An outbox reports the events of each frame as sent when the socket has
+//! accepted the last byte of the frame.
 
 use std::ops::RangeInclusive;
 
@@ -8,8 +9,8 @@ use crate::{
     wire::{Opcode, push_close, push_frame, push_frame_with},
 };
 
-/// The number of bytes that are generated before a write: large enough to amortise the system call, small enough for a
-/// core's cache.
+/// The number of bytes that are generated before a write: large enough to amortise the system call, small enough for the
+/// cache of a core.
 pub(super) const BATCH_BYTES: usize = 64 * 1024;
 
 /// A write buffer that is divided into frames.
@@ -25,25 +26,25 @@ pub(super) struct Outbox {
 
 #[derive(Clone, Copy, Debug)]
 struct Frame {
+    /// The position of the payload in the buffer.
     payload: usize,
+    /// The position after the frame in the buffer.
     end: usize,
     content: Content,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Content {
-    /// The events of a range: one entry of NeuroIO, or the events in a frame of a declared feed.
-    Events {
-        first: u64,
-        last: u64,
-    },
+    /// The events of a range of positions: one entry of NeuroIO, or the events in a frame of a declared feed.
+    Events { first: u64, last: u64 },
     /// A copy of an entry that was sent before, unchanged or with another body.
     Copy,
+    /// No event: an answer, an error, or a malformed frame.
     Other,
 }
 
 impl Outbox {
-    /// Returns whether the socket accepted everything.
+    /// Returns whether the socket accepted all bytes.
     pub(super) fn is_done(&self) -> bool {
         self.written == self.bytes.len()
     }
@@ -80,20 +81,18 @@ impl Outbox {
     }
 
     /// Appends an entry of the sequence, in its usual size or with `bytes` bytes.
-    pub(super) fn push_entry(&mut self, entries: &Entries, id: u64, bytes: Option<usize>) {
+    pub(super) fn push_entry(&mut self, entries: &Entries, position: u64, bytes: Option<usize>) {
+        let content = Content::Events {
+            first: position,
+            last: position,
+        };
         match bytes {
-            None => self.push_event(
-                Content::Events { first: id, last: id },
-                Opcode::Text,
-                entries.frame_bytes_hint(),
-                |out| entries.write_frame(id, out),
-            ),
-            Some(bytes) => {
-                let content = Content::Events { first: id, last: id };
-                self.push_event(content, Opcode::Text, bytes, |out| {
-                    entries.write_frame_of_size(id, bytes, out)
-                });
-            }
+            None => self.push_event(content, Opcode::Text, entries.frame_bytes_hint(), |out| {
+                entries.write_frame(position, out)
+            }),
+            Some(bytes) => self.push_event(content, Opcode::Text, bytes, |out| {
+                entries.write_frame_of_size(position, bytes, out)
+            }),
         }
     }
 
@@ -116,17 +115,17 @@ impl Outbox {
     }
 
     /// Appends a copy of an entry that was sent before.
-    pub(super) fn push_copy(&mut self, entries: &Entries, id: u64) {
+    pub(super) fn push_copy(&mut self, entries: &Entries, position: u64) {
         self.push_event(Content::Copy, Opcode::Text, entries.frame_bytes_hint(), |out| {
-            entries.write_frame(id, out)
+            entries.write_frame(position, out)
         });
     }
 
     /// Appends an entry that was sent before, with the same id and another body; `variant`, from 1, distinguishes such
     /// bodies.
-    pub(super) fn push_variant(&mut self, entries: &Entries, id: u64, variant: u64) {
+    pub(super) fn push_variant(&mut self, entries: &Entries, position: u64, variant: u64) {
         self.push_event(Content::Copy, Opcode::Text, entries.frame_bytes_hint(), |out| {
-            entries.write_variant(id, variant, out)
+            entries.write_variant(position, variant, out)
         });
     }
 
@@ -145,16 +144,16 @@ impl Outbox {
         });
     }
 
-    /// Drops the frames that are not partly written, and appends a close frame.
+    /// Drops the frames of which the socket has accepted no byte, and appends a close frame.
     pub(super) fn close(&mut self, code: u16, reason: &str) {
-        let begun = self.frames.partition_point(|frame| frame.end <= self.written);
-        let keep = match self.frames.get(begun) {
-            // A frame whose header is partly written has to be completed.
-            Some(frame) if self.begin_of(begun) < self.written => (begun + 1, frame.end),
-            _ => (begun, self.written),
+        let complete = self.frames.partition_point(|frame| frame.end <= self.written);
+        let (frames, bytes) = match self.frames.get(complete) {
+            // A partly written frame has to be completed.
+            Some(frame) if self.begin_of(complete) < self.written => (complete + 1, frame.end),
+            _ => (complete, self.written),
         };
-        self.frames.truncate(keep.0);
-        self.bytes.truncate(keep.1);
+        self.frames.truncate(frames);
+        self.bytes.truncate(bytes);
         push_close(&mut self.bytes, code, reason);
     }
 
@@ -169,13 +168,13 @@ impl Outbox {
         let frames = &self.frames[self.reported..self.reported + through];
         self.reported += through;
         let mut events = 0;
-        // Ranges of consecutive ids, almost always the whole batch, are reported in one call.
+        // Ranges of consecutive positions, almost always the whole batch, are reported in one call.
         for run in frames.chunk_by(|one, next| follows(one.content, next.content)) {
             match (run[0].content, run[run.len() - 1].content) {
                 (Content::Other, _) => continue,
                 (Content::Events { first, .. }, Content::Events { last, .. }) => {
                     let fresh = platform.mark_sent(connection, first..=last);
-                    let is_fresh = |id: u64| fresh.iter().any(|ids| ids.contains(&id));
+                    let is_fresh = |position: u64| fresh.iter().any(|range| range.contains(&position));
                     match &platform.declared {
                         Some(service) if platform.journal.is_active() => {
                             let numbers = fresh.into_iter().flatten();

@@ -1,4 +1,5 @@
-//! A WebSocket connection: authentication, then events. Each phase is a function that returns how the connection ends.
+//! A WebSocket connection: authentication, then events. The function of each phase returns the way in which the connection
+//! ends.
 
 use std::time::Duration;
 
@@ -25,13 +26,14 @@ use crate::{
     wire::{Decoder, Message, Opcode, ReadError},
 };
 
-/// The time within which a client must authenticate. *Assumed*; the public clients send AUTH at once.
+/// The time limit for AUTH, or for each message of a declared opening. *Assumed*; the public clients send AUTH at once.
 pub(super) const AUTH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The time that answers and a close frame may take to write when the client does not read.
+/// The time limit for writing answers or a close frame when the client does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The close code after a refused or expired token. *Assumed*: policy violation (RFC 6455, 7.4.1).
+/// The close code after a refused or expired token, or after a missing or unexpected message. *Assumed*: policy violation
+/// (RFC 6455, 7.4.1).
 pub(super) const REFUSED: u16 = 1008;
 
 /// The close code of a connection whose token has a newer connection. *Assumed*.
@@ -44,6 +46,7 @@ pub(super) enum End {
     Close(u16),
     /// The simulator closes the TCP connection without a close frame.
     Cut,
+    /// The simulator resets the TCP connection.
     Reset,
     /// The simulator keeps the connection open and sends nothing, until the client closes it.
     HalfOpen,
@@ -59,6 +62,7 @@ pub(super) struct Session<'a> {
     pub(super) outbox: Outbox,
     /// Answers that are sent between two batches of events.
     pub(super) answers: Outbox,
+    /// The number of the connection since the start, from 1.
     pub(super) number: u64,
     pub(super) faults: ConnectionFaults,
     pub(super) platform: &'a Platform,
@@ -75,11 +79,11 @@ pub(super) struct Session<'a> {
     pub(super) token: String,
     /// The time at which the token expires.
     pub(super) expires: Option<Instant>,
-    /// The next position in the sequence.
+    /// The position in the sequence that is sent next.
     pub(super) next: u64,
     /// The first position of this connection.
     pub(super) first: u64,
-    /// The number of entries that were appended to the outbox.
+    /// The number of events that were appended to the outbox, without copies.
     pub(super) events: u64,
 }
 
@@ -146,8 +150,8 @@ impl<'a> Session<'a> {
         if let End::Close(code) = end {
             self.send_close(code).await;
         }
-        // The membership ends after the close frame, since a partly written event is completed before that frame and
-        // still counts.
+        // The membership ends after the close frame, because a partly written event is completed before the close frame
+        // and counts as sent.
         drop(membership);
         self.end(end).await;
     }
@@ -163,7 +167,7 @@ impl<'a> Session<'a> {
         result
     }
 
-    /// Waits for a text; `None` for a binary message. Answers WebSocket pings.
+    /// Waits for a text message; returns `None` for a binary message. Answers WebSocket pings.
     pub(super) async fn next_text(&mut self, deadline: Instant) -> Result<Option<String>, End> {
         let stop = self.stop.clone();
         loop {

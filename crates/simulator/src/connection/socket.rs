@@ -13,8 +13,8 @@ use tokio_util::either::Either;
 /// A plain or TLS socket.
 pub(crate) type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// The time that a client has to close its side. A socket that is dropped with unread input sends a reset, and the
-/// client may then lose bytes that were sent before.
+/// The time limit for a client to close its side. The input is read until then, because a socket that is dropped with
+/// unread input sends a reset, and the client may then lose bytes that were sent before.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Discards input until the client closes its side, at most for `LINGER`.

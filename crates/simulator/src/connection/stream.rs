@@ -23,7 +23,7 @@ use crate::{
     wire::{Message, Opcode, ReadError},
 };
 
-/// The largest size of the pending answers in bytes; nothing is read while there are more.
+/// The maximum size of the pending answers in bytes. While there are more, the connection does not read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// The effects of fault rules on the connection.
@@ -36,6 +36,7 @@ pub(super) struct FaultState {
     drip: Option<Drip>,
     /// A fault that waits for the entries that it needs.
     waiting: Option<Reaction>,
+    /// The number of `same-id` faults, from which each one has another body.
     variants: u64,
 }
 
@@ -48,23 +49,25 @@ pub(super) enum Pong {
     None,
 }
 
+/// A limit of the sending speed: `bytes` in each `interval`.
 #[derive(Debug)]
 struct Drip {
     bytes: usize,
     interval: Duration,
+    /// The time from which the next bytes may be sent.
     next: Instant,
 }
 
 /// The result of filling the outbox.
 enum Fill {
     Ready,
-    /// Nothing to send until this time, or until the feed changes.
+    /// There is nothing to send until this time, or until the feed changes.
     Idle(Option<Instant>),
     End(End),
 }
 
 impl Session<'_> {
-    /// Sends events until the connection has to end, and returns how.
+    /// Sends events until the connection has to end, and returns the way in which it ends.
     pub(super) async fn stream(&mut self) -> End {
         let stop = self.stop.clone();
         let mut changes = self.platform.feed.changes();
@@ -76,7 +79,7 @@ impl Session<'_> {
         loop {
             let mut wake = None;
             if self.outbox.is_done() && flushed {
-                // The mark comes before the check, so that a change during the check is noticed.
+                // Changes are marked as seen before the check, so that a change during the check is noticed.
                 changes.mark_unchanged();
                 match self.fill(Instant::now()) {
                     Fill::Ready => {}
@@ -256,7 +259,7 @@ impl Session<'_> {
             .max(self.next)
     }
 
-    /// Returns the entries that may be sent, with this connection's delay.
+    /// Returns the entries that may be sent, after the delay of this connection.
     fn allowance(&self, next: u64, now: Instant) -> Allowance {
         let delay = self.order.delay();
         let earlier = now.checked_sub(delay).unwrap_or(now);
@@ -374,8 +377,8 @@ impl Session<'_> {
 
 impl Drip {
     fn new(bytes_per_second: u32, now: Instant) -> Self {
-        // Single bytes as long as the resolution of the timer, one millisecond, is fine enough; larger pieces above
-        // that speed.
+        // At most 100 pieces each second, because the timer has a resolution of one millisecond. Up to 100 bytes per
+        // second, a piece is a single byte.
         let bytes = bytes_per_second.div_ceil(100).max(1);
         let interval = Duration::from_secs(1) * bytes / bytes_per_second.max(1);
         Self {
@@ -386,8 +389,8 @@ impl Drip {
     }
 }
 
-/// Writes some bytes; with no bytes, flushes and returns 0. Cancelling the future loses nothing, because each branch
-/// has one await.
+/// Writes at most `most` bytes and returns their number; without bytes, flushes and returns 0. Cancelling the future loses
+/// nothing, because each branch has one await.
 async fn write_or_flush(writer: &mut WriteHalf<Socket>, bytes: &[u8], most: usize) -> io::Result<usize> {
     if bytes.is_empty() {
         return writer.flush().await.map(|()| 0);
