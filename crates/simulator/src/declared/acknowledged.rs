@@ -1,4 +1,4 @@
-//! The events that clients acknowledged.
+//! The set of the events that clients acknowledged, and the file with the ids of these events.
 
 use std::{
     fs::File,
@@ -10,7 +10,7 @@ use std::{
 
 use crate::feed::SentIds;
 
-/// The acknowledged events, in memory and in a file.
+/// The acknowledged events: their numbers in memory, and their ids in a file.
 #[derive(Debug)]
 pub(super) struct Acknowledged(Mutex<State>);
 
@@ -31,7 +31,8 @@ impl Acknowledged {
         })))
     }
 
-    /// Adds events and returns how many were missing. `id` returns the line of an event in the file.
+    /// Adds events and returns how many of them were not acknowledged before. `id` returns the id of an event, which is
+    /// written to the file.
     pub(super) fn insert(&self, numbers: RangeInclusive<u64>, id: impl Fn(u64) -> Option<String>) -> u64 {
         let mut state = self.lock();
         let fresh = state.numbers.insert(numbers);
@@ -61,7 +62,7 @@ impl Acknowledged {
         self.lock().numbers.iter().collect()
     }
 
-    /// Writes the file to the operating system, and returns the first error since the last call.
+    /// Writes the buffered ids to the operating system, and returns the first error since the last call.
     pub(super) fn flush(&self) -> io::Result<()> {
         let mut state = self.lock();
         if let Some(error) = state.error.take() {

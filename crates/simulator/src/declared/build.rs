@@ -1,11 +1,11 @@
-//! Builds frames from conditions.
+//! Builds frames for which the conditions of a declaration hold.
 
 use jiff::{SignedDuration, Timestamp};
 use neurobridge_core::{condition::Condition, json, path::Path};
 use neurobridge_protocol::{Conditions, FeedPath};
 use serde_json::{Map, Value};
 
-/// A frame that is being built: a unit, and the values of the frame that contains it.
+/// A frame that is being built: the unit, and values outside the unit.
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     unit: Value,
@@ -14,7 +14,7 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// Creates a frame for which conditions hold, if they can be satisfied one by one.
+    /// Creates a frame for which conditions hold, if each condition can be satisfied independently of the others.
     pub(super) fn of(when: Option<&Conditions>) -> Self {
         let mut builder = Self {
             unit: Value::Object(Map::new()),
@@ -36,7 +36,7 @@ impl Builder {
         }
     }
 
-    /// Sets a value unless there is one.
+    /// Sets the value at a path unless the path has a value.
     pub(super) fn set_default(&mut self, path: &FeedPath, value: Value) {
         let exists = if path.is_of_frame() {
             self.frame.iter().any(|(known, _)| known == path)
@@ -71,7 +71,7 @@ impl Builder {
     }
 }
 
-/// Sets the value at a path, and creates the objects and arrays on the way.
+/// Sets the value at a path, and creates missing objects and arrays along the path.
 pub(super) fn put(at: &mut Value, steps: &[Box<str>], value: Value) {
     let Some((step, below)) = steps.split_first() else {
         *at = value;
@@ -99,7 +99,8 @@ pub(super) fn put(at: &mut Value, steps: &[Box<str>], value: Value) {
     }
 }
 
-/// Returns a value for which a condition holds; `None` for a missing value, or if no value was found.
+/// Returns a value for which a condition holds. Returns `None` if the condition holds for a missing value, or if no value was
+/// found.
 fn value_for(condition: &Condition) -> Option<Value> {
     let mut candidates = Vec::new();
     collect(condition, &mut candidates);
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_is_the_element_of_its_array() {
+    fn unit_becomes_the_only_element_of_the_array() {
         let when = r#"{"ev":"T","$.arg.channel":"trades"}"#;
         assert_eq!(
             built(when, Some("data")).1,

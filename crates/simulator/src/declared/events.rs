@@ -1,4 +1,5 @@
-//! The events of a declared feed. An event is a function of its number, so any event can be sent again.
+//! The generated events of a declared feed. An event depends only on its number and the options, so any event can be sent
+//! again.
 
 use std::{
     fmt::Write as _,
@@ -17,9 +18,10 @@ use super::{
 };
 use crate::random::{Draws, mix};
 
-/// The number of consecutive events with the same sample; a frame contains at most as many events.
+/// The number of consecutive events that are generated from the same sample, and the maximum number of events in a frame.
 const BLOCK: u64 = 8;
 
+// The lanes of the random numbers of an event (see `random`).
 const LANE_KEY: u64 = 201;
 const LANE_SAMPLE: u64 = 202;
 const LANE_FRAME: u64 = 203;
@@ -36,11 +38,11 @@ pub(super) struct Events {
     start: OnceLock<Timestamp>,
     /// The path of the body in a frame with one event.
     body: Path,
-    /// Reads the sent events for the record.
+    /// Interprets frames as a client does, for the record and for checks.
     reader: Mutex<Interpreter>,
 }
 
-/// An event as the declaration reads it.
+/// An event as a client reads it from a frame, according to the declaration.
 #[derive(Debug)]
 pub(super) struct ReadEvent {
     pub(super) id: Option<String>,
@@ -86,7 +88,7 @@ impl Events {
         })
     }
 
-    /// Returns the last event of a frame that begins with the event `first`, at most `last`.
+    /// Returns the number of the last event in the frame that begins with the event `first`: at most `last`.
     pub(super) fn frame_end(&self, first: u64, last: u64) -> u64 {
         if !self.sample(first).may_repeat {
             return first;
@@ -148,7 +150,8 @@ impl Events {
         };
     }
 
-    /// Returns the frame of an event with another member in its body. Returns the frame itself if the body is no object.
+    /// Returns the frame of an event with an additional member in the body; if the body is not an object, the frame without
+    /// the member.
     pub(super) fn with_member(&self, number: u64, member: &str) -> String {
         let mut frame = self.frame(number..=number);
         let body = self.body.of(&frame).filter(|body| body.starts_with('{'));
@@ -164,7 +167,7 @@ impl Events {
         frame
     }
 
-    /// Returns whether events can be sent with another member, and still have the same id.
+    /// Returns whether an additional member changes the body of an event and neither its id nor its key.
     pub(super) fn can_have_members(&self) -> bool {
         let plain = self.read(1);
         let changed = self.read_frame(&self.with_member(1, "\"variant\":1"));
@@ -185,7 +188,8 @@ impl Events {
         u64::try_from(passed.div_euclid(self.step)).unwrap_or(0)
     }
 
-    /// Returns the number of the last event whose value at `path` is not after `text`; `None` if the text is no such value.
+    /// Returns the number of the last event whose value at `path` is not after `text`; `None` if `text` is not a valid value
+    /// for this path.
     pub(super) fn number_of(&self, path: &FeedPath, text: &str) -> Option<u64> {
         match self.roles.of(path)? {
             Role::Key => None,
@@ -227,7 +231,7 @@ impl Events {
         read
     }
 
-    /// Checks that the declaration reads the events with different identities.
+    /// Checks that a client reads generated frames as events, with all declared fields and with distinct ids.
     pub(super) fn check(&self, declaration: &Declaration) -> Result<(), FeedError> {
         let mut ids = Vec::new();
         for number in 1..=2 * BLOCK {
@@ -255,7 +259,7 @@ impl Events {
         let count = ids.len();
         ids.dedup();
         if ids.len() < count {
-            return Err(FeedError::new("two events have the same id"));
+            return Err(FeedError::new("two generated events have the same id"));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The frames of a declared feed that are not events: from a script, or built from the conditions.
+//! The frames of a declared feed that are not events: taken from a script, or built from the conditions of the declaration.
 
 use neurobridge_protocol::{
     Action, Answer, Conditions, Counterpart, Declaration, FeedPath, Interpreter, Meaning, OpeningStep,
@@ -8,13 +8,13 @@ use neurobridge_protocol::{
 use super::{FeedError, build::Builder, sample::range_of, script::Line};
 use crate::faults::{ERROR, REFUSAL};
 
-/// A frame with a text or a request id that is set when it is sent.
+/// A frame in which one value, a text or a request id, is set when the frame is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     text: String,
-    /// The path of the value, from the frame.
+    /// The path of this value, from the root of the frame. `None` if the frame is sent unchanged.
     value: Option<neurobridge_core::path::Path>,
-    /// Whether the frame is from a script, so that its own text is kept.
+    /// Whether the frame is from a script. Such a frame keeps its own text instead of a default text.
     is_scripted: bool,
 }
 
@@ -44,7 +44,7 @@ impl Frame {
         self.with(Some(text).filter(|text| !self.is_scripted || *text != default))
     }
 
-    /// Keeps the frame's own text if the frame loses its effect with another one.
+    /// Fixes the text of the frame if the frame would lose its effect with another text.
     fn variable_if(self, has_effect: impl Fn(&str) -> bool) -> Self {
         let value = self.value.clone().filter(|_| has_effect(&self.with(Some(ERROR))));
         Self { value, ..self }
@@ -57,7 +57,7 @@ impl Frame {
         }
     }
 
-    /// Returns the frame with this value, which is written as a text where the frame has a text.
+    /// Returns the frame with this value. The value is written as a JSON string if it replaces a string or is not JSON itself.
     pub(crate) fn with(&self, value: Option<&str>) -> String {
         let place = self.value.as_ref().and_then(|path| path.of(&self.text));
         let (Some(value), Some(place)) = (value, place) else {
@@ -93,16 +93,16 @@ pub(crate) struct Step {
 pub(super) struct Frames {
     pub(super) opening: Vec<Step>,
     pub(super) ping_answer: Option<String>,
-    /// The feed's own heartbeat.
+    /// The heartbeat that the feed sends on its own.
     pub(super) alive: Option<String>,
-    /// A message that expects a reply.
+    /// The ping of the feed: a message to which the client has to reply.
     pub(super) ping: Option<String>,
     pub(super) error: Option<Frame>,
     /// The lines of the script with events.
     pub(super) events: Vec<String>,
 }
 
-/// The effect of a frame on the client.
+/// The actions of a client that a frame causes.
 #[derive(Debug, Default)]
 struct Effect {
     event: bool,
@@ -200,7 +200,7 @@ impl Frames {
         Ok((frames, client))
     }
 
-    /// Sorts the lines of a script by their effects.
+    /// Assigns the unused lines of a script according to their effects on a client.
     fn classify(
         &mut self,
         client: &Interpreter,
@@ -311,7 +311,8 @@ fn holds(when: &Conditions, frame: &str, declaration: &Declaration) -> bool {
     when.holds(unit.unwrap_or(frame), frame)
 }
 
-/// Builds a frame that is no event: in an array only if each frame is one.
+/// Builds a frame that is not an event. The frame is an array with one element only if each frame of the feed is an array of
+/// events.
 fn built(declaration: &Declaration, when: Option<&Conditions>, text: Option<&FeedPath>) -> Option<String> {
     let mut builder = Builder::of(Some(when?));
     if let Some(path) = text {

@@ -1,4 +1,5 @@
-//! The list of past events of a declared feed: the same declaration makes the client request it and this server answer.
+//! The list of past events (`backfill`) of a declared feed, which the simulator serves over HTTP according to the
+//! declaration.
 
 use jiff::Timestamp;
 use neurobridge_core::{cloudevents, path::Path};
@@ -15,14 +16,14 @@ use crate::{
     rest::{RestOrder, not_found},
 };
 
-/// The text in place of the entries while an answer is built.
+/// The placeholder for the entries while an answer is built. The entries replace it as text, so that they stay unchanged.
 const ENTRIES: &str = "\u{0}entries";
 
 /// The part of the list that a request selects.
 struct Selected {
     /// The events, in the order of the list.
     numbers: Vec<u64>,
-    /// The number of the last event of the page, if there are further ones.
+    /// The number of the last event of the page, if there are further events.
     next: Option<u64>,
 }
 
@@ -60,7 +61,7 @@ impl Service {
             }
         };
         let Some(mut selected) = self.select(list, &wanted, platform, fault) else {
-            let message = "a parameter of the list has no valid value";
+            let message = "a parameter of the request has an invalid value";
             return Response::error(400, message, ErrorCode::Invalid, None);
         };
         if fault == Some(&RestFault::Backwards) {
@@ -69,7 +70,7 @@ impl Service {
         Response::new(200, self.body(list, &selected, uri.path(), query).into_bytes())
     }
 
-    /// Selects the events of a page; `None` if a value of the request is invalid.
+    /// Selects the events of a page; `None` if a parameter of the request has an invalid value.
     fn select(
         &self,
         list: &BackfillList,
@@ -118,7 +119,7 @@ impl Service {
             }
             _ => {}
         }
-        // A list without pages is one answer.
+        // A list without pages contains all events in one answer.
         let limit = if pages.is_some() { limit } else { u64::MAX };
         let at = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         let range = first..=last;

@@ -1,4 +1,8 @@
-//! A declared feed, played from its declaration: opening, events, heartbeat, resume and acknowledgements.
+//! A declared feed: a WebSocket feed whose protocol is described by a declaration. From the declaration the simulator plays
+//! the server: opening, events, heartbeat, resume, acknowledgements, and the list of past events.
+//!
+//! An event is identified by its *number*, the position in the sequence of events, from 1. A *unit* is the part of a frame
+//! to which the rules are applied: an element of the declared array of events, or the whole frame if it has no such array.
 
 mod acknowledged;
 mod build;
@@ -36,9 +40,9 @@ pub struct DeclaredFeed {
     pub declaration: Declaration,
     /// The expected secrets, by name. A secret of the declaration that is missing here may have any value.
     pub secrets: Secrets,
-    /// Frames as the feed sends them: samples of events, answers of the opening, answers to pings. Frames that are missing here
-    /// are built from the conditions of the declaration. The faults of the script are added to those of the simulator.
-    /// Default: no frames.
+    /// Frames as the feed sends them: samples of events, answers of the opening, answers to pings. Frames that the script
+    /// does not contain are built from the conditions of the declaration. The fault rules of the script are added to the
+    /// rules of the simulator. Default: no frames.
     pub script: Script,
     /// The number of distinct keys. Default: 50.
     pub keys: u64,
@@ -95,6 +99,7 @@ pub(crate) struct Service {
 /// The position at which a connection starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
+    /// After the newest event.
     Now,
     /// At this position, whether it was sent before or not.
     At(u64),
@@ -110,7 +115,7 @@ impl Service {
     ) -> Result<Self, FeedError> {
         let acknowledged = Acknowledged::create(feed.acknowledged.as_deref()).map_err(|error| {
             FeedError::new(format!(
-                "cannot create the file {:?}: {error}",
+                "cannot create the file {:?} for acknowledged events: {error}",
                 feed.acknowledged.unwrap_or_default()
             ))
         })?;
@@ -168,28 +173,29 @@ impl Service {
         self.frames.ping_answer.as_deref()
     }
 
-    /// Returns the feed's own heartbeat.
+    /// Returns the heartbeat that the feed sends on its own.
     pub(crate) fn alive(&self) -> Option<&str> {
         self.frames.alive.as_deref()
     }
 
-    /// Returns a message that expects a reply.
+    /// Returns the ping of the feed: a message to which the client has to reply.
     pub(crate) fn ping(&self) -> Option<&str> {
         self.frames.ping.as_deref()
     }
 
-    /// Returns an error of the feed. An error of the script has its own text, unless a rule has one.
+    /// Returns an error frame of the feed with this text. A frame of the script keeps its own text if `text` is the default.
     pub(crate) fn error(&self, text: &str) -> Option<String> {
         let frame = self.frames.error.as_ref();
         frame.map(|frame| frame.with_text(text, ERROR))
     }
 
-    /// Returns whether events are sent again until they are acknowledged, or on request of the client.
+    /// Returns whether a connection can receive earlier events: because the client resumes, or because the events are not
+    /// acknowledged.
     pub(crate) fn replays(&self) -> bool {
         self.declaration().resume.is_some() || self.declaration().ack.is_some()
     }
 
-    /// Compares a request with the declared one, and returns the value for resuming.
+    /// Compares an upgrade request with the declared request, and returns the resume value.
     pub(crate) fn check_request(
         &self,
         query: &str,
@@ -203,7 +209,7 @@ impl Service {
             return Err(RequestError {
                 is_secret: false,
                 message: format!(
-                    "the parameter \"{}\" is not a position of this feed",
+                    "the value of the parameter \"{}\" is not a position of this feed",
                     resume.query
                 ),
             });
@@ -211,7 +217,7 @@ impl Service {
         Ok(value)
     }
 
-    /// Returns the position at which a connection starts that resumes after a value.
+    /// Returns the position at which a connection starts. `resume` is the resume value of the client.
     pub(crate) fn start(&self, resume: Option<&str>, feed: &Feed, now: Instant) -> Start {
         self.events.begin();
         let newest = feed.produced(now);
@@ -227,7 +233,7 @@ impl Service {
         }
     }
 
-    /// Returns the last event of the frame that begins with the event `first`, at most `last`.
+    /// Returns the number of the last event in the frame that begins with the event `first`: at most `last`.
     pub(crate) fn frame_end(&self, first: u64, last: u64) -> u64 {
         self.events.frame_end(first, last)
     }
@@ -237,7 +243,7 @@ impl Service {
         self.events.frame(numbers)
     }
 
-    /// Returns the line of an event in the record: its number, identity and key, its body, and the frame with only this event.
+    /// Returns the line of an event in the record: number, identity, key, body, and the frame with only this event.
     pub(crate) fn record(&self, number: u64) -> String {
         let event = self.events.read(number);
         let raw = |text: Option<String>| text.and_then(|text| RawValue::from_string(text).ok());
@@ -264,7 +270,8 @@ impl Service {
         self.events.read(number)?.id
     }
 
-    /// Records acknowledged events, and returns their number; `None` if a value is that of no sent event.
+    /// Records acknowledged events, and returns the number of newly acknowledged events. Returns `None` if a value belongs to
+    /// no event up to `newest`.
     pub(crate) fn acknowledge(&self, values: &[String], newest: u64) -> Option<u64> {
         let ack = self.declaration().ack.as_ref()?;
         let mut count = 0;
@@ -302,12 +309,12 @@ impl Service {
         }
     }
 
-    /// Returns a frame with the id of an event and another body; `variant` distinguishes such bodies.
+    /// Returns a frame with the id of an event and another body, which contains the number `variant`.
     pub(crate) fn variant(&self, number: u64, variant: u64) -> String {
         self.events.with_member(number, &format!("\"variant\":{variant}"))
     }
 
-    /// Returns the frame of an event, enlarged to this size.
+    /// Returns the frame of an event, enlarged to this size if it is smaller.
     pub(crate) fn huge(&self, number: u64, bytes: usize) -> String {
         let padding = |length| {
             self.events
@@ -316,7 +323,7 @@ impl Service {
         padding(bytes.saturating_sub(padding(0).len()))
     }
 
-    /// Returns whether a declared feed has a use for a reaction.
+    /// Returns whether this feed can apply a reaction.
     pub(crate) fn supports(&self, reaction: &Reaction) -> bool {
         match reaction {
             Reaction::Rest(fault) => {

@@ -1,12 +1,12 @@
-//! A script: frames of a feed, from its documentation, and the faults of the feed.
+//! A script: frames of a declared feed, for example from the documentation of the feed, and fault rules.
 
 use crate::faults::{FaultRule, escaped};
 
 use super::FeedError;
 
-/// The frames of a feed, and its faults.
+/// The frames of a declared feed, and fault rules.
 ///
-/// A script has one frame in each line. A line that begins with `#` is a comment, and one that begins with `#! ` is a fault
+/// A script has one frame in each line. A line that begins with `#` is a comment, and a line that begins with `#!` is a fault
 /// rule. The rule `send` without a text sends the frame in the next line, which is sent at no other time.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
@@ -27,7 +27,7 @@ impl Script {
     /// Parses a script.
     ///
     /// # Errors
-    /// A fault rule is invalid, or `send` has neither a text nor a frame in the next line.
+    /// Returns an error if a fault rule is invalid, or if `send` has neither a text nor a frame in the next line.
     pub fn parse(text: &str) -> Result<Self, FeedError> {
         let mut script = Self::default();
         let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
@@ -58,7 +58,7 @@ impl Script {
         Ok(script)
     }
 
-    /// Removes the faults, so that only the frames are played.
+    /// Removes the fault rules, so that only the frames are played.
     #[must_use]
     pub fn without_faults(mut self) -> Self {
         self.faults.clear();

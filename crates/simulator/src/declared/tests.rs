@@ -44,7 +44,7 @@ fn resuming_service() -> Service {
 }
 
 #[test]
-fn generated_event_keeps_other_fields_of_the_script_sample() {
+fn generated_event_has_the_other_fields_of_its_sample() {
     let service = resuming_service();
     let frame = service.frame(3..=3);
     assert!(
@@ -55,7 +55,7 @@ fn generated_event_keeps_other_fields_of_the_script_sample() {
 }
 
 #[test]
-fn time_of_an_event_selects_the_last_event_not_after_it() {
+fn time_selects_the_last_event_that_is_not_later() {
     let service = resuming_service();
     let path = &service.declaration().resume.as_ref().unwrap().value;
     for (text, number) in [
@@ -70,7 +70,7 @@ fn time_of_an_event_selects_the_last_event_not_after_it() {
 }
 
 #[test]
-fn unusable_declaration_or_script_is_explained() {
+fn unusable_declaration_or_script_is_an_error_with_reason() {
     let fixed = r#"
         rules = [{ when = { id = "x" }, is = "event" }]
         event = { id = "id" }
@@ -139,7 +139,7 @@ proptest::proptest! {
     fn played_frames_have_their_declared_meanings(declaration in generate::declaration()) {
         let typed: Declaration = serde_json::from_value(declaration.clone()).unwrap();
         let start = Some(Timestamp::from_second(1_700_000_000).unwrap());
-        // A declaration whose conditions contradict each other cannot be played, and the simulator says so.
+        // A declaration whose conditions contradict each other cannot be played, and `Service::new` returns an error.
         let Ok(service) = Service::new(DeclaredFeed::new(typed), 1, Duration::from_millis(1), start) else {
             return Ok(());
         };
