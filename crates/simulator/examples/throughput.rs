@@ -1,4 +1,4 @@
-//! Measures how fast the simulator sends to one connection whose client only counts.
+//! Measures the speed at which the simulator sends to one connection. The client only counts the received bytes.
 //!
 //! `cargo run --release -p neurobridge-simulator --example throughput [SECONDS] [SIZE]`
 

@@ -94,7 +94,7 @@ async fn wrong_secret_is_refused() {
     }
 }
 
-/// A feed with a heartbeat in plain text, resume and acknowledgements.
+/// A feed with a heartbeat in plain text. Tests add resume or acknowledgements.
 const FEED: &str = r#"
     heartbeat = { send = "ping", answer = "pong" }
     rules = [
@@ -105,9 +105,10 @@ const FEED: &str = r#"
     event = { id = "n", body = "data" }
 "#;
 
-/// A received frame with an event, or the text of another action.
+/// An action of the client after a received frame.
 #[derive(Debug)]
 struct Seen {
+    /// The id of an event, or the text of another action.
     what: String,
     body: String,
     resume: Option<String>,
@@ -126,7 +127,7 @@ async fn playing_feed(more: &str, faults: &[&str]) -> (Running, Declaration) {
     let options = Options {
         feed: Some(DeclaredFeed::new(declaration.clone())),
         faults: faults.iter().map(|rule| rule.parse().unwrap()).collect(),
-        // All of them are retained, however late a connection resumes.
+        // Fewer events than the feed retains, so that a connection can resume after any of them.
         count: Some(1000),
         ..Options::default()
     };
@@ -187,10 +188,10 @@ impl Client {
         seen
     }
 
-    /// Sends a ping and receives up to its answer. The simulator has handled all earlier messages then.
+    /// Sends a ping and receives frames up to the answer. After that, the simulator has handled all earlier messages.
     async fn ping(&mut self) {
         let Some(Ping::Message(ping)) = self.feed.ping() else {
-            panic!("the feed has pings");
+            panic!("expected a ping message");
         };
         self.send(ping).await;
         while self.see(1).await[0].what != "alive" {}

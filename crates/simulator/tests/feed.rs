@@ -1,4 +1,4 @@
-//! Tests of the feed, the record and the REST interface over real sockets.
+//! Tests of the feed, the record, TLS and the shutdown over real sockets.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
@@ -95,7 +95,7 @@ async fn no_rate_waits_for_the_slowest_reader() {
     simulator.handle.set_rate(Some(0.0)).unwrap();
     let (mut reader, idle) = (simulator.authenticated().await, simulator.authenticated().await);
     simulator.handle.set_rate(None).unwrap();
-    // The socket of the idle client fills up, which then also stops the other client, far from the end.
+    // The socket of the idle client fills up. Then the other client receives nothing either, far from the end.
     let read = async {
         loop {
             reader.id().await;

@@ -76,7 +76,7 @@ async fn each_connection_has_its_own_delay() {
 }
 
 #[tokio::test]
-async fn record_has_entries_without_a_client() {
+async fn recognised_record_has_entries_created_without_a_client() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("recognised.jsonl");
     let simulator = start(Options {

@@ -1,4 +1,4 @@
-//! Tests of tokens over real sockets: creation, expiry, deletion, and one connection for each.
+//! Tests of tokens over real sockets: creation, expiry, deletion, and the limit of one connection for each token.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
@@ -115,7 +115,7 @@ async fn deleted_token_closes_its_connection() {
 #[tokio::test]
 async fn sixth_permanent_token_is_refused() {
     let simulator = with_tokens(TokenOptions::default()).await;
-    // The configured token is one of them.
+    // The configured token counts as a permanent token.
     for _ in 1..MAX_PERMANENT_TOKENS {
         let (status, token) = post(&simulator, "/v1/tokens/", PERMANENT).await;
         assert_eq!((status, &token["expires"]), (201, &Value::Null));
@@ -162,7 +162,7 @@ async fn invalid_requests_for_tokens_are_refused() {
 }
 
 #[tokio::test]
-async fn second_connection_replaces_the_first() {
+async fn second_connection_of_a_token_replaces_the_first() {
     let simulator = with_tokens(TokenOptions {
         one_connection: true,
         ..TokenOptions::default()

@@ -197,12 +197,12 @@ pub(crate) fn id_of(frame: &str) -> u64 {
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(DEADLINE, future)
         .await
-        .expect("nothing happened within the deadline")
+        .expect("a wait of the test exceeded its deadline")
 }
 
 /// Asserts that the future stays pending. The wait is many times longer than an expected message takes to arrive.
 pub(crate) async fn assert_silent<T: Debug>(future: impl Future<Output = T>) {
-    if let Ok(came) = timeout(Duration::from_millis(300), future).await {
-        panic!("expected no message, found {came:?}");
+    if let Ok(received) = timeout(Duration::from_millis(300), future).await {
+        panic!("expected no message, found {received:?}");
     }
 }
