@@ -141,8 +141,8 @@ impl Entries {
 
     fn describe_variant(&self, position: u64, variant: u64) -> Entry {
         let mut kind = Draws::new(self.seed, position, LANE_KIND);
-        let in_history = position + HISTORY;
-        let result = if self.introduces_person(in_history) {
+        let history_position = position + HISTORY;
+        let result = if self.introduces_person(history_position) {
             EntryResult::New
         } else {
             kind.weighted(&OTHER_RESULTS)
@@ -150,9 +150,9 @@ impl Entries {
         let source = kind.below(100);
         let source_index = weighted_index(source);
         let person = match result {
-            EntryResult::New => Some(in_history),
+            EntryResult::New => Some(history_position),
             EntryResult::NoMatch | EntryResult::Detected => None,
-            _ => Some(self.person_of(in_history)),
+            _ => Some(self.person_of(history_position)),
         };
         let mut appearance = Draws::new(self.seed, position, LANE_APPEARANCE + variant.wrapping_mul(16));
         let confidence = match result {
@@ -275,9 +275,9 @@ impl Entries {
 
     /// Selects the person of an entry that introduces no new person: mostly a person first seen recently, sometimes a
     /// person first seen long ago.
-    fn person_of(&self, in_history: u64) -> u64 {
-        let mut draws = Draws::new(self.seed, in_history, LANE_PERSON);
-        let before = in_history - 1;
+    fn person_of(&self, history_position: u64) -> u64 {
+        let mut draws = Draws::new(self.seed, history_position, LANE_PERSON);
+        let before = history_position - 1;
         let reach = if draws.below(100) < 85 {
             before.min(RECENT)
         } else {
@@ -292,8 +292,8 @@ impl Entries {
 
     /// Returns whether an entry introduces a new person. The first entry of the history does, so that an earlier person
     /// exists for every later entry.
-    fn introduces_person(&self, in_history: u64) -> bool {
-        in_history <= 1 || mix(self.seed, in_history, 0) % 100 < NEW_OF_100
+    fn introduces_person(&self, history_position: u64) -> bool {
+        history_position <= 1 || mix(self.seed, history_position, 0) % 100 < NEW_OF_100
     }
 
     /// Returns the time at which a person was first seen, in microseconds since 1970.
