@@ -33,7 +33,8 @@ COPY . .
 # The commit that `neurobridge --version` names: docker build --build-arg COMMIT="$(git rev-parse --short=12 HEAD)" .
 ARG COMMIT=""
 ENV NEUROBRIDGE_COMMIT=$COMMIT
-# Cargo compares modification times, and a checkout may be older than the empty files compiled above.
+# Cargo compiles only files that are newer than the last compilation, and the files of a checkout may be older than the
+# compilation of the empty files above.
 RUN find crates -name '*.rs' -exec touch {} + \
  && cargo build --release --locked --package neurobridge \
  && install -D target/release/neurobridge /image/usr/local/bin/neurobridge \
