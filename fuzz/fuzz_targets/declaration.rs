@@ -1,4 +1,5 @@
-//! See `neurobridge_fuzz::declaration`.
+//! The libFuzzer program for `neurobridge_fuzz::declaration`, which tests declarations of feeds and their interpretation
+//! of frames.
 
 #![no_main]
 

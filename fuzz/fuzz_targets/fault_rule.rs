@@ -1,4 +1,4 @@
-//! See `neurobridge_fuzz::fault_rule`.
+//! The libFuzzer program for `neurobridge_fuzz::fault_rule`, which tests the parser of the simulator's fault rules.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! See `neurobridge_fuzz::frame`.
+//! The libFuzzer program for `neurobridge_fuzz::frame`, which tests the classification of frames.
 
 #![no_main]
 

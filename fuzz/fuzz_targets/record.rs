@@ -1,4 +1,4 @@
-//! See `neurobridge_fuzz::record`.
+//! The libFuzzer program for `neurobridge_fuzz::record`, which tests the decoding of the spool's records.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! See `neurobridge_fuzz::redaction`.
+//! The libFuzzer program for `neurobridge_fuzz::redaction`, which tests redaction and pseudonymisation.
 
 #![no_main]
 

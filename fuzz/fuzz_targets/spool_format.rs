@@ -1,4 +1,5 @@
-//! See `neurobridge_fuzz::spool_format`.
+//! The libFuzzer program for `neurobridge_fuzz::spool_format`, which tests the decoding of the spool's segment headers
+//! and cursor slots.
 
 #![no_main]
 

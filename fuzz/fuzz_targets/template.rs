@@ -1,4 +1,4 @@
-//! See `neurobridge_fuzz::template`.
+//! The libFuzzer program for `neurobridge_fuzz::template`, which tests the parsing and rendering of templates.
 
 #![no_main]
 

@@ -3,8 +3,9 @@
 use neurobridge_protocol::{Action, Declaration, Interpreter, Secrets};
 use serde_json::value::RawValue;
 
-/// Checks that a declaration is valid or has errors with the expected value, that it interprets any frame, and that its events
-/// are JSON. The first line of the input is the declaration in JSON, each further line a frame.
+/// Checks that a declaration is valid or has errors that state the expected value, that its interpreter accepts any
+/// frame, and that the text and the body of each event are JSON. The first line of the input is the declaration in JSON,
+/// each further line a frame.
 pub fn declaration(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;

@@ -1,7 +1,8 @@
 //! Fuzz targets for all parsers of untrusted bytes. Each is a function that accepts any bytes, and panics when an invariant is
 //! violated.
 //!
-//! `cargo +nightly fuzz run frame fuzz/corpus/frame fuzz/seeds/frame` looks for such bytes, starting from the seeds.
+//! `cargo +nightly fuzz run frame fuzz/corpus/frame fuzz/seeds/frame` searches for bytes with which the target `frame` panics,
+//! starting from the seeds.
 //! `cargo test --manifest-path fuzz/Cargo.toml --no-default-features` runs every target over its seeds, over mutations of
 //! them, and over random bytes, on a stable compiler.
 

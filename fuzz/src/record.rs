@@ -8,8 +8,8 @@ use neurobridge_core::{
     record::{self, Batch},
 };
 
-/// Checks that any bytes are decoded as a record or rejected, also after a correct length and checksum; and that a decoded event
-/// can be rendered, and equals the event that is decoded after encoding it again.
+/// Checks that any bytes are decoded as a record or rejected, without and with a correct length and checksum before them.
+/// Checks that a decoded event can be rendered, and that encoding and decoding the event again returns the same event.
 pub fn record(bytes: &[u8]) {
     let verified = record::verify(bytes);
     if let Ok((event, length)) = record::decode(bytes, Sequence::FIRST) {

@@ -1,4 +1,4 @@
-//! Fuzzes redaction.
+//! Fuzzes redaction and pseudonymisation.
 
 use std::{io::Write, sync::LazyLock};
 
@@ -18,8 +18,9 @@ static KEY_FILE: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| {
     file
 });
 
-/// Checks that the selected values are removed and all others are unchanged. The first line of the input is a list of patterns,
-/// separated by commas; a pattern after a `!` selects values for pseudonyms. The other lines are a frame.
+/// Checks that the selected values are removed or replaced by pseudonyms, and that all others are unchanged. The first
+/// line of the input is a list of patterns, separated by commas: a pattern after a `!` selects values for pseudonyms, the
+/// others select values to remove. The other lines are a frame.
 pub fn redaction(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;

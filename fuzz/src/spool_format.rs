@@ -7,8 +7,8 @@ const HEADER_CHECKSUM: usize = 60;
 /// The offset of the checksum in a cursor slot.
 const SLOT_CHECKSUM: usize = 108;
 
-/// Checks that any bytes are decoded as a header or a slot or rejected, also with a correct checksum, and that a decoded header
-/// or slot equals the one that is decoded after encoding it again.
+/// Checks that any bytes are decoded as a header or a slot or rejected, without and with a correct checksum. Checks that
+/// encoding and decoding a decoded header or slot again returns the same value.
 pub fn spool_format(bytes: &[u8]) {
     header(bytes);
     slot(bytes);

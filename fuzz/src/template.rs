@@ -7,8 +7,9 @@ use crate::event;
 const FRAME: &str =
     r#"{"id":7,"data":{"result":"new","pid":null,"space":{"id":"a b.c"},"extra":{"deep":true}}}"#;
 
-/// Checks that any text is parsed as a template or rejected, that the display form of a template equals the parsed text, and that
-/// the template can be rendered. The first line of the input is the template, the other lines are a frame.
+/// Checks that any text is parsed as a template or rejected, that the display form of a template equals the parsed text,
+/// and that the template can be rendered. The first line of the input is the template, the other lines are a frame;
+/// without other lines, or if they are not an event, `FRAME` is used.
 pub fn template(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;

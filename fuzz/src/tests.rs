@@ -1,3 +1,5 @@
+//! Runs every target with its seeds, with mutations of the seeds, and with random bytes and text.
+
 use std::{fs, path::Path};
 
 use proptest::{prelude::*, sample::Index};
