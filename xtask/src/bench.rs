@@ -46,23 +46,23 @@ pub(crate) struct Args {
     /// Runs per program; the median is reported
     #[arg(long, default_value_t = 3)]
     turns: u32,
-    /// Measures at constant rates of events per second instead, such as 10,1000,10000; without it, saturation and the latency
-    /// at 10,000 events per second are measured
+    /// Measure at these constant rates, in events per second, such as 10,1000,10000 [default: measure at saturation, then the
+    /// latency at 10,000 events per second]
     #[arg(long, value_delimiter = ',')]
     rate: Vec<u64>,
     /// Duration of a measurement at a constant rate in seconds; 0 skips it
     #[arg(long, default_value_t = 20)]
     seconds: u64,
-    /// Sources of the bridge, with the rate in all of them together
+    /// Number of sources of the bridge; the rate is that of all sources together
     #[arg(long, default_value_t = 1, requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     sources: u32,
     /// read_interval of the bridge's sources, such as 20ms [default: that of the configuration]
     #[arg(long)]
     read_interval: Option<String>,
-    /// Measures the leader and a follower of a cluster, at the rate, or at 1,000 events per second
+    /// Measure the leader and a follower of a cluster, at --rate, or at 1,000 events per second
     #[arg(long)]
     members: bool,
-    /// With --members: the number of messages that another program publishes to the destination first
+    /// With --members: number of messages in the destination before the members start
     #[arg(long, default_value_t = 0, requires = "members")]
     existing: u64,
     /// Another build of the bridge to compare with, such as that of an earlier commit
@@ -165,7 +165,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the Python interpreter if it has the platform's client, which is compared at constant rates only.
+/// Returns the Python interpreter if the platform's client is installed. This client is compared at constant rates only.
 fn python(args: &Args) -> Result<Option<PathBuf>> {
     if args.rate.is_empty() {
         return Ok(None);
@@ -177,13 +177,13 @@ fn python(args: &Args) -> Result<Option<PathBuf>> {
     let found = command.status().is_ok_and(|status| status.success());
     if !found {
         log(&format!(
-            "{} has no Python client to compare with: `pip install neuroio nats-py uvloop` installs it",
+            "the Python client is not compared, because {} lacks it; run: pip install neuroio nats-py uvloop",
             args.python.display()
         ));
     }
     ensure!(
         found || !args.program.contains(&Program::Python),
-        "the Python client is not installed"
+        "--program python needs the packages neuroio, nats-py and uvloop; run: pip install neuroio nats-py uvloop"
     );
     Ok(found.then(|| args.python.clone()))
 }

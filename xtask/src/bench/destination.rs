@@ -10,9 +10,10 @@ use super::case::{Case, Sink};
 /// Enough partitions to use every core of a broker, and few enough for large batches.
 const PARTITIONS: u32 = 4;
 
-/// The default subject of NeuroIO's events, which the bridge with NeuroIO as a declared feed uses too.
+/// The default subject of NeuroIO's events, set explicitly because a declared feed has another default.
 const SUBJECT: &str = "neuroio.entries.{space.id}.{source.id}.{result}";
 
+/// A topic in the shared Kafka, or a NATS server of this run.
 pub(super) struct Destination<'a> {
     case: Case,
     /// The name of the topic or stream.

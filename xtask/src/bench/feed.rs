@@ -1,4 +1,4 @@
-//! The simulated platform in a separate process.
+//! Runs the simulated platform, which sends the events, in a separate process.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -19,8 +19,8 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Starts the simulator and waits until it listens. Without a count the number of events is unlimited; without a rate it
-    /// sends as fast as the client reads. Each connection receives the events at this rate.
+    /// Starts the simulator and waits until it listens. Without `count` the number of events is unlimited. Without `rate` the
+    /// simulator sends as fast as the client reads; otherwise each connection receives this many events per second.
     pub(super) fn start(
         program: &Path,
         dir: &Path,

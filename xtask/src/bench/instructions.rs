@@ -129,7 +129,7 @@ fn per_event(program: &Path, file: &Path, case: &str, step: &str) -> Result<u64>
     let difference = totals[1].saturating_sub(totals[0]);
     ensure!(
         difference > 0,
-        "{case} {step}: twice as many events need no more instructions"
+        "{case} {step}: twice the number of events executed no more instructions"
     );
     Ok((difference + EVENTS / 2) / EVENTS)
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 const METRIC: &str = "neurobridge_sink_delivery_latency_seconds";
 
-/// Two quantiles, each with its bucket.
+/// The median and the 99th percentile of the latency of `events` events.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Latency {
     pub(super) p50: Quantile,
@@ -12,7 +12,7 @@ pub(super) struct Latency {
     pub(super) events: u64,
 }
 
-/// An estimated quantile and the bounds of its bucket.
+/// An estimated quantile, and the upper bound of the bucket that contains the quantile.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Quantile {
     pub(super) seconds: f64,

@@ -1,5 +1,5 @@
-//! The costs of the members of a cluster: the processor time of the leader and of a follower, and the time that a member needs to
-//! start beside a destination with many messages.
+//! Measures the costs of the members of a cluster: the processor time of the leader and of a follower, and the time that
+//! a member needs to start when the destination already has many messages.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -19,9 +19,9 @@ use crate::shell::print;
 
 /// The names of the members. The first one is started first, and leads.
 const NAMES: [&str; 2] = ["leader", "follower"];
-/// The default of the configuration.
+/// The default of `cluster.lease.ttl` in the configuration.
 const DEFAULT_TTL: &str = "10s";
-/// The part of a second's events that a member may still have to settle when it counts as started.
+/// The number of pending events with which a member counts as started, as a part of the events of one second.
 const SETTLED: f64 = 0.5;
 
 /// Returns the rates to measure.
@@ -36,16 +36,16 @@ pub(super) fn rates(selected: &[u64]) -> Vec<u64> {
 /// The results of one run.
 #[derive(Debug, Clone, Copy)]
 struct Turn {
-    /// Microseconds of processor time for each event.
+    /// Microseconds of processor time for each event, by member.
     cpu: [f64; 2],
     /// The time from the start of the process until the member has settled what it received.
     start: [Duration; 2],
-    /// The same for the follower when it is started again, with its files.
+    /// The same time for the second start of the follower, which then has the files of the first start.
     restart: Duration,
 }
 
 impl Bench {
-    /// Measures a cluster of two members by turns, each with a new destination.
+    /// Measures a cluster of two members in several runs, each with a new destination, and prints the results.
     pub(super) fn measure_members(&self, case: Case, rate: u64) -> Result<()> {
         let mut turns = Vec::new();
         for number in 0..self.args.turns {
@@ -98,7 +98,7 @@ impl Bench {
         sleep(WARM_UP);
         ensure!(
             leader.leads()? && !follower.leads()?,
-            "the first member does not lead"
+            "the member that was started first does not lead"
         );
         let before = (
             leader.delivered()?,
@@ -126,7 +126,7 @@ impl Bench {
         })
     }
 
-    /// Publishes messages to the destination, as another program does that is no member.
+    /// Publishes messages to the destination with the bare loop, which is not a member of the cluster.
     fn fill(&self, destination: &Destination<'_>, case: Case) -> Result<()> {
         let events = self.args.existing;
         let feed = self.feed(Some(events), None)?;

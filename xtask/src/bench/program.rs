@@ -1,4 +1,4 @@
-//! One run of a program that moves events from the feed to the broker. The run measures the resources of its process.
+//! Runs a program that moves events from the feed to the broker, and measures the resources of the program's process.
 
 use std::fs;
 use std::path::Path;
@@ -19,14 +19,15 @@ use super::case::{Case, Format, Sink};
 use super::destination::Destination;
 use super::feed::Feed;
 
-/// The speed from which the time limit of a run is calculated. A slow machine moves twenty thousand events per second.
+/// The rate from which the time limit of a run is calculated: a quarter of the rate of a slow machine, which moves twenty
+/// thousand events per second.
 const MIN_EVENTS_PER_SECOND: u64 = 5_000;
 
 /// The interval of status requests. Each request costs the bridge CPU time, so the interval is long enough not to
 /// affect the result, and short enough to notice the end.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The time limit for the first event.
+/// The time limit for the start of a bridge: until all sources receive events, or until a member has settled its events.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A program to measure.
@@ -51,7 +52,7 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    /// Returns whether the program is compared with the bare loop.
+    /// Returns whether the program is a build of the bridge, which reports its latency.
     pub(super) const fn is_bridge(self) -> bool {
         matches!(self, Self::Bridge | Self::Disk | Self::Declared | Self::Before)
     }
@@ -64,6 +65,7 @@ impl Program {
         }
     }
 
+    /// Returns the program's name on the command line and in the results.
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -88,14 +90,15 @@ pub(crate) struct Cost {
 }
 
 impl Bench {
-    /// Returns the programs of a case that were selected, or all if none was.
+    /// Returns the selected programs or, without a selection, the programs that are measured in this case.
     pub(super) fn programs(&self, case: Case) -> Vec<Program> {
         let core = case.sink == Sink::Core;
         let measured = |program: Program| match program {
             Program::Bare | Program::Bridge => true,
             Program::Plain => case.sink == Sink::Relaxed && case.format == Format::Raw,
-            // The costs of the disk and of a declaration do not depend on the sink, so each is measured with one sink: the disk with
-            // Kafka, the declaration with core NATS. At a constant rate both use core NATS, because it has the lowest costs of its own.
+            // The costs of the disk and of a declaration do not depend on the sink, so each is measured with one
+            // sink: the disk with Kafka, the declaration with core NATS. At a constant rate both are measured with
+            // core NATS, which itself costs the least.
             Program::Disk if self.args.rate.is_empty() => case.sink == Sink::Kafka,
             Program::Disk | Program::Declared => core,
             Program::Before => self.args.before.is_some(),
@@ -146,7 +149,8 @@ impl Bench {
         )
     }
 
-    /// Starts a program. The bare loop reports `delivered` after `events` events and keeps running, so that its resources can be measured.
+    /// Starts a program. The bare loop reports `delivered` after `events` events and keeps running, so that its resources
+    /// can be measured.
     pub(super) fn start(
         &self,
         program: Program,
@@ -188,7 +192,8 @@ impl Bench {
         Process::spawn(program.word(), &mut command, &log).map(Running::Loop)
     }
 
-    /// Starts the bridge in the folder `dir`, with its sources, the program's spool, one sink and further tables of the configuration.
+    /// Starts the bridge in the folder `dir`, with its sources, the program's spool, one sink and further tables of the
+    /// configuration.
     pub(super) fn bridge(
         &self,
         program: Program,
@@ -206,7 +211,7 @@ impl Bench {
             Program::Declared => format!("feed = \"{DECLARED}\"\n"),
             _ => format!("url = \"{url}\"\ntoken = \"bench\"\n"),
         };
-        // An earlier build may not know the key.
+        // An earlier build may reject the key as unknown.
         if let Some(interval) = self
             .args
             .read_interval
@@ -243,7 +248,7 @@ impl Bench {
 /// A program under measurement, which is killed when dropped.
 pub(super) enum Running {
     Bridge(Bridge),
-    /// A program without a `/status`.
+    /// The bare loop or the Python client, which have no `/status`.
     Loop(Process),
 }
 
@@ -266,9 +271,9 @@ impl Running {
 }
 
 fn await_end(process: &mut Process, limit: Duration) -> Result<()> {
-    let delivered = wait_for("the loop's last acknowledgement", limit, || {
+    let delivered = wait_for("the last acknowledgement of the bare loop", limit, || {
         if let Some(status) = process.exit_status()? {
-            bail!("the loop exited early with {status}");
+            bail!("the bare loop exited early with {status}");
         }
         Ok(process.logged()?.contains("delivered").then_some(()))
     });
@@ -278,11 +283,12 @@ fn await_end(process: &mut Process, limit: Duration) -> Result<()> {
 /// A running bridge, which is killed when dropped.
 pub(super) struct Bridge {
     pub(super) process: Process,
+    /// `host:port` of the HTTP server.
     pub(super) http: String,
 }
 
 impl Bridge {
-    /// Returns the response of `/status`. It is not typed, because its keys may differ in another build.
+    /// Returns the response of `/status` as untyped JSON, because another build may have other keys.
     pub(super) fn status(&self) -> Result<Value> {
         serde_json::from_str(&get(&self.http, "/status")?).context("reading /status")
     }
@@ -342,8 +348,8 @@ fn delivered(status: &str) -> Result<u64> {
 /// The name of the file with the declaration of NeuroIO as a declared feed.
 const DECLARED: &str = "declared.toml";
 
-/// Returns the declaration of NeuroIO as a declared feed: the file with which `neurobridge-hot-path` counts instructions, with this address,
-/// the key and the opening step.
+/// Returns the declaration of NeuroIO as a declared feed: the file with which `neurobridge-hot-path` counts instructions,
+/// with this address, the key and the opening step.
 fn declaration(url: &str) -> String {
     let declared = include_str!("../../../crates/hot-path/src/neuroio.toml");
     format!(

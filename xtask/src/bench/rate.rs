@@ -1,4 +1,4 @@
-//! The costs at a constant rate: each event is processed separately, so that the events of a batch do not share fixed costs.
+//! Measures the costs at a constant rate, at which few events arrive together and share the fixed costs of a batch.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ pub(super) const WARM_UP: Duration = Duration::from_secs(3);
 /// The costs of a program at a constant rate.
 #[derive(Debug, Clone)]
 pub(super) struct RateCost {
+    /// Microseconds of CPU time for each event.
     pub(super) cpu_microseconds: f64,
     /// The latency, or `None` for a program without a histogram.
     pub(super) latency: Option<Latency>,
@@ -29,10 +30,10 @@ impl Bench {
         let each = rate as f64 / f64::from(self.args.sources);
         let feed = self.feed(None, Some(each))?;
         let running = self.start(program, &destination, case, feed.url(), u64::MAX)?;
-        // The measurement covers a fixed period, so there is no condition to wait for.
         if let Running::Bridge(bridge) = &running {
             bridge.await_connected()?;
         }
+        // The warm-up and the measurement last for fixed periods, so there is no condition to wait for.
         sleep(WARM_UP);
         let before = Reading::take(&running)?;
         let (started, cpu) = (Instant::now(), running.usage()?.cpu);

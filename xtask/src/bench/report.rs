@@ -54,7 +54,7 @@ pub(super) fn summary(case: Case, programs: &[(Program, Vec<Cost>)]) -> Vec<Stri
     lines
 }
 
-/// Formats the ratios of the CPU times of all pairs of programs that were run.
+/// Formats the ratio of the CPU times for each pair in [`COMPARED`] of which both programs were run.
 fn ratios(what: &str, times: &[Times]) -> Vec<String> {
     let pairs = COMPARED.iter();
     pairs
@@ -164,6 +164,7 @@ fn median(costs: &[Cost]) -> Cost {
     }
 }
 
+/// Returns the median.
 pub(super) fn middle(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     let (low, high) = (figures[(figures.len() - 1) / 2], figures[figures.len() / 2]);

@@ -12,8 +12,8 @@ pub(super) const STEPS: [&str; 3] = ["read", "store", "publish"];
 
 /// The growth in percent that is accepted with the compiler and the processor of the stored counts.
 const LIMIT: u64 = 5;
-/// The growth in percent that is accepted with another compiler or processor. These change the counts, so a small growth has no
-/// meaning; a check without a limit would detect nothing.
+/// The growth in percent that is accepted with another compiler, valgrind or processor, which change the counts. A small growth
+/// has no meaning then, but a large growth still shows an error.
 const LOOSE_LIMIT: u64 = 25;
 
 /// The instructions for each event, by step.
@@ -116,7 +116,7 @@ pub(super) fn compare(stored: &Counts, found: &Counts) -> Verdict {
     let is_accepted = refused.is_empty();
     if !differences.is_empty() {
         lines.push(format!(
-            "not exactly comparable, so that growth up to {LOOSE_LIMIT} % is accepted: {}",
+            "compiler, valgrind or processor differ from those of the stored counts, so growth up to {LOOSE_LIMIT} % is accepted: {}",
             differences.join("; ")
         ));
     }
@@ -125,7 +125,7 @@ pub(super) fn compare(stored: &Counts, found: &Counts) -> Verdict {
         lines.push("if the growth is intended, run `cargo xtask bench --instructions --accept` and commit xtask/instructions.toml".to_owned());
     } else if has_shrunk && differences.is_empty() {
         lines.push(
-            "fewer instructions than stored: `cargo xtask bench --instructions --accept` keeps them as the new reference".to_owned(),
+            "fewer instructions than stored; run `cargo xtask bench --instructions --accept` to store the new counts".to_owned(),
         );
     }
     Verdict { lines, is_accepted }
