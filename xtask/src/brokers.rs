@@ -128,7 +128,7 @@ fn down(broker: Broker) -> Result<()> {
     Ok(())
 }
 
-/// Prints the state of each broker; the exit code is 1 if one does not answer.
+/// Prints the state of each broker; the exit code is 1 if a broker does not run or does not answer.
 fn status(brokers: &[Broker]) -> Result<ExitCode> {
     let mut all_answer = true;
     for &broker in brokers {

@@ -15,7 +15,7 @@ use crate::shell::{log, output, print, run_quietly};
 /// The version of cargo-deb that builds the package.
 const CARGO_DEB_VERSION: &str = "3.8.0";
 
-/// The time limit. The first run compiles cargo-deb, which takes a minute and a half of CPU time.
+/// The time limit of each command: cargo-deb, and `cargo install`, which compiles cargo-deb in a minute and a half of CPU time.
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// The shells for which the packages contain completions.
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     fs::create_dir_all(&out).with_context(|| format!("creating the folder {}", out.display()))?;
     let out = out.canonicalize()?;
     let scratch = Scratch::new("dist")?;
-    // The name equals that of cargo's folder, so that cargo-deb accepts it as the target folder.
+    // The name equals that of cargo's folder for the release profile, so that cargo-deb finds the files there.
     let made = scratch.join("release");
     make(&binary, &made)?;
     let tarball = tarball(&made, &scratch, &out)?;
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .current_dir(&out)
         .args([&tarball, &package])
         .stdout(sums);
-    done("sha256sum", &mut sha256sum)?;
+    run_program("sha256sum", &mut sha256sum)?;
     for name in [&*tarball, &*package, "SHA256SUMS"] {
         print(&out.join(name).display().to_string())?;
     }
@@ -72,14 +72,14 @@ fn make(binary: &Path, made: &Path) -> Result<()> {
     fs::create_dir_all(made)?;
     let program = made.join("neurobridge");
     let mut strip = Command::new("strip");
-    done(
+    run_program(
         "strip",
         strip.arg("--strip-debug").arg("-o").arg(&program).arg(binary),
     )?;
     let write_output = |arguments: &[&str], file: &str| {
         let mut command = Command::new(&program);
         command.args(arguments).stdout(File::create(made.join(file))?);
-        done(&format!("neurobridge {}", arguments.join(" ")), &mut command)
+        run_program(&format!("neurobridge {}", arguments.join(" ")), &mut command)
     };
     write_output(&["man"], "neurobridge.1")?;
     for shell in SHELLS {
@@ -96,7 +96,7 @@ fn tarball(made: &Path, scratch: &Scratch, out: &Path) -> Result<String> {
         let to = root.join(to);
         fs::create_dir_all(to.parent().context("the file has no parent folder")?)?;
         let mut cp = Command::new("cp");
-        done("cp", cp.arg("-R").arg(from).arg(to))
+        run_program("cp", cp.arg("-R").arg(from).arg(to))
     };
     copy(&made.join("neurobridge"), "neurobridge")?;
     copy(&made.join("neurobridge.1"), "man/neurobridge.1")?;
@@ -128,7 +128,7 @@ fn tarball(made: &Path, scratch: &Scratch, out: &Path) -> Result<String> {
         .args(["--use-compress-program=gzip -n", "-cf"])
         .arg(out.join(&name))
         .arg(folder);
-    done("tar", &mut tar)?;
+    run_program("tar", &mut tar)?;
     Ok(name)
 }
 
@@ -163,7 +163,7 @@ fn package(scratch: &Scratch, out: &Path, fast: bool) -> Result<String> {
         .file_name()
         .into_string()
         .ok()
-        .context("the file name is not valid Unicode")?;
+        .context("the name of cargo-deb's package is not valid Unicode")?;
     fs::copy(entry.path(), out.join(&name)).with_context(|| format!("writing {name}"))?;
     Ok(name)
 }
@@ -177,8 +177,8 @@ fn cargo_deb() -> Result<PathBuf> {
         log("installing cargo-deb");
         let mut command = cargo();
         command
-            // Compiled without optimisation and without its own compressor: it packs one program, with the xz program
-            // that dpkg needs anyway.
+            // Compiled without optimisation, because cargo-deb packs only one program. Compiled without the built-in
+            // compressor: cargo-deb then runs the program xz, which dpkg needs anyway.
             .args([
                 "install",
                 "--quiet",
@@ -198,9 +198,9 @@ fn cargo_deb() -> Result<PathBuf> {
 
 /// Returns the target triple of this machine.
 fn host() -> Result<String> {
-    let version = output("rustc", &["-vV"]).context("rustc prints no version")?;
+    let version = output("rustc", &["-vV"]).context("`rustc -vV` fails")?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).context("rustc prints no host")
+    host.map(str::to_owned).context("`rustc -vV` prints no host")
 }
 
 /// Returns the commit time in seconds since 1970, or the value from the environment, as specified by
@@ -213,7 +213,7 @@ fn time_of_the_source() -> String {
 }
 
 /// Runs a program that needs no time limit.
-fn done(name: &str, command: &mut Command) -> Result<()> {
+fn run_program(name: &str, command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("starting {name}"))?;
     anyhow::ensure!(status.success(), "{name} exited with {status}");
     Ok(())

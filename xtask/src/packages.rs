@@ -1,4 +1,4 @@
-//! Packages of the distribution, on Debian and its derivatives.
+//! Installs and unpacks packages of the distribution, on Debian and its derivatives.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 
 use crate::shell::{log, output, run_quietly, succeeds};
 
-/// The time limit for a slow mirror and a hundred megabytes of Java.
+/// The time limit for the download of Java, a hundred megabytes, from a slow mirror.
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// Installs the first of the `candidates` that the distribution offers.

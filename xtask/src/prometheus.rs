@@ -1,4 +1,4 @@
-//! Prometheus for the tests, from the distribution's package.
+//! Installs Prometheus for the tests from the distribution's package.
 
 use std::fs;
 

