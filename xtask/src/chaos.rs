@@ -51,15 +51,20 @@ const STREAM: &str = "CHAOS";
 const PARTITIONS: u32 = 6;
 /// The size of the disk, which has room for the events of some minutes, so that the spool fills it with retained events.
 const DISK_MIB: u64 = 256;
+/// The time limit for stopping the simulated platform.
 const STOP: Duration = Duration::from_secs(30);
 
 /// The duration and the faults of a run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exits with 1 if a durable event is lost, out of order, or duplicated although duplicates are excluded,
-if a ledger does not balance at any time, if with --recognised a missing event lies in no reported gap or a late one
-is not marked, if with --rest up any event is missing, if with --connections 2 there is any gap, if with --members any
-event is missing, duplicated or out of order, or if a sink does not recover after the last fault. The run's folder is then kept.
+Exits with 1, and keeps the run's folder, if
+  - a durable event is lost, out of order, or duplicated although duplicates are excluded,
+  - a ledger does not balance at any time,
+  - a sink does not recover after the last fault,
+  - with --recognised, a missing event lies in no reported gap, or a late event is not marked,
+  - with --rest up, any event is missing,
+  - with --connections 2, there is any gap,
+  - with --members, any event is missing, duplicated or out of order.
 
 Each run has its own brokers, ports and folder, so that several can run at the same time.
 
@@ -77,22 +82,22 @@ pub(crate) struct Args {
     /// Publish to Kafka in transactions, and allow no duplicates
     #[arg(long)]
     exactly_once: bool,
-    /// Compare with everything that the platform recognised, whether the bridge was connected or not; the faults are those
-    /// of the platform and of the bridge, with reloads and expiring tokens
+    /// Compare with all events that the platform recognised, also while the bridge was not connected; the faults are those of
+    /// the platform and of the bridge, with reloads and expiring tokens
     #[arg(long, conflicts_with = "exactly_once")]
     recognised: bool,
-    /// The platform's REST interface, from which the events of gaps are fetched
+    /// State of the platform's REST interface, from which the bridge fetches the events of gaps
     #[arg(long, value_enum, requires = "recognised", default_value = "off")]
     rest: recognised::Rest,
-    /// The number of connections. With 2, only single connections are cut: there must be no gap
+    /// Number of connections to the feed. With 2, only single connections are cut: there must be no gap
     #[arg(long, requires = "recognised", conflicts_with = "rest", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     connections: u8,
-    /// A cluster of this many bridges: members are killed, frozen, stopped for an upgrade, and cut from the feed, Kafka or NATS,
+    /// Number of bridges in a cluster: members are killed, frozen, stopped for an upgrade, and cut from the feed, Kafka or NATS,
     /// and brokers are killed; each event that the platform recognised must be stored once and in order. With 1, a single
     /// bridge with the same faults of the brokers
     #[arg(long, value_name = "N", conflicts_with_all = ["exactly_once", "recognised"], value_parser = clap::value_parser!(u8).range(1..=3))]
     members: Option<u8>,
-    /// Only faults that end the leadership of a member, one at a time, to measure the times without a leader
+    /// Inject only faults that end the leadership of a member, one at a time, to measure the times without a leader
     #[arg(long, requires = "members")]
     takeovers: bool,
 }
@@ -109,7 +114,7 @@ impl Args {
 }
 
 /// The result of a run, before the events are read from the brokers.
-struct Outcome {
+struct RunResult {
     history: StatusHistory,
     durable: Vec<Option<EventHash>>,
     spool: String,
@@ -117,6 +122,7 @@ struct Outcome {
     kills: Kills,
 }
 
+/// The number of kills of each program.
 struct Kills {
     bridge: u64,
     kafka: u64,
@@ -171,8 +177,8 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
     let disk = SmallDisk::mount(dir.path(), &dir.join("data"), DISK_MIB)?;
     if disk.is_none() {
         log(
-            "nothing can be mounted here (that takes root): the disk is never full in this run; the spool is, \
-             at its max_size, when brokers are away for long",
+            "cannot mount a small file system, which needs root: the disk is never full in this run; the spool is full \
+             only at its max_size, if a broker is unavailable for long",
         );
     }
     let faults = schedule::draw(seed, duration, disk.is_some());
@@ -207,7 +213,7 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
         kafka.create_topic_by_tool(CURSORS, 1, &[("cleanup.policy", "compact")])?;
     }
     let mut nats = Nats::start(NatsOptions::default())?;
-    let outcome = run_with_faults(dir, args, duration, &faults, &mut kafka, &mut nats, disk.as_ref())
+    let result = run_with_faults(dir, args, duration, &faults, &mut kafka, &mut nats, disk.as_ref())
         .inspect_err(|_| keep_spool(dir))?;
 
     let report = inspect::verify(&dir.join("data/spool"))?;
@@ -217,7 +223,7 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
         report.findings
     );
     let read = |found: &mut Audit<'_>, what: &[&str]| {
-        read_broker(read_back, what, &[&outcome.spool], |copy| {
+        read_broker(read_back, what, &[&result.spool], |copy| {
             found.add(copy.fingerprint)
         })
     };
@@ -226,11 +232,11 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
     } else {
         Promise::AtLeastOnce
     };
-    let mut of_kafka = Audit::new("Kafka", promise, &outcome.durable);
+    let mut of_kafka = Audit::new("Kafka", promise, &result.durable);
     read(&mut of_kafka, &["kafka", &kafka.bootstrap(), TOPIC])?;
-    let mut of_nats = Audit::new("NATS", Promise::OnceInOrder, &outcome.durable);
+    let mut of_nats = Audit::new("NATS", Promise::OnceInOrder, &result.durable);
     read(&mut of_nats, &["nats", &nats.url(), STREAM])?;
-    report_all(&outcome, &[of_kafka.end(), of_nats.end()], seed)
+    report_all(&result, &[of_kafka.end(), of_nats.end()], seed)
 }
 
 /// Runs the bridge for the duration, with one thread per victim that injects the faults; then waits until the spool is drained.
@@ -242,7 +248,7 @@ fn run_with_faults(
     kafka: &mut Kafka,
     nats: &mut Nats,
     disk: Option<&SmallDisk>,
-) -> Result<Outcome> {
+) -> Result<RunResult> {
     let reading = Reading::of(&dir.join("sent.jsonl"))?;
     let rate = args.rate().to_string();
     let mut platform = Platform::start(dir, &["--rate", &rate, "--seed", "1"])?;
@@ -281,7 +287,7 @@ fn run_with_faults(
     } = runs.end()?;
     log(&format!("drained in {:.1?}", started.elapsed()));
     let (spool, durable) = SpoolReader::into_events(spool_reader)?;
-    Ok(Outcome {
+    Ok(RunResult {
         history,
         durable,
         spool,
@@ -333,8 +339,8 @@ fn fill(disk: Option<&SmallDisk>, faults: &[Fault], clock: &Clock) -> Result<()>
     Ok(())
 }
 
-/// Returns the bridge's configuration. The spool is larger than its file system, so the disk is full before the spool
-/// is.
+/// Returns the bridge's configuration. The maximum size of the spool exceeds its file system, so the disk is full before
+/// the spool is.
 fn configuration(feed: &str, bootstrap: &str, nats: &str, exactly_once: bool) -> String {
     let delivery = if exactly_once {
         "exactly_once"
@@ -373,7 +379,7 @@ fn keep_spool(dir: &Scratch) {
     let mut copy = Command::new("cp");
     copy.arg("-r").arg(dir.join("data")).arg(dir.join("data-kept"));
     if let Err(error) = copy.status() {
-        log(&format!("cannot keep the spool: {error}"));
+        log(&format!("cannot copy the spool for later inspection: {error}"));
     }
 }
 
@@ -405,14 +411,14 @@ fn read_broker(program: &Path, what: &[&str], spools: &[&str], mut add: impl FnM
 }
 
 /// Prints the result and returns whether all guarantees held.
-fn report_all(outcome: &Outcome, found: &[AuditResult], seed: u64) -> Result<bool> {
-    let Outcome {
+fn report_all(result: &RunResult, found: &[AuditResult], seed: u64) -> Result<bool> {
+    let RunResult {
         history,
         durable,
         sent,
         kills,
         ..
-    } = outcome;
+    } = result;
     let contents: Vec<u64> = durable.iter().flatten().map(|event| event.content).collect();
     let unsent = contents
         .iter()
@@ -455,7 +461,7 @@ fn report_all(outcome: &Outcome, found: &[AuditResult], seed: u64) -> Result<boo
         ))?;
     }
     print(&format!(
-        "{} answers of /status, all balanced; in {} of them the spool was full",
+        "{} responses of /status, all balanced; in {} of them the spool was full",
         history.answers(),
         history.full()
     ))?;

@@ -21,12 +21,14 @@ pub(super) enum Promise {
     OnceInOrder,
 }
 
-/// The audit of one broker's events, while they are read.
+/// The audit of one broker's events, while the events are read.
 #[derive(Debug)]
 pub(super) struct Audit<'a> {
     promise: Promise,
     durable: &'a [Option<EventHash>],
+    /// Whether the broker stores the event, by sequence.
     is_stored: Vec<bool>,
+    /// The sequence of the latest first copy.
     last: u64,
     last_of_person: HashMap<u64, u64>,
     found: AuditResult,
@@ -42,7 +44,9 @@ pub(super) struct AuditResult {
     pub(super) duplicates: u64,
     lost: u64,
     disordered: u64,
+    /// The number of copies that are not in the spool, or have another body.
     foreign: u64,
+    /// The number of duplicates that the guarantee excludes.
     forbidden: u64,
     described: Vec<String>,
 }
@@ -79,15 +83,16 @@ impl<'a> Audit<'a> {
             |event: Option<EventHash>| event.is_none_or(|event| event == EventHash { content, person });
         let Some((_, is_stored)) = expected.filter(|(event, _)| is_unchanged(**event)) else {
             self.found.foreign += 1;
-            self.found
-                .describe(format!("{sequence} is not in the spool, or has another body"));
+            self.found.describe(format!(
+                "event {sequence} is not in the spool, or has another body"
+            ));
             return;
         };
         if std::mem::replace(is_stored, true) {
             self.found.duplicates += 1;
             if self.promise != Promise::AtLeastOnce {
                 self.found.forbidden += 1;
-                self.found.describe(format!("{sequence} is duplicated"));
+                self.found.describe(format!("event {sequence} is duplicated"));
             }
             return;
         }
@@ -102,7 +107,7 @@ impl<'a> Audit<'a> {
         if before > sequence {
             self.found.disordered += 1;
             self.found
-                .describe(format!("{sequence} was stored after {before}"));
+                .describe(format!("event {sequence} was stored after event {before}"));
         }
     }
 
@@ -115,7 +120,7 @@ impl<'a> Audit<'a> {
             .filter(|(_, is_stored)| !**is_stored)
         {
             self.found.lost += 1;
-            self.found.describe(format!("{} is missing", index + 1));
+            self.found.describe(format!("event {} is missing", index + 1));
         }
         self.found
     }

@@ -1,4 +1,4 @@
-//! The runs of the bridge: starts, observes, freezes, reloads, kills and restarts the bridge.
+//! Starts, observes, freezes, reloads, kills and restarts the bridge.
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 const SPOOL_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest time without a response. The bridge may be slow on a machine that also runs two brokers.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(60);
+/// The time limit for stopping the bridge.
 const STOP: Duration = Duration::from_secs(60);
 
 /// The configuration file below the folder of a run.
@@ -47,6 +48,7 @@ pub(super) struct BridgeRuns<'a> {
     pub(super) spool_reader: SpoolReader,
     pub(super) kills: u64,
     silence: Patience,
+    /// The time at which the spool was last read.
     read: Instant,
 }
 
@@ -79,7 +81,7 @@ impl<'a> BridgeRuns<'a> {
             }
             match fault.kind {
                 Kind::Reload(change) => {
-                    clock.log(fault.victim, &format!("reloaded, changed: {change:?}"))?;
+                    clock.log(fault.victim, &format!("reload with change {change:?}"))?;
                     self.reloads.perform(change, self.bridge.address())?;
                     continue;
                 }
@@ -127,10 +129,10 @@ impl<'a> BridgeRuns<'a> {
         })
     }
 
-    /// Waits until all gaps have a final outcome, and nothing is left to be read on the connections: a stop before that begins another
-    /// gap, which only the next run would record.
+    /// Waits until all gaps have a final outcome, and all events were read from the connections. A stop before the last event
+    /// is read begins another gap, which only the next run would record.
     pub(super) fn wait_until_filled(&mut self, limit: Duration) -> Result<()> {
-        let mut patience = Patience::new("the end of all gaps and events", limit);
+        let mut patience = Patience::new("the final outcome of all gaps, and the last event", limit);
         let mut before = (self.history.answers(), None);
         loop {
             self.observe()?;

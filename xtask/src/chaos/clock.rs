@@ -1,4 +1,4 @@
-//! The time of a run, shared by all threads, and a stop signal for all of them when one fails.
+//! The time of a run, which all threads share, and a signal that stops all threads when one thread fails.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,9 +9,10 @@ use anyhow::Result;
 use super::schedule::Victim;
 use crate::shell::print;
 
-/// The delay with which a thread notices a stop.
+/// The maximum delay until a waiting thread notices a stop.
 const STEP: Duration = Duration::from_millis(50);
 
+/// The time of a run, and its stop signal.
 #[derive(Debug)]
 pub(super) struct Clock {
     started: Instant,
@@ -38,7 +39,7 @@ impl Clock {
         self.started.elapsed()
     }
 
-    /// Stops all waiting threads.
+    /// Stops the run: all waits of all threads end.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
@@ -48,11 +49,12 @@ impl Clock {
         self.now() >= self.end
     }
 
+    /// Returns whether a thread has stopped the run because of an error.
     pub(super) fn has_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Waits until `at`, for at most `most`. Returns whether `at` is still in the future.
+    /// Waits until `at`, for at most `most`. Returns true if `at` is still in the future and the run was not stopped.
     pub(super) fn wait(&self, at: Duration, most: Duration) -> bool {
         let left = at.saturating_sub(self.started.elapsed());
         self.pause(left.min(most));
@@ -65,7 +67,7 @@ impl Clock {
         !self.has_stopped()
     }
 
-    /// Waits for a duration.
+    /// Waits for a duration, or until the run is stopped.
     pub(super) fn pause(&self, lasts: Duration) {
         let until = Instant::now() + lasts;
         while !self.has_stopped() {
@@ -77,7 +79,7 @@ impl Clock {
         }
     }
 
-    /// Prints a fault or another occurrence of the run.
+    /// Prints an event of the run, such as the start or end of a fault, with the time.
     pub(super) fn log(&self, victim: Victim, what: &str) -> Result<()> {
         let now = self.started.elapsed().as_secs_f64();
         print(&format!("{now:7.1} s  {victim:<6}  {what}"))

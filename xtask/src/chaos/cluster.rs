@@ -1,5 +1,5 @@
-//! A cluster of bridges under faults of its members, their connections and the brokers: each event that the platform recognised must
-//! be in each broker once and in order.
+//! A cluster of bridges under faults of its members, their connections and the brokers: each event that the platform
+//! recognised must be in each broker once and in order.
 
 mod comparison;
 mod drain;
@@ -86,7 +86,7 @@ pub(super) fn run_in(dir: &Scratch, args: &Args, members: usize, read_back: &Pat
         .into_iter()
         .map(|member| member.into_events().map(Spool::new));
     let mut recognised = read_record(&record)?;
-    // Before, single members received events.
+    // Earlier events are not compared, because not all members were connected yet.
     recognised.retain(|event| event.at.as_millisecond() >= ended.started);
     ensure!(
         !recognised.is_empty(),
@@ -94,7 +94,7 @@ pub(super) fn run_in(dir: &Scratch, args: &Args, members: usize, read_back: &Pat
     );
     ensure!(
         !ended.faults.is_empty(),
-        "no fault was injected; run it for longer"
+        "no fault was injected; use a larger value of --minutes"
     );
     let compared = Compared {
         recognised,
@@ -110,7 +110,7 @@ pub(super) fn run_in(dir: &Scratch, args: &Args, members: usize, read_back: &Pat
     print("\nresult")?;
     print(&faults::summary(&compared.faults))?;
     print(&format!(
-        "{} hand-overs after the faults; {answers} answers of /status, all balanced",
+        "{} hand-overs after the faults; {answers} responses of /status, all balanced",
         ended.drained.hand_overs
     ))?;
     let holds = compared.report(found)? && violations.is_empty();
@@ -144,6 +144,7 @@ fn start_members(dir: &Scratch, feed: &str, kafka: Vec<Relay>, nats: &[String]) 
     kafka.into_iter().zip(NAMES).map(start).collect()
 }
 
+/// The result of the faults, before the events are read from the brokers.
 struct Ended {
     /// The start of the faults, in milliseconds since 1970.
     started: i64,

@@ -1,4 +1,4 @@
-//! The `/status` responses over all runs of the bridge; no response may contradict an earlier one.
+//! Collects the `/status` responses over all runs of the bridge, and checks that no response contradicts an earlier one.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,13 @@ pub(super) struct StatusHistory {
     sinks: BTreeMap<String, Sink>,
     /// The number of responses with a full spool.
     full: u64,
-    /// The latest number of received events; `None` while a source does not read.
+    /// The latest number of received events; `None` while a source is not authenticated.
     received: Option<u64>,
 }
 
 impl StatusHistory {
-    /// Adds a response with balanced ledgers. Stored events must stay stored, and no event may be dropped.
+    /// Adds a response, whose ledgers balance. Returns an error if stored events disappeared, or if an event was filtered,
+    /// dead-lettered, dropped or damaged.
     pub(super) fn enter(&mut self, status: Status) -> Result<()> {
         self.answers += 1;
         let durable = status.spool.durable_sequence;
@@ -40,7 +41,10 @@ impl StatusHistory {
                 ledger.stored
             );
             let lost = ledger.filtered + ledger.dead_lettered + ledger.dropped + ledger.damaged;
-            ensure!(lost == 0, "the sink {name} has lost events: {ledger:?}");
+            ensure!(
+                lost == 0,
+                "the sink {name} has filtered, dead-lettered, dropped or damaged events, expected none: {ledger:?}"
+            );
         }
         let mut sources = status.sources.values();
         let reads = |source: &Source| source.state == SourceState::Authenticated;
@@ -67,15 +71,17 @@ impl StatusHistory {
         self.durable
     }
 
-    /// Returns the number of events that the present run has received; `None` while a source is not connected, or does not read.
+    /// Returns the number of events that the present run has received; `None` while a source is not authenticated.
     pub(super) const fn received(&self) -> Option<u64> {
         self.received
     }
 
+    /// Returns the number of responses.
     pub(super) const fn answers(&self) -> u64 {
         self.answers
     }
 
+    /// Returns the number of responses with a full spool.
     pub(super) const fn full(&self) -> u64 {
         self.full
     }

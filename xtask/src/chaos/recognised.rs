@@ -100,8 +100,8 @@ pub(super) fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<boo
     let duration = Duration::from_secs_f64(args.minutes * 60.0);
     let mode = Mode::of(args);
     print(&format!(
-        "seed {seed}, {} minutes, {} events per second, {mode:?}, compared with everything that the platform recognised; \
-         a token that expires ends with: {}",
+        "seed {seed}, {} minutes, {} events per second, {mode:?}, compared with all events that the platform recognised; \
+         behaviour of the platform when a token expires: {}",
         args.minutes,
         args.rate(),
         token_end(seed)
@@ -228,7 +228,8 @@ impl Compared {
     }
 }
 
-/// Runs the bridge with the faults of the schedule, then without faults until all gaps are filled and all events delivered.
+/// Runs the bridge with the faults of the schedule, then without faults until all gaps have a final outcome and all events are
+/// delivered.
 fn run_with_faults(
     dir: &Scratch,
     mode: Mode,
@@ -325,9 +326,9 @@ fn counts(ended: &Ended, tokens: usize) -> String {
     } = ended.reloads;
     format!(
         "kill -9 of the bridge: {}; tokens created: {tokens}\n\
-         reloads: {of_source} of a source and {of_sinks} of a sink applied, {refused} wrong files refused, \
+         reloads: {of_source} of a source and {of_sinks} of a sink applied, {refused} invalid files refused, \
          {too_early} before the last one was complete, {interrupted} interrupted by a kill\n\
-         {} answers of /status, all balanced",
+         {} responses of /status, all balanced",
         ended.kills,
         ended.history.answers()
     )

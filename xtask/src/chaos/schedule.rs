@@ -12,7 +12,7 @@ pub(super) enum Victim {
     Nats,
     Feed,
     Disk,
-    /// The interface that creates tokens.
+    /// The platform's interface that creates tokens.
     Iam,
     /// The member of a cluster of bridges that leads when the fault begins.
     Leader,
@@ -88,7 +88,7 @@ pub(super) enum Change {
     Source,
     Kafka,
     Nats,
-    /// The file has an error, so the bridge must refuse it and change nothing.
+    /// The file is invalid or needs a restart, so the bridge must refuse the reload and change nothing.
     Wrong,
 }
 
@@ -106,7 +106,7 @@ impl fmt::Display for Fault {
         let what = match self.kind {
             Kind::Reload(Change::Source) => "reload with a changed source",
             Kind::Reload(Change::Kafka | Change::Nats) => "reload with a changed sink",
-            Kind::Reload(Change::Wrong) => "reload of a wrong file",
+            Kind::Reload(Change::Wrong) => "reload of an invalid file",
             Kind::Kill => "kill -9, started again after",
             Kind::Freeze => "frozen (SIGSTOP) for",
             Kind::Fence => "fenced (metadata without a broker) for",
@@ -156,7 +156,7 @@ const BETWEEN_FENCES: Range<f64> = 0.3..0.5;
 /// they do not.
 fn freezes(victim: Victim) -> (Range<f64>, Range<f64>) {
     match victim {
-        // The progress limit of strict order is three seconds, so it closes a connection before the ping timeout does.
+        // With strict order, the sink closes a connection after three seconds without progress, before the ping timeout.
         Victim::Nats => (0.3..2.5, 3.1..3.8),
         // A freeze longer than the session timeout fences the broker.
         _ => (0.2..0.8, 1.1..1.6),

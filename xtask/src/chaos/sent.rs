@@ -1,5 +1,5 @@
-//! The events that the platform sent, from its record. The record is read from a pipe while it is written, because the record of
-//! half an hour would fill a disk.
+//! Reads the platform's record of the sent events. The platform writes the record to a pipe, because the record of half an hour
+//! would fill a disk.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -13,7 +13,7 @@ use neurobridge_tests::platform::parse;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-/// Hashes of the sent events.
+/// The number of the sent events, and hashes of their contents.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     pub(super) events: u64,
@@ -24,7 +24,7 @@ pub(super) struct Sent {
 pub(super) struct Reading(JoinHandle<Result<Sent>>);
 
 impl Reading {
-    /// Creates a named pipe at the path of the record.
+    /// Creates a named pipe at the path of the record, and starts to read.
     pub(super) fn of(record: &Path) -> Result<Self> {
         mkfifo(record, Mode::S_IRUSR | Mode::S_IWUSR)
             .with_context(|| format!("creating the pipe {}", record.display()))?;
@@ -41,7 +41,7 @@ impl Reading {
         })))
     }
 
-    /// Waits for the end of the record.
+    /// Waits for the end of the record, and returns the sent events.
     pub(super) fn end(self) -> Result<Sent> {
         let sent = self.0.join();
         sent.map_err(|_| anyhow!("the thread that reads the platform's record has panicked"))?

@@ -1,4 +1,4 @@
-//! The brokers and their faults.
+//! Applies the scheduled faults to a broker: kills, freezes and fences.
 
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ pub(super) fn apply_faults(server: &mut impl Server, faults: &[Fault], clock: &C
     let mut kills = 0;
     let mut previous_end = Duration::ZERO;
     for fault in faults {
-        // A slow start, as on a busy machine, delays the following faults, so that the server runs between two faults.
+        // After a slow start of the broker, as on a busy machine, the next fault is late. The pause lets the broker
+        // run between the two faults.
         clock.pause(fault.at.saturating_sub(previous_end).min(SHORTEST_PAUSE));
         if !clock.wait_until(fault.at) {
             break;

@@ -1,4 +1,5 @@
-//! The durable events, read from the files of the spool while the bridge runs. An event that a broker does not store is lost.
+//! Reads the durable events from the files of the spool while the bridge runs. The audit expects each of these events in each
+//! broker.
 
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use neurobridge_core::event::{FieldPath, Sequence};
 use neurobridge_spool::inspect::{self, Entry};
 use neurobridge_tests::fingerprint::Fingerprint;
 
-/// The events of the spool, in order.
+/// Reads the spool, and collects its events in order.
 #[derive(Debug)]
 pub(super) struct SpoolReader {
     folder: PathBuf,
@@ -17,7 +18,7 @@ pub(super) struct SpoolReader {
     events: Vec<Option<EventHash>>,
 }
 
-/// A hash of one event in the spool.
+/// Hashes of the content and of the person of an event in the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct EventHash {
     pub(super) content: u64,
@@ -74,7 +75,7 @@ impl SpoolReader {
                 }
             };
             for event in batch.iter() {
-                let event = event.context("a record of the spool")?;
+                let event = event.context("decoding a record of the spool")?;
                 let sequence = event.sequence.get();
                 if sequence > last {
                     return Ok(());

@@ -41,12 +41,13 @@ impl Spool {
     }
 }
 
-/// The members that published the latest event of each person, for explanations of disorder.
+/// The latest event of each person, and the member that published the event. Explains events that are out of order.
 #[derive(Debug, Default)]
 struct LatestOfPersons(HashMap<u64, (u64, usize)>);
 
 impl LatestOfPersons {
-    /// Adds the next copy. Returns the member that has published a later event of the same person before.
+    /// Adds the next copy. If a later event of the same person precedes the copy, returns the member that published the latest
+    /// event of the person.
     fn add(&mut self, copy: &Copy, member: usize) -> Option<usize> {
         let id = copy.id.parse().ok()?;
         let latest = self.0.entry(copy.fingerprint.person).or_insert((id, member));
@@ -76,8 +77,8 @@ pub(super) struct Found {
     comparison: Comparison,
     /// The number of copies with a body that the platform did not send.
     changed: u64,
-    /// The number of events out of order that the publisher of the later event has never received. Another member published them
-    /// late, when it led.
+    /// The number of events out of order that the publisher of the later event has never received. Another member could
+    /// publish these events only after it became the leader.
     unreceived: u64,
     /// The number of events that each member has published.
     published: Vec<u64>,
@@ -124,14 +125,15 @@ impl Compared {
                 unreceived += u64::from(is_disordered && is_unreceived);
             }
         })?;
-        // A topic is read partition by partition, and one member publishes at a time.
+        // A topic is read partition by partition, so the publications are not sorted by time yet.
         publications.sort_by_key(|(stored, _)| *stored);
         let mut publishers = Publishers::default();
         for (stored, member) in publications {
             publishers.add(member, stored);
         }
         let mut takeovers = publishers.takeovers();
-        // After the last event, the run itself waits before it hands over.
+        // Hand-overs after the last event are omitted: the run waits before them, so their times without a
+        // publishing member have no meaning.
         let last = self.recognised.last();
         takeovers.retain(|takeover| last.is_some_and(|last| takeover.last < last.at.as_millisecond()));
         Ok(Found {
@@ -157,7 +159,7 @@ impl Compared {
         } in &found
         {
             print(&format!(
-                "\n{}: published by the members {published:?}, {changed} with a changed body; of the events out of order {unreceived} were \
+                "\n{}: published by the members {published:?}; {changed} with a changed body; {unreceived} of the events out of order were \
                  never received by the earlier leader",
                 comparison.name,
             ))?;

@@ -1,4 +1,4 @@
-//! The end of a run: every member settles every event.
+//! Waits at the end of a run until every member has settled every event.
 
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,8 @@ pub(super) struct Drained {
     pub(super) violations: Vec<String>,
 }
 
-/// Waits until no member has events without an outcome. A follower settles an event that the leader did not receive only when it
-/// leads itself, so the leader then hands over.
+/// Waits until no member has events without an outcome. A follower settles an event that the leader did not receive only
+/// when it leads itself, so the leader then hands over.
 pub(super) fn drain(cluster: &Cluster<'_>) -> Result<Drained> {
     let mut drained = Drained::default();
     let mut patience = Patience::new("the outcomes of all events", LIMIT);
@@ -80,9 +80,10 @@ pub(super) fn drain(cluster: &Cluster<'_>) -> Result<Drained> {
     }
 }
 
-/// What follows after a time without a change.
+/// The next step after [`QUIET`] without a change.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
+    /// All members have settled all events.
     Settled,
     /// This leader has settled all events, and a follower has not.
     HandOver(usize),

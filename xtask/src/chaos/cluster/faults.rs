@@ -1,4 +1,5 @@
-//! Injects the faults of members, each of which begins only when the members are ready for it.
+//! Injects the faults of members. A fault waits for a member with the required role, and until another member has
+//! received every event that the first member has not published.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ impl Journal {
     }
 }
 
-/// The members and what is known about them, shared by all threads of a run.
+/// The members and their observed state, which all threads of a run share.
 pub(super) struct Cluster<'a> {
     pub(super) members: &'a [Member],
     pub(super) feeds: &'a Mutex<Feeds>,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// The time that is added to the age of the oldest unpublished event, because the age comes from an earlier response of the member.
+/// The time that is added to the age of the oldest unpublished event, because the age in the last response of the member
+/// has grown since.
 const MARGIN: Duration = Duration::from_secs(2);
 
 /// The connections of all members to the feed.

@@ -30,7 +30,7 @@ const SPOOL_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Links {
     pub(super) feed: Relay,
     pub(super) kafka: Relay,
-    /// One for each server.
+    /// One relay for each server of NATS.
     pub(super) nats: Vec<Relay>,
 }
 
@@ -43,6 +43,7 @@ impl Links {
         }
     }
 
+    /// Closes the connections to a server, and refuses new ones.
     pub(super) fn cut(&self, link: Link) {
         self.of(link).iter().for_each(Relay::cut);
     }
@@ -95,6 +96,7 @@ impl Latest {
     }
 }
 
+/// The observations of a member.
 struct Seen {
     history: StatusHistory,
     spool: SpoolReader,
@@ -121,11 +123,11 @@ fn patience() -> Patience {
     Patience::new("a response of the member", RESPONSE_LIMIT)
 }
 
-/// What one request for the status has shown.
+/// The result of one request for the status.
 pub(super) struct Observation {
     /// Whether the member receives events.
     pub(super) is_connected: bool,
-    /// The membership, if it differs from the one before.
+    /// The membership, if it differs from that of the previous response.
     pub(super) change: Option<Membership>,
 }
 
@@ -266,7 +268,7 @@ impl Member {
     }
 }
 
-/// Returns the value. Code within a lock does not panic in the middle of a change.
+/// Locks a mutex. Accepts a poisoned mutex, because no code panics in the middle of a change of the value.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The brokers as victims: a cluster of NATS, and the times of all faults of brokers.
+//! Applies faults to a cluster of NATS, and records the times of all faults of brokers.
 
 use anyhow::{Context, Result, bail};
 use neurobridge_tests::nats::{Nats, NatsCluster};

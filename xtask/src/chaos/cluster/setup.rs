@@ -11,7 +11,7 @@ use neurobridge_tests::relay::Relay;
 use super::super::{CURSORS, PARTITIONS, STREAM, TOPIC};
 use super::member::Links;
 
-/// The time after which another member leads when the leader is silent.
+/// The `ttl` of the lease: after this time without a renewal by the leader, another member takes over.
 pub(super) const TTL: Duration = Duration::from_secs(10);
 /// The token of the feed, which all members share.
 const TOKEN: &str = "chaos";
@@ -34,7 +34,7 @@ pub(super) fn start_kafka(members: usize) -> Result<(Kafka, Vec<Relay>)> {
         relays.push(relay);
     }
     let kafka = Kafka::start(options)?;
-    // The time of the append, because takeovers are measured with it.
+    // The broker sets the times of the messages, because takeovers are measured by these times.
     let times = ("message.timestamp.type", "LogAppendTime");
     kafka.create_topic_by_tool(TOPIC, PARTITIONS, &[times])?;
     kafka.create_topic_by_tool(CURSORS, 1, &[("cleanup.policy", "compact")])?;
@@ -46,8 +46,8 @@ pub(super) fn start_nats() -> Result<NatsCluster> {
     NatsCluster::start(&NatsOptions::default())
 }
 
-/// Returns the arguments of the simulator. It recognises events for the duration of the run, so that the last ones can be
-/// delivered.
+/// Returns the arguments of the simulator, which recognises events only for the duration of the run. The last events can be
+/// delivered after that.
 pub(super) fn platform(rate: u64, duration: Duration, record: &str) -> Vec<String> {
     let count = (rate * duration.as_secs()).max(1);
     let options = [

@@ -1,4 +1,4 @@
-//! The membership in a cluster, and how far a member is, according to `/status`.
+//! The role, the pending events and the lag of a member of a cluster, as `/status` reports them.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub(super) enum Role {
     Follower,
 }
 
-/// A response of a member.
+/// A response of a member, with its membership.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: Status,
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn membership_is_read() {
+    fn role_term_and_pending_events_are_read_from_status() {
         let answer = read(Some("follower")).unwrap();
         assert_eq!(answer.membership.role, Role::Follower);
         assert_eq!(answer.membership.to_string(), "follower, term 7, joined");

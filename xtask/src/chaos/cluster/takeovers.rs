@@ -1,4 +1,4 @@
-//! The takeovers, as a destination shows them: an event of one member follows an event of another member.
+//! Finds the takeovers in the events of a destination: an event that one member published follows an event of another member.
 
 use std::fmt;
 
@@ -68,7 +68,8 @@ pub(super) struct Injected {
 }
 
 impl Injected {
-    /// Returns whether the fault can delay a takeover at a destination. NATS also stores the lease.
+    /// Returns whether the fault can delay a takeover at a destination. Faults of NATS concern both destinations, because NATS
+    /// also stores the lease.
     fn concerns(&self, destination: Link) -> bool {
         let is_of_kafka =
             self.target == Target::Broker(Link::Kafka) || self.kind == Kind::CutFrom(Link::Kafka);
@@ -87,7 +88,7 @@ pub(super) enum Cause {
     CutFromLease,
     /// Another fault of a broker or of a member was active at the same time.
     DuringOtherFault,
-    /// No fault of the leader explains it.
+    /// No fault of the leader explains the takeover.
     Other,
 }
 

@@ -152,7 +152,8 @@ impl Received {
     }
 }
 
-/// Returns whether a missing event may have been lost in a gap whose outcome is not that all its events were fetched.
+/// Returns whether a gap explains a missing event: the event was recognised during the gap, and the outcome of the gap is not
+/// `recovered`, which means that all events were fetched.
 fn explains(gap: &Gap, event: RecognisedEvent) -> bool {
     gap.outcome != "recovered"
         && event.at >= gap.began - TRANSIT
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_event_has_to_lie_in_a_gap() {
+    fn missing_event_outside_of_gaps_is_a_violation() {
         let gaps = [
             gap(time(3, 100), Some(time(4, 950)), "unrecovered"),
             gap(time(9, 0), None, "open"),
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn events_before_the_first_connection_are_not_missed() {
+    fn events_before_the_first_connection_are_not_missing() {
         let found = compare(&live(&[3, 4, 5, 6, 7, 8, 9, 10]), &[]);
         assert_eq!((found.recognised, found.missing), (8, 0));
     }

@@ -1,4 +1,4 @@
-//! The gaps that the bridge reports.
+//! Reads the gaps that the bridge reports, with `neurobridge gaps ls`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use neurobridge_tests::program::neurobridge;
 use serde::Deserialize;
 
 /// The interval at which the gaps are read. The history of the bridge merges the oldest gaps when it has more than a thousand.
-/// A merged gap is longer than the original ones, and would explain missing events between them.
+/// A merged gap includes the time between the original gaps, and would explain missing events of that time.
 const INTERVAL: Duration = Duration::from_secs(30);
 
 /// A gap as `neurobridge gaps ls --json` prints it.
@@ -92,7 +92,7 @@ impl GapLog {
         let lines = String::from_utf8(output.stdout)?;
         lines
             .lines()
-            .map(|line| serde_json::from_str(line).with_context(|| format!("a gap: {line}")))
+            .map(|line| serde_json::from_str(line).with_context(|| format!("invalid gap: {line}")))
             .collect()
     }
 }

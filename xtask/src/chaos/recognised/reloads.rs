@@ -1,4 +1,4 @@
-//! Reloads of the bridge's configuration at random times, with changed and with wrong files.
+//! Reloads the bridge's configuration at random times, with changed files and with files that the bridge must refuse.
 
 use std::fs;
 use std::io::Read;
@@ -12,8 +12,9 @@ use serde_json::Value;
 
 use super::super::schedule::Change;
 
-/// The exit codes of `neurobridge reload`.
+/// The exit code of `neurobridge reload` for a file that is invalid or needs a restart.
 const REFUSED: i32 = 78;
+/// The exit code of `neurobridge reload` while the previous reload is not complete.
 const INCOMPLETE: i32 = 75;
 
 /// A line of the configuration, identified by a comment, and the lines by which successive reloads replace it.
@@ -37,7 +38,8 @@ const CHANGING: [Lines; 3] = [
     (KAFKA, &[KAFKA, "linger = \"20ms\""]),
     (NATS, &[NATS, "ack_timeout = \"20s\""]),
 ];
-/// An unknown key, a syntax error, a value of the wrong type, and a setting that needs a restart.
+/// Lines that the bridge must refuse: an unknown key, a syntax error, a value of the wrong type, and a setting of a
+/// source with `token_from`, which needs a restart.
 const WRONG_LINES: [&str; 4] = [
     "ping_intervall = \"1s\"",
     "ping_interval = ",
@@ -50,7 +52,7 @@ const WRONG_LINES: [&str; 4] = [
 pub(in super::super) struct ReloadCounts {
     pub(super) of_source: u64,
     pub(super) of_sinks: u64,
-    /// Refused because of an error in the file.
+    /// Refused, because the file is invalid or needs a restart.
     pub(super) refused: u64,
     /// Not performed, because the previous one was not complete.
     pub(super) too_early: u64,
@@ -66,6 +68,7 @@ pub(in super::super) struct Reloads {
     text: String,
     /// The current line of each entry of [`CHANGING`].
     current: [usize; CHANGING.len()],
+    /// The number of files so far that the bridge had to refuse.
     wrong: usize,
     running: Option<(Child, Change)>,
     counts: ReloadCounts,
@@ -84,7 +87,8 @@ impl Reloads {
         })
     }
 
-    /// Starts a reload, unless the last one still runs. A wrong file is replaced after the answer.
+    /// Starts a reload, unless the last one still runs. With [`Change::Wrong`], waits until the bridge refuses the file,
+    /// and then writes a valid file.
     pub(in super::super) fn perform(&mut self, change: Change, bridge: &str) -> Result<()> {
         if !self.has_ended()? {
             self.counts.too_early += 1;
@@ -127,12 +131,16 @@ impl Reloads {
                 self.counts.too_early += 1;
                 return Ok(());
             }
-            code => bail!("neurobridge reload exited with {code:?} for the wrong line {wrong}: {text}"),
+            code => {
+                bail!(
+                    "neurobridge reload exited with {code:?} for the line {wrong}, expected {REFUSED}: {text}"
+                )
+            }
         }
         let after = configuration(bridge)?;
         ensure!(
             before == after,
-            "a wrong file changed the configuration from {before} to {after}: {text}"
+            "a refused file changed the hash of the configuration from {before} to {after}: {text}"
         );
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::{Mode, STREAM, TOPIC};
 
 /// A long-lived credential, and two permanent tokens.
 pub(super) const TOKENS: [&str; 3] = ["credential", "first", "second"];
-/// The life of a token that the bridge creates. It is renewed after 80 % of it.
+/// The life of a token that the bridge creates. The bridge renews the token after 80 % of this time.
 const TOKEN_LIFE: &str = "20s";
 
 /// A fault rule, and its interval in seconds.
@@ -31,17 +31,18 @@ const REST_FAULTS: [Rule; 6] = [
     ("rest-slow=3s,path=/v1/entries", 23),
     ("rest-http=401,path=/v1/entries", 31),
 ];
-/// The faults of the interface that creates tokens. The intervals are longer than that of the requests while there is no token.
+/// The faults of the interface that creates tokens. The intervals are longer than the interval of the bridge's requests
+/// without a valid token, so that some of these requests succeed.
 const IAM_FAULTS: [Rule; 3] = [
     ("rest-http=503,path=/v1/tokens", 33),
     ("rest-cut,path=/v1/tokens", 71),
     ("rest-http=401,path=/v1/tokens", 61),
 ];
-/// The list of events is refused in every request; tokens can be created.
+/// The fault that refuses every request for the list of events. Tokens can still be created.
 const REST_DOWN: &str = "rest-http=503,path=/v1/entries";
 
-/// Returns the arguments of the simulator. At the end of the run the platform stops recognising events, so that the last gaps can
-/// be filled, and the fault rules of the feed end.
+/// Returns the arguments of the simulator. At the end of the run the platform stops recognising events, so that the last
+/// gaps can be filled, and the fault rules of the feed end.
 pub(super) fn platform(mode: Mode, seed: u64, rate: u64, duration: Duration, record: &str) -> Vec<String> {
     let seconds = duration.as_secs();
     let mut options: Vec<String> = Vec::new();
