@@ -116,7 +116,8 @@ pub(super) fn compare(stored: &Counts, found: &Counts) -> Verdict {
     let is_accepted = refused.is_empty();
     if !differences.is_empty() {
         lines.push(format!(
-            "compiler, valgrind or processor differ from those of the stored counts, so growth up to {LOOSE_LIMIT} % is accepted: {}",
+            "compiler, valgrind or processor differ from those of the stored counts, so growth up to {LOOSE_LIMIT} % is \
+             accepted: {}",
             differences.join("; ")
         ));
     }
