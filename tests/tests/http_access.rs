@@ -264,7 +264,7 @@ fn unusable_files_and_passwords_are_explained() {
         ),
         (
             format!("password = \"a\"\npassword_file = {empty:?}"),
-            ["http.password", "found it beside password_file"],
+            ["http.password", "found together with password_file"],
         ),
         ("user = \"a:b\"".to_owned(), ["http.user", "without a colon"]),
         (

@@ -100,7 +100,7 @@ impl BackfillConfig {
         match &self.url {
             _ if declared.is_some() => {
                 if self.url.is_some() {
-                    let message = "found it beside a declared feed, expected the list of past events in \"feed.backfill\"";
+                    let message = "found together with a declared feed, expected the list of past events in \"feed.backfill\"";
                     errors.push(("backfill.url", message.to_owned()));
                 }
                 if self.enabled == Some(true) && declared == Some(false) {

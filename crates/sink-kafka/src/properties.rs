@@ -119,10 +119,10 @@ pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
         } else if let Some((_, own)) = OWN_KEYS.iter().find(|(property, _)| property == name) {
             errors.push((
                 name.clone(),
-                format!("found it among the properties, expected {own} of the sink instead"),
+                format!("found among the properties, expected {own} of the sink instead"),
             ));
         } else if let Some((_, reason)) = FIXED.iter().find(|(property, _)| property == name) {
-            errors.push((name.clone(), format!("found it set, expected no value: {reason}")));
+            errors.push((name.clone(), format!("found a value, expected no value: {reason}")));
         } else {
             allowed.set(name, value.expose());
         }

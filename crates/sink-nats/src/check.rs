@@ -296,7 +296,7 @@ fn check_auth(auth: &AuthConfig, error: &mut impl FnMut(&str, String)) {
         if value.is_some() && file.is_some() {
             error(
                 &format!("auth.{key}"),
-                format!("found it beside {key}_file, expected one of them"),
+                format!("found together with {key}_file, expected one of them"),
             );
         }
     }

@@ -258,7 +258,7 @@ impl Sink for NatsSink {
             warn!(
                 sink = self.name,
                 log_end = log_end.get(),
-                "the log ends before the last delivered event; the events after its end were delivered"
+                "the end of the spool is lost, for example after a power cut; the lost events had been delivered"
             );
         }
         let following = self.follow(&mut dialled, context.cursor);

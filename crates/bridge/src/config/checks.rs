@@ -135,7 +135,7 @@ fn check_access(config: &Config, errors: &mut Vec<ConfigError>) {
     match (&http.password, &http.password_file) {
         (Some(_), Some(_)) => errors.push(ConfigError::new(
             ["http", "password"],
-            "found it beside password_file, expected one of them",
+            "found together with password_file, expected one of them",
         )),
         (Some(password), None) if password.expose().is_empty() => errors.push(ConfigError::new(
             ["http", "password"],

@@ -101,7 +101,7 @@ impl KafkaLease {
         {
             error(
                 &format!("properties.{property}"),
-                "found it set, expected no value: the lease depends on it".into(),
+                "found a value, expected no value: the lease depends on it".into(),
             );
         }
         if self.group.is_empty() || self.group.len() > 249 || self.group.chars().any(char::is_control) {
@@ -271,7 +271,7 @@ mod tests {
         lease.bootstrap_servers: found no broker, expected host:port such as "localhost:9092"
         lease.sasl.username: found an empty text, expected the user's name
         lease.sasl.password: found neither password nor password_file, expected one of them
-        lease.properties.group.instance.id: found it set, expected no value: the lease depends on it
+        lease.properties.group.instance.id: found a value, expected no value: the lease depends on it
         lease.group: found "", expected a name of 1 to 249 printable characters
         lease.topic: found ' ' in "a b", expected letters, digits, ".", "_" and "-" only
         lease.ttl: found "1s", expected "6s" to "5m"

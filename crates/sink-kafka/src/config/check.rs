@@ -103,7 +103,7 @@ impl KafkaConfig {
             if self.transaction.is_some() {
                 error(
                     "transaction",
-                    "found it without transactions, expected delivery = \"exactly_once\" beside it".into(),
+                    "found without transactions, expected delivery = \"exactly_once\" beside it".into(),
                 );
             }
             return;
@@ -226,7 +226,7 @@ impl KafkaConfig {
             if tls.key_password.is_some() && tls.key_password_file.is_some() {
                 error(
                     "tls.key_password",
-                    "found it beside key_password_file, expected one of them".into(),
+                    "found together with key_password_file, expected one of them".into(),
                 );
             }
         }
@@ -242,7 +242,7 @@ impl KafkaConfig {
                 (Some(_), Some(_)) => {
                     error(
                         "sasl.password",
-                        "found it beside password_file, expected one of them".into(),
+                        "found together with password_file, expected one of them".into(),
                     );
                 }
                 (None, None) => error(

@@ -80,7 +80,7 @@ pages = { type = "pages", path = "next" }
     let config = "[sources.main]\nfeed = \"mine.toml\"\nbackfill = { url = \"http://localhost:1\" }\n";
     let report = load_with(config, &[("mine.toml", declaration)]).unwrap_err();
     insta::assert_snapshot!(report, @r#"
-    error: sources.main.backfill.url: found it beside a declared feed
+    error: sources.main.backfill.url: found together with a declared feed
      --> FOLDER/neurobridge.toml:3:20
       |
     3 | backfill = { url = "http://localhost:1" }
