@@ -3,7 +3,7 @@
 use neurobridge_core::{
     event::{Event, FieldPath},
     json::{JsonError, Span},
-    neuroio::{Control, Frames, Kind},
+    neuroio::{Control, Frames, ParsedFrame},
 };
 use serde_json::{Value, value::RawValue};
 
@@ -59,15 +59,15 @@ pub fn frame(bytes: &[u8]) {
     let data = value.get("data");
     let has_content = !matches!(data, None | Some(Value::Null)) && !is_empty(data);
     match kind {
-        Kind::Control(control) => {
+        ParsedFrame::Control(control) => {
             assert!(
                 !has_content,
                 "a frame with data was classified as a control frame"
             );
             check_control(control);
         }
-        Kind::Event(positions) => compare(&event(positions, text), &value),
-        Kind::Unknown => {
+        ParsedFrame::Event(positions) => compare(&event(positions, text), &value),
+        ParsedFrame::Unknown => {
             assert!(!data.is_some_and(Value::is_object));
             let has_control = ["PING", "auth", "error"]
                 .iter()
@@ -76,7 +76,7 @@ pub fn frame(bytes: &[u8]) {
         }
     }
     if let Some(control) = control {
-        assert!(has_content && !matches!(kind, Kind::Control(_)));
+        assert!(has_content && !matches!(kind, ParsedFrame::Control(_)));
         check_control(control);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use neurobridge_core::{
     connect::ConnectSteps,
     dead_letter::DeadLetters,
-    delivery::{Options, Progress, ProgressSnapshot, Shutdown},
+    delivery::{DeliveryOptions, Progress, ProgressSnapshot, Shutdown},
     epoch::Epochs,
     event::Sequence,
     filter::Filter,
@@ -57,8 +57,12 @@ pub(crate) fn spool() -> Spool {
 }
 
 /// Returns the options of a delivery without filter and redaction.
-pub(crate) fn options(name: &str, spool: SpoolId, dead_letters: &Arc<RecordedDeadLetters>) -> Options {
-    Options {
+pub(crate) fn options(
+    name: &str,
+    spool: SpoolId,
+    dead_letters: &Arc<RecordedDeadLetters>,
+) -> DeliveryOptions {
+    DeliveryOptions {
         name: name.into(),
         spool,
         filter: Filter::default(),

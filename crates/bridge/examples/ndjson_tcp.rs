@@ -20,8 +20,8 @@ use neurobridge_core::{
     event::{Event, Sequence},
     identity::SpoolId,
     sink::{
-        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, Outcome, PublishError, Sink,
-        SinkFault, SinkStatus, Transactions,
+        Ack, AfterOutcomes, ConnectContext, Connected, DeadLetterSink, FaultKind, Outcome, PublishError,
+        Sink, SinkFault, SinkStatus, Transactions,
     },
     sink_type::{self, BuildContext, DeadLetterFile, DeadLetterPlace, InCluster, SinkConfig, SinkType},
     template::Template,
@@ -218,7 +218,7 @@ impl Sink for TcpSink {
         written.map_err(|error| self.unreachable(error))
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         let mut buffer = [0; 4096];
         // Safe to cancel: `read` has read nothing when it is dropped before it returns.
         let read = self.connection()?.read(&mut buffer).await;
@@ -228,7 +228,7 @@ impl Sink for TcpSink {
                 self.answers
                     .extend_from_slice(buffer.get(..length).unwrap_or_default());
                 self.take_answers(acks)?;
-                Ok(Next::Continue)
+                Ok(AfterOutcomes::Continue)
             }
             Err(error) => Err(self.unreachable(error)),
         }

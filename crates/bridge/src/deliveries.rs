@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use neurobridge_core::{
     dead_letter::DeadLetters,
-    delivery::{self, Ended, Progress, Shutdown, SinkState},
+    delivery::{self, DeliveryEnd, Progress, Shutdown, SinkState},
     lead::Lead,
     reader::{Cursor, ReadError, Reader},
     sink_type::{BuildContext, DeadLetterPlace},
@@ -54,7 +54,7 @@ pub(crate) struct Deliveries {
     /// `None` outside of a cluster.
     lead: Option<Lead>,
     shutdown: Shutdown,
-    tasks: JoinSet<(Arc<str>, Result<Ended, ReadError>)>,
+    tasks: JoinSet<(Arc<str>, Result<DeliveryEnd, ReadError>)>,
     /// The channel to the task of each sink.
     changes: BTreeMap<Arc<str>, SinkChanges>,
     /// The number of the last delivery or change.
@@ -153,7 +153,7 @@ impl RunningSink {
         context: SinkContext,
         mut changes: mpsc::Receiver<Change>,
         is_changing: Arc<AtomicBool>,
-    ) -> Result<Ended, ReadError> {
+    ) -> Result<DeliveryEnd, ReadError> {
         loop {
             let change = tokio::select! {
                 biased;
@@ -162,14 +162,14 @@ impl RunningSink {
             };
             let name = Arc::clone(&self.name);
             let Some((reader, cursor)) = self.stop().await? else {
-                return Ok(Ended::Unfinished);
+                return Ok(DeliveryEnd::Unfinished);
             };
             let Some(prepared) = change.settings else {
                 drop(reader);
                 context.spool.release(&name);
                 context.parts.remove_sink(&name);
                 let _ = change.done.send(());
-                return Ok(Ended::Unfinished);
+                return Ok(DeliveryEnd::Unfinished);
             };
             info!(
                 sink = &*name,
@@ -220,7 +220,7 @@ impl RunningSink {
 pub(crate) struct PreparedSink {
     name: Arc<str>,
     entry: SinkEntry,
-    options: delivery::Options,
+    options: delivery::DeliveryOptions,
 }
 
 impl Deliveries {
@@ -410,7 +410,7 @@ impl PreparedSink {
             },
             DeadLetterPlace::Shared | DeadLetterPlace::Destination(_) => deliveries.dead_letters(),
         };
-        let options = delivery::Options {
+        let options = delivery::DeliveryOptions {
             name: name.to_owned(),
             spool: deliveries.spool.id(),
             filter: common.filter.clone(),

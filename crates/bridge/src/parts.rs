@@ -134,11 +134,11 @@ impl Parts {
     }
 
     /// Returns the number of dead letters that were not stored because a limit was exceeded.
-    pub(crate) fn dead_letters_not_kept(&self) -> u64 {
+    pub(crate) fn discarded_dead_letters(&self) -> u64 {
         self.lock()
             .dead_letters
             .values()
-            .map(|store| store.not_kept())
+            .map(|store| store.discarded())
             .sum()
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use neurobridge_core::{
     connect::ConnectSteps,
-    delivery::{self, Ended, Options, Progress, Shutdown},
+    delivery::{self, DeliveryEnd, DeliveryOptions, Progress, Shutdown},
     reader::ReadError,
     sink::SinkFault,
     sink_type::{BuildContext, SinkConfig, SinkType},
@@ -88,7 +88,7 @@ fn parse<T: SinkType + DeserializeOwned>(value: &Value) -> Result<Arc<dyn AnySin
 }
 
 /// A running delivery, until it has drained or was ended.
-pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<Ended, ReadError>> + Send>>;
+pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<DeliveryEnd, ReadError>> + Send>>;
 
 /// The events that a sink delivers.
 #[expect(clippy::large_enum_variant, reason = "moved once, into the delivery")]
@@ -110,7 +110,7 @@ pub trait AnySink: SinkConfig + Any {
         &self,
         context: &BuildContext<'_>,
         reader: AnyReader,
-        options: Options,
+        options: DeliveryOptions,
         progress: Arc<Progress>,
         shutdown: Shutdown,
     ) -> Delivery;
@@ -132,7 +132,7 @@ impl<T: SinkType> AnySink for T {
         &self,
         context: &BuildContext<'_>,
         reader: AnyReader,
-        options: Options,
+        options: DeliveryOptions,
         progress: Arc<Progress>,
         shutdown: Shutdown,
     ) -> Delivery {

@@ -40,7 +40,7 @@ pub(crate) struct View<'a> {
     pub(crate) sources: Vec<SourceView>,
     pub(crate) sinks: Vec<SinkView>,
     /// Dead letters that were not stored because a limit was exceeded.
-    pub(crate) dead_letters_not_kept: u64,
+    pub(crate) discarded_dead_letters: u64,
     pub(crate) spool: SpoolStatus,
     /// The durations of the spool's syncs.
     pub(crate) spool_sync: histogram::Snapshot,
@@ -116,7 +116,7 @@ impl State {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             sources,
             sinks,
-            dead_letters_not_kept: self.parts.dead_letters_not_kept(),
+            discarded_dead_letters: self.parts.discarded_dead_letters(),
             spool,
             spool_sync: self.spool.sync_duration(),
             dropped_log_lines: logging::dropped_lines(),

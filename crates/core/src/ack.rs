@@ -139,7 +139,7 @@ impl AckTracker {
     }
 
     /// Returns the number of added events that are not settled.
-    pub const fn pending(&self) -> usize {
+    pub const fn unsettled(&self) -> usize {
         self.pending
     }
 
@@ -173,7 +173,7 @@ mod tests {
         assert!(tracker.settle(sequence(3), Settlement::Delivered).is_some());
         assert!(tracker.settle(sequence(2), Settlement::Delivered).is_some());
         assert!(!tracker.advance());
-        assert_eq!((tracker.next().get(), tracker.pending()), (1, 1));
+        assert_eq!((tracker.next().get(), tracker.unsettled()), (1, 1));
         // Sent again from the first unsettled event on; settled events are not.
         assert!(tracker.track(sequence(1), Timestamp::UNIX_EPOCH));
         assert!(!tracker.track(sequence(2), Timestamp::UNIX_EPOCH));
@@ -239,7 +239,7 @@ mod tests {
                 prop_assert_eq!(tracker.next().get(), prefix + 1);
                 prop_assert_eq!(tracker.counts().delivered, prefix);
                 prop_assert_eq!(tracker.counts().settled(), prefix);
-                prop_assert_eq!(tracker.pending(), 40 - settled.len());
+                prop_assert_eq!(tracker.unsettled(), 40 - settled.len());
             }
         }
     }

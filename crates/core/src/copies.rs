@@ -25,12 +25,12 @@ use crate::{
 /// The largest number of messages without an own event. Reached by a member that did not receive the events that the others
 /// received. A million messages take some 80 MB.
 const MAX_UNMATCHED: usize = 1 << 20;
-/// The largest number of messages of a lane that are read again after a restart because some of them have no own event.
+/// The largest number of messages of a partition that are read again after a restart because some of them have no own event.
 /// Reading them takes some seconds.
 const MAX_READ_AGAIN: u64 = 1 << 20;
 
 /// The largest difference between the times at which two members receive the same event.
-const MAX_SKEW: Duration = Duration::from_secs(2);
+const MAX_RECEIPT_SKEW: Duration = Duration::from_secs(2);
 
 /// A hash of the identity of an event, as the header of its message contains it. It has 128 bits, because a collision would
 /// lose an event.
@@ -44,11 +44,11 @@ impl Identity {
     }
 }
 
-/// The place of a message in the destination.
+/// The position of a message in the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct MessagePosition {
     /// The partition of a topic; 0 for a stream.
-    pub lane: u32,
+    pub partition: u32,
     /// The offset of the message in the partition, or its sequence in the stream.
     pub offset: u64,
 }
@@ -81,20 +81,21 @@ pub struct Copies {
     /// The own events that were read from the spool and have no message yet, each with the value of `read` when it was added.
     expected: BTreeMap<Sequence, (Identity, u64)>,
     expected_by: HashMap<Identity, Sequence>,
-    /// The places of the messages of own events that may be read from the spool again, by event and by place.
-    matched: BTreeMap<Sequence, Place>,
-    matched_places: BTreeSet<Place>,
+    /// The positions of the messages of own events that may be read from the spool again, by event and by position.
+    matched: BTreeMap<Sequence, MessagePosition>,
+    matched_positions: BTreeSet<MessagePosition>,
     /// The messages without an own event, each with a time before which it was published.
-    unmatched: BTreeMap<Place, (Identity, Instant)>,
-    unmatched_by: HashMap<Identity, Place>,
-    /// The first offset of each lane that was not read.
+    unmatched: BTreeMap<MessagePosition, (Identity, Instant)>,
+    unmatched_by: HashMap<Identity, MessagePosition>,
+    /// The first offset of each partition that was not read.
     next: BTreeMap<u32, u64>,
-    /// The end of each lane that the last connection found, and a time before which the messages up to this end were published.
+    /// The end of each partition that the last connection found, and a time before which the messages up to this end were
+    /// published.
     ends: BTreeMap<u32, (u64, Instant)>,
     /// The last own event that has a message.
     newest_matched: Option<Sequence>,
     /// The time until which a leader marks received events as late; `None` if each message has an own event.
-    late_until: Option<Timestamp>,
+    late_if_received_before: Option<Timestamp>,
     /// The first own event that was not read from the spool since the last restart.
     next_own: Sequence,
     max_unmatched: usize,
@@ -123,13 +124,13 @@ impl Copies {
             expected: BTreeMap::new(),
             expected_by: HashMap::new(),
             matched: BTreeMap::new(),
-            matched_places: BTreeSet::new(),
+            matched_positions: BTreeSet::new(),
             unmatched: BTreeMap::new(),
             unmatched_by: HashMap::new(),
             next: BTreeMap::new(),
             ends: BTreeMap::new(),
             newest_matched: None,
-            late_until: None,
+            late_if_received_before: None,
             next_own: Sequence::FIRST,
             max_unmatched,
             waits_since: None,
@@ -142,25 +143,25 @@ impl Copies {
 
     /// Returns whether an own event has a message in the part of the destination that was read. Such an event must not be
     /// published.
-    pub fn has(&mut self, sequence: Sequence, identity: Identity) -> bool {
+    pub fn has_message(&mut self, sequence: Sequence, identity: Identity) -> bool {
         self.next_own = self.next_own.max(sequence.next());
         if self.matched.contains_key(&sequence) {
             return true;
         }
-        let Some(place) = self.unmatched_by.remove(&identity) else {
+        let Some(position) = self.unmatched_by.remove(&identity) else {
             return false;
         };
-        self.unmatched.remove(&place);
-        self.matched(sequence, place);
-        if self.late_until.is_some() {
-            self.late_until = self.latest_unmatched();
+        self.unmatched.remove(&position);
+        self.matched(sequence, position);
+        if self.late_if_received_before.is_some() {
+            self.late_if_received_before = self.latest_unmatched();
         }
         true
     }
 
-    fn matched(&mut self, sequence: Sequence, place: Place) {
-        self.matched.insert(sequence, place);
-        self.matched_places.insert(place);
+    fn matched(&mut self, sequence: Sequence, position: MessagePosition) {
+        self.matched.insert(sequence, position);
+        self.matched_positions.insert(position);
         self.newest_matched = self.newest_matched.max(Some(sequence));
     }
 
@@ -172,9 +173,9 @@ impl Copies {
     /// the message is later in the feed. Own events that were received earlier are marked as late, until the message is
     /// matched.
     pub fn lead(&mut self, in_flight: u64) {
-        self.late_until = self.latest_unmatched();
+        self.late_if_received_before = self.latest_unmatched();
         if std::mem::take(&mut self.has_followed) {
-            self.in_flight = Some((clock::now() + MAX_SKEW, in_flight));
+            self.in_flight = Some((clock::now() + MAX_RECEIPT_SKEW, in_flight));
         }
     }
 
@@ -184,7 +185,7 @@ impl Copies {
     }
 
     /// Counts an event that this member publishes, if the former leader may have it in flight.
-    pub fn published(&mut self, received_at: Timestamp) {
+    pub fn count_possible_duplicate(&mut self, received_at: Timestamp) {
         if let Some((until, in_flight)) = &mut self.in_flight
             && received_at <= *until
             && *in_flight > 0
@@ -197,41 +198,42 @@ impl Copies {
     /// Returns the latest time of receipt of an own event that may precede, in the feed, the event of a message without an own
     /// event. `None` if there is no such message.
     fn latest_unmatched(&self) -> Option<Timestamp> {
-        // The messages of a lane are read in order, so the last one has the latest time.
-        let last_of_lane = |lane: &u32| {
-            let places = Place {
-                lane: *lane,
+        // The messages of a partition are read in order, so the last one has the latest time.
+        let last_of_partition = |partition: &u32| {
+            let positions = MessagePosition {
+                partition: *partition,
                 offset: 0,
-            }..=Place {
-                lane: *lane,
+            }..=MessagePosition {
+                partition: *partition,
                 offset: u64::MAX,
             };
             self.unmatched
-                .range(places)
+                .range(positions)
                 .next_back()
                 .map(|(_, (_, published_before))| *published_before)
         };
-        let last = self.next.keys().filter_map(last_of_lane).max()?;
+        let last = self.next.keys().filter_map(last_of_partition).max()?;
         let age = SignedDuration::try_from(last.elapsed()).unwrap_or(SignedDuration::MAX);
-        Some(clock::now().saturating_sub(age).unwrap_or(Timestamp::MIN) + MAX_SKEW)
+        Some(clock::now().saturating_sub(age).unwrap_or(Timestamp::MIN) + MAX_RECEIPT_SKEW)
     }
 
     /// Returns the event with the origin that the leader publishes: marked as late if the destination may contain a later
     /// event, which another member published without having received this one.
     #[must_use]
     pub fn with_origin<'a>(&self, event: &Event<'a>) -> Event<'a> {
-        let is_late =
-            self.newest_matched > Some(event.sequence) || self.late_until >= Some(event.received_at);
+        let is_late = self.newest_matched > Some(event.sequence)
+            || self.late_if_received_before >= Some(event.received_at);
         let origin = event.origin;
         Event {
-            origin: if is_late { origin.late() } else { origin },
+            origin: if is_late { origin.into_late() } else { origin },
             ..*event
         }
     }
 
-    /// As [`has`](Self::has), for a member that does not publish: an event without a message is expected to have one later.
+    /// As [`has_message`](Self::has_message), for a member that does not publish: an event without a message is expected to
+    /// have one later.
     pub fn expect(&mut self, sequence: Sequence, identity: Identity) -> bool {
-        if self.has(sequence, identity) {
+        if self.has_message(sequence, identity) {
             return true;
         }
         match self.expected_by.get(&identity) {
@@ -249,52 +251,55 @@ impl Copies {
     }
 
     /// Records a message of the destination. Returns the expected event that it settles.
-    pub fn read(&mut self, place: Place, identity: Identity) -> Option<Sequence> {
-        self.read_to(place.lane, place.offset + 1);
+    pub fn read(&mut self, position: MessagePosition, identity: Identity) -> Option<Sequence> {
+        self.read_to(position.partition, position.offset + 1);
         if let Some(sequence) = self.expected_by.remove(&identity) {
             self.expected.remove(&sequence);
-            self.matched(sequence, place);
+            self.matched(sequence, position);
             return Some(sequence);
         }
-        // The first message of an identity is kept: after a restart, reading from its place on includes the later ones.
+        // The first message of an identity is kept: after a restart, reading from its position on includes the later ones.
         if let std::collections::hash_map::Entry::Vacant(entry) = self.unmatched_by.entry(identity) {
-            entry.insert(place);
+            entry.insert(position);
             self.read += 1;
-            let end = self.ends.get(&place.lane);
-            let before_end = end.filter(|(end, _)| place.offset < *end);
+            let end = self.ends.get(&position.partition);
+            let before_end = end.filter(|(end, _)| position.offset < *end);
             let published_before = before_end.map_or_else(Instant::now, |(_, at)| *at);
-            self.unmatched.insert(place, (identity, published_before));
+            self.unmatched.insert(position, (identity, published_before));
             if self.unmatched.len() > self.max_unmatched {
-                self.discard_oldest(place.lane);
+                self.discard_oldest(position.partition);
             }
         }
         None
     }
 
-    fn discard_oldest(&mut self, lane: u32) {
-        let oldest = self.unmatched.range(Place { lane, offset: 0 }..).next();
-        if let Some((&place, &(identity, _))) = oldest {
-            self.unmatched.remove(&place);
+    fn discard_oldest(&mut self, partition: u32) {
+        let oldest = self
+            .unmatched
+            .range(MessagePosition { partition, offset: 0 }..)
+            .next();
+        if let Some((&position, &(identity, _))) = oldest {
+            self.unmatched.remove(&position);
             self.unmatched_by.remove(&identity);
             self.counts.discarded_messages += 1;
         }
     }
 
-    /// Records that a lane was read up to the offset `next` (exclusive), including offsets without the message of an event.
-    pub fn read_to(&mut self, lane: u32, next: u64) {
-        let known = self.next.entry(lane).or_default();
+    /// Records that a partition was read up to the offset `next` (exclusive), including offsets without the message of an event.
+    pub fn read_to(&mut self, partition: u32, next: u64) {
+        let known = self.next.entry(partition).or_default();
         *known = (*known).max(next);
     }
 
-    /// Records the end of a lane that was found at a new connection: the messages before it were published before `at`,
+    /// Records the end of a partition that was found at a new connection: the messages before it were published before `at`,
     /// also those that are read again after a restart.
-    pub fn ends_at(&mut self, lane: u32, end: u64, at: Instant) {
-        self.ends.insert(lane, (end, at));
+    pub fn ends_at(&mut self, partition: u32, end: u64, at: Instant) {
+        self.ends.insert(partition, (end, at));
     }
 
-    /// Returns the first offset of a lane that was not read; `None` if nothing was read.
-    pub fn next(&self, lane: u32) -> Option<u64> {
-        self.next.get(&lane).copied()
+    /// Returns the first offset of a partition that was not read; `None` if nothing was read.
+    pub fn next(&self, partition: u32) -> Option<u64> {
+        self.next.get(&partition).copied()
     }
 
     /// Clears the expected events, because they are read from the spool again. Until the first one is read, all own events count
@@ -323,22 +328,22 @@ impl Copies {
     /// Records that no own event before this one is read from the spool again.
     pub fn settled(&mut self, before: Sequence) {
         let left = self.matched.split_off(&before);
-        for place in std::mem::replace(&mut self.matched, left).values() {
-            self.matched_places.remove(place);
+        for position in std::mem::replace(&mut self.matched, left).values() {
+            self.matched_positions.remove(position);
         }
     }
 
-    /// Returns the offset from which a lane has to be read again by a delivery that starts at the present cursor. `None` if the
-    /// lane was not read.
-    pub fn resume(&self, lane: u32) -> Option<u64> {
-        let next = self.next(lane)?;
-        let first = |place: Option<&Place>| {
-            let of_lane = place.filter(|place| place.lane == lane);
-            of_lane.map_or(next, |place| place.offset)
+    /// Returns the offset from which a partition has to be read again by a delivery that starts at the present cursor. `None`
+    /// if the partition was not read.
+    pub fn resume(&self, partition: u32) -> Option<u64> {
+        let next = self.next(partition)?;
+        let first = |position: Option<&MessagePosition>| {
+            let of_partition = position.filter(|position| position.partition == partition);
+            of_partition.map_or(next, |position| position.offset)
         };
-        let lane = Place { lane, offset: 0 }..;
-        let matched = first(self.matched_places.range(lane.clone()).next());
-        let unmatched = first(self.unmatched.range(lane).next().map(|(place, _)| place));
+        let from = MessagePosition { partition, offset: 0 }..;
+        let matched = first(self.matched_positions.range(from.clone()).next());
+        let unmatched = first(self.unmatched.range(from).next().map(|(position, _)| position));
         // An event that never arrives must not make each restart read the destination from its message on.
         let unmatched = unmatched.max(next.saturating_sub(MAX_READ_AGAIN));
         Some(next.min(matched).min(unmatched))
@@ -356,7 +361,7 @@ impl Copies {
     }
 
     /// Discards the state except for the counts, because the destination was recreated.
-    pub fn begin_again(&mut self) {
+    pub fn reset(&mut self) {
         *self = Self {
             counts: self.counts,
             ..Self::with_limit(self.max_unmatched)

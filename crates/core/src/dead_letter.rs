@@ -24,7 +24,7 @@ pub trait DeadLetters: Send + Sync + 'static {
 
     /// Returns the number of dead letters that were discarded because a limit was exceeded. Their `store`
     /// calls succeeded nevertheless: the sender of undeliverable events must not be able to fill a disk.
-    fn not_kept(&self) -> u64 {
+    fn discarded(&self) -> u64 {
         0
     }
 }

@@ -96,7 +96,7 @@ impl Origin {
 
     /// Returns the origin for an event that is preceded by later events of the feed.
     #[must_use]
-    pub const fn late(self) -> Self {
+    pub const fn into_late(self) -> Self {
         match self {
             Self::Feed => Self::LateFeed,
             Self::Backfill => Self::LateBackfill,
@@ -332,7 +332,7 @@ mod tests {
                 id: parts.iter().map(|part| Path::new([*part])).collect(),
                 ..EventPaths::default()
             };
-            let event = testing::located(frame, &paths, &[]);
+            let event = testing::event_at_paths(frame, &paths, &[]);
             assert_eq!(event.body(), frame);
             event.id().map(Cow::into_owned)
         };

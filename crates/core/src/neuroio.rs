@@ -57,9 +57,9 @@ pub fn source_uri(source: &str) -> String {
     format!("/neuroio/{source}")
 }
 
-/// The kinds of frames that the platform sends, distinguished by their keys.
+/// A parsed frame of the platform. The kinds are distinguished by their keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind<'a> {
+pub enum ParsedFrame<'a> {
     /// A control message.
     Control(Control),
     /// An event: an object with an object as `data`.
@@ -135,7 +135,7 @@ impl Frames {
     ///
     /// # Errors
     /// The frame is not JSON.
-    pub fn read(&mut self, frame: &str) -> Result<(Kind<'_>, Option<Control>), JsonError> {
+    pub fn read(&mut self, frame: &str) -> Result<(ParsedFrame<'_>, Option<Control>), JsonError> {
         let spans = self.reader.read(frame)?;
         let controls = Controls {
             frame,
@@ -154,22 +154,22 @@ impl Frames {
             (not_null.or_else(|| controls.find(|_, _| true)), None)
         };
         if let Some(control) = control {
-            return Ok((Kind::Control(control), None));
+            return Ok((ParsedFrame::Control(control), None));
         }
         if !is_event {
-            return Ok((Kind::Unknown, beside));
+            return Ok((ParsedFrame::Unknown, beside));
         }
         self.projection.write(spans, &mut self.positions);
         if beside.is_none() {
             self.reader.learn(frame);
         }
-        Ok((Kind::Event(self.positions.positions()), beside))
+        Ok((ParsedFrame::Event(self.positions.positions()), beside))
     }
 
     /// Reads a frame that is expected to be an event. `None` for any other frame.
     pub fn event(&mut self, frame: &str) -> Option<Positions<'_>> {
         match self.read(frame) {
-            Ok((Kind::Event(positions), _)) => Some(positions),
+            Ok((ParsedFrame::Event(positions), _)) => Some(positions),
             _ => None,
         }
     }

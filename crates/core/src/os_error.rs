@@ -50,7 +50,7 @@ impl ErrorClass {
     }
 
     /// Returns whether the operation may succeed when it is retried later.
-    pub const fn may_pass(self) -> bool {
+    pub const fn is_retryable(self) -> bool {
         matches!(self, Self::NoSpace | Self::Temporary)
     }
 }
@@ -100,7 +100,7 @@ mod tests {
         for (name, code, class) in TABLE {
             let error = io::Error::from_raw_os_error(code);
             assert_eq!(ErrorClass::of(&error), class, "{name}");
-            assert_eq!(class.may_pass(), class != ErrorClass::Final, "{name}");
+            assert_eq!(class.is_retryable(), class != ErrorClass::Final, "{name}");
         }
     }
 

@@ -52,7 +52,7 @@ pub enum Read {
         /// The number of events.
         events: u64,
         /// The reason.
-        reason: Skipped,
+        reason: SkipReason,
     },
     /// The log is closed and all events were returned.
     End,
@@ -60,7 +60,7 @@ pub enum Read {
 
 /// Why events are no longer in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skipped {
+pub enum SkipReason {
     /// The spool was full and is configured to drop the oldest events.
     Dropped,
     /// The events cannot be read.

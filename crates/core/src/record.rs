@@ -20,7 +20,7 @@ mod batch;
 
 use jiff::Timestamp;
 
-pub use self::batch::{Batch, Fate, SealedBatch};
+pub use self::batch::{Batch, IntakeDecision, SealedBatch};
 use crate::{
     event::{Event, Origin, Sequence},
     positions::{self, Positions},
@@ -223,14 +223,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn applied_fates_equal_a_batch_of_the_kept_events(
-            fates in proptest::collection::vec((0..5, 0..5_u8), 0..20),
+        fn applied_decisions_equal_a_batch_of_the_kept_events(
+            decisions in proptest::collection::vec((0..5, 0..5_u8), 0..20),
             split in any::<prop::sample::Index>(),
         ) {
-            let frames = frames(fates.len());
-            let fates: Vec<_> = fates.iter().map(|(fate, flags)| (match fate {
-                0 => Fate::Drop,
-                marks => Fate::Keep {
+            let frames = frames(decisions.len());
+            let decisions: Vec<_> = decisions.iter().map(|(decision, flags)| (match decision {
+                0 => IntakeDecision::Drop,
+                marks => IntakeDecision::Keep {
                     conflict: (marks & 1 == 1).then_some(7),
                     is_late: marks & 2 == 2,
                 },
@@ -241,19 +241,19 @@ mod tests {
             };
             let (mut expected, mut batches) = (Batch::default(), [Batch::default(), Batch::default()]);
             let split = split.index(frames.len() + 1);
-            for (nth, (frame, (fate, origin))) in frames.iter().zip(&fates).enumerate() {
+            for (nth, (frame, (decision, origin))) in frames.iter().zip(&decisions).enumerate() {
                 push(&mut batches[usize::from(nth >= split)], frame, *origin, None, Timestamp::UNIX_EPOCH);
-                match fate {
-                    Fate::Keep { conflict, is_late } => {
-                        let origin = if *is_late { origin.late() } else { *origin };
+                match decision {
+                    IntakeDecision::Keep { conflict, is_late } => {
+                        let origin = if *is_late { origin.into_late() } else { *origin };
                         push(&mut expected, frame, origin, *conflict, received_at);
                     }
-                    Fate::Drop => {}
+                    IntakeDecision::Drop => {}
                 }
             }
             let [mut batch, mut second] = batches;
-            batch.apply(fates[..split].iter().map(|(fate, _)| *fate));
-            second.apply(fates[split..].iter().map(|(fate, _)| *fate));
+            batch.apply(decisions[..split].iter().map(|(decision, _)| *decision));
+            second.apply(decisions[split..].iter().map(|(decision, _)| *decision));
             batch.append(second);
             batch.set_received_at(received_at);
             batch = batch.fitted();

@@ -68,7 +68,10 @@ pub trait Sink: Send + 'static {
     ///
     /// # Errors
     /// The sink as a whole is unavailable: every event without an outcome is published again after the next connect.
-    fn outcomes(&mut self, acks: &mut Vec<Ack>) -> impl Future<Output = Result<Next, SinkFault>> + Send;
+    fn outcomes(
+        &mut self,
+        acks: &mut Vec<Ack>,
+    ) -> impl Future<Output = Result<AfterOutcomes, SinkFault>> + Send;
 
     /// Returns text that is stored with the cursor and passed to the next [`connect`](Self::connect), such as a position in a
     /// file. It describes the destination after all events whose outcomes were reported, and after no others.
@@ -151,7 +154,7 @@ pub struct Connected {
 /// How the delivery continues after [`Sink::outcomes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Next {
+pub enum AfterOutcomes {
     /// With the next events.
     Continue,
     /// Everything that was published and has no outcome is published again, in order and over the same connection: it was

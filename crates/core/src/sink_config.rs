@@ -25,7 +25,8 @@ pub enum Format {
 /// What happens to an event that is larger than the destination accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Oversize {
+#[schemars(rename = "Oversize")]
+pub enum OversizeAction {
     /// It becomes a dead letter, complete if dead letters are stored in a file.
     #[default]
     DeadLetter,
@@ -35,9 +36,9 @@ pub enum Oversize {
     Strip,
 }
 
-impl Oversize {
-    /// Publishes an event with `publish`. If the event is too large and this is [`Oversize::Strip`], publishes it again without
-    /// its pictures. The second argument of `publish` names the stripped fields.
+impl OversizeAction {
+    /// Publishes an event with `publish`. If the event is too large and this is [`OversizeAction::Strip`], publishes it again
+    /// without its pictures. The second argument of `publish` names the stripped fields.
     ///
     /// # Errors
     /// Returns the errors of `publish`.

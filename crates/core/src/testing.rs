@@ -33,7 +33,7 @@ pub fn event(frame: &str) -> Event<'_> {
 ///
 /// # Panics
 /// Panics if the frame is not JSON.
-pub fn located<'a>(frame: &'a str, paths: &EventPaths, fields: &[FieldPath]) -> Event<'a> {
+pub fn event_at_paths<'a>(frame: &'a str, paths: &EventPaths, fields: &[FieldPath]) -> Event<'a> {
     let projection = Projection::new(paths, fields);
     let mut reader = FrameReader::new(projection.paths().iter().map(Option::as_ref));
     let mut positions = PositionsBuf::default();

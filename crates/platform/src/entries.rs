@@ -395,7 +395,7 @@ impl Requester {
                 return Err(StopReason::Stopped);
             }
             failures += 1;
-            if !error.may_pass() || failures >= ATTEMPTS {
+            if !error.is_retryable() || failures >= ATTEMPTS {
                 return Err(error.into());
             }
             let delay = match error.retry_after() {

@@ -114,7 +114,7 @@ pub enum RequestError {
 
 impl RequestError {
     /// Returns whether the same request may succeed later.
-    pub const fn may_pass(&self) -> bool {
+    pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Dial(_) | Self::Connection { .. } | Self::Timeout { .. } | Self::RateLimited { .. } => true,
             Self::Status { status, .. } => *status >= 500 || *status == 408,

@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use neurobridge_core::{
     event::FieldPath,
     json::{Span, text},
-    neuroio::{Control, Frames, Kind},
+    neuroio::{Control, Frames, ParsedFrame},
     secret::Secret,
 };
 use serde::Serialize;
@@ -86,15 +86,15 @@ impl Neuroio {
     #[inline]
     pub(crate) fn receive(&mut self, frame: &str, act: &mut dyn FnMut(Action<'_>)) {
         let control = match self.frames.read(frame) {
-            Ok((Kind::Event(positions), beside)) => {
+            Ok((ParsedFrame::Event(positions), beside)) => {
                 act(Action::Event(FeedEvent::of_frame(frame, positions)));
                 beside
             }
-            Ok((Kind::Unknown, beside)) => {
+            Ok((ParsedFrame::Unknown, beside)) => {
                 act(Action::Malformed(frame, MalformedReason::UnknownKind));
                 beside
             }
-            Ok((Kind::Control(control), _)) => Some(control),
+            Ok((ParsedFrame::Control(control), _)) => Some(control),
             Err(error) => return act(Action::Malformed(frame, MalformedReason::NotJson(error))),
         };
         match control {

@@ -95,7 +95,7 @@ pub struct FileDeadLetters {
     /// The lock of the budget serialises the writes: a write that waits on the blocking pool would only block a thread.
     budget: Mutex<Budget>,
     clock: Arc<dyn Clock>,
-    not_kept: AtomicU64,
+    discarded: AtomicU64,
 }
 
 impl FileDeadLetters {
@@ -141,7 +141,7 @@ impl FileDeadLetters {
                 clock.elapsed(),
             )),
             clock,
-            not_kept: AtomicU64::new(0),
+            discarded: AtomicU64::new(0),
         })
     }
 
@@ -156,17 +156,17 @@ impl FileDeadLetters {
         let mut budget = self.budget.lock().await;
         budget.refill(self.clock.elapsed());
         let kept = budget.fitting(&lines);
-        let not_kept = lines[kept..].lines().count() as u64;
+        let discarded = lines[kept..].lines().count() as u64;
         lines.truncate(kept);
         if kept > 0 {
             let written = self.writer.spawn(move |log| log.append(lines.as_bytes()));
             written.await.map_err(io::Error::other)??;
             budget.left -= kept as u64;
         }
-        if not_kept > 0 {
-            self.not_kept.fetch_add(not_kept, Ordering::Relaxed);
+        if discarded > 0 {
+            self.discarded.fetch_add(discarded, Ordering::Relaxed);
         }
-        if not_kept > 0 && !std::mem::replace(&mut budget.is_exceeded, true) {
+        if discarded > 0 && !std::mem::replace(&mut budget.is_exceeded, true) {
             warn!(
                 limit = %ByteSize::from_bytes(budget.per_day),
                 "too many dead letters: the limit of dead_letters.max_size_per_day is exceeded; further ones are counted and \
@@ -227,8 +227,8 @@ impl DeadLetters for FileDeadLetters {
         Box::pin(self.append(lines.to_owned()))
     }
 
-    fn not_kept(&self) -> u64 {
-        self.not_kept.load(Ordering::Relaxed)
+    fn discarded(&self) -> u64 {
+        self.discarded.load(Ordering::Relaxed)
     }
 }
 
@@ -360,15 +360,15 @@ mod tests {
             let stored = files.filter(|file| !file.file_name().to_str().unwrap().ends_with(".lock"));
             stored.map(|file| file.metadata().unwrap().len()).sum()
         };
-        assert_eq!((length(), dead_letters.not_kept()), (1_000_000, 10));
+        assert_eq!((length(), dead_letters.discarded()), (1_000_000, 10));
         clock.advance(Duration::from_secs(6 * 3600));
         dead_letters.store(&line.repeat(4)).await.unwrap();
-        assert_eq!((length(), dead_letters.not_kept()), (1_300_000, 11));
+        assert_eq!((length(), dead_letters.discarded()), (1_300_000, 11));
         drop(dead_letters);
         // A restart does not raise the limit.
         let dead_letters = open_when_free(&config, folder.path(), clock.clock()).await;
         dead_letters.store(&line).await.unwrap();
-        assert_eq!((length(), dead_letters.not_kept()), (1_300_000, 1));
+        assert_eq!((length(), dead_letters.discarded()), (1_300_000, 1));
     }
 
     #[tokio::test]

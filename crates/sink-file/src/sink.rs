@@ -8,8 +8,8 @@ use neurobridge_core::{
     identity::SpoolId,
     recreation::{FileChanges, Recreations},
     sink::{
-        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, Outcome, PublishError, Sink,
-        SinkFault, SinkStatus, Transactions,
+        Ack, AfterOutcomes, ConnectContext, Connected, DeadLetterSink, FaultKind, Outcome, PublishError,
+        Sink, SinkFault, SinkStatus, Transactions,
     },
 };
 use tokio::task::JoinHandle;
@@ -263,7 +263,7 @@ impl Sink for FileSink {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         self.start_writing();
         let Some(writing) = &mut self.writing else {
             return pending().await;
@@ -273,7 +273,7 @@ impl Sink for FileSink {
         let failed = match written {
             Ok(Ok(written)) => {
                 self.finish_writing(written, acks);
-                return Ok(Next::Continue);
+                return Ok(AfterOutcomes::Continue);
             }
             Ok(Err(error)) => error.into(),
             Err(error) => SinkFault::new(

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use neurobridge_core::{
     secret::Secret,
-    sink_config::{Format, Oversize},
+    sink_config::{Format, OversizeAction},
     template::Template,
     units::ByteSize,
 };
@@ -72,7 +72,7 @@ pub struct KafkaConfig {
     pub missing_topic: MissingTopic,
     /// What happens to an event that is larger than its topic allows.
     #[serde(default)]
-    pub oversize: Oversize,
+    pub oversize: OversizeAction,
     /// The delivery guarantee.
     #[serde(default)]
     pub delivery: Delivery,
@@ -270,7 +270,7 @@ impl KafkaConfig {
             partitions: None,
             replicas: None,
             missing_topic: MissingTopic::default(),
-            oversize: Oversize::default(),
+            oversize: OversizeAction::default(),
             delivery: Delivery::default(),
             transaction: None,
             dead_letter: None,

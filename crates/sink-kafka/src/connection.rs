@@ -13,7 +13,7 @@ use neurobridge_core::{
     event::Sequence,
     reader::Cursor,
     sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, SinkFault, TransactionState},
-    sink_config::Oversize,
+    sink_config::OversizeAction,
 };
 use rdkafka::{ClientConfig, types::RDKafkaErrorCode as Code};
 use tokio::{
@@ -388,8 +388,8 @@ impl Connection {
 
     fn too_large(&self, topic: &str, found: usize, most: usize) -> Rejection {
         let advice = match self.config.oversize {
-            Oversize::DeadLetter => "raise its max.message.bytes, or set oversize = \"strip\"",
-            Oversize::Strip => "raise its max.message.bytes",
+            OversizeAction::DeadLetter => "raise its max.message.bytes, or set oversize = \"strip\"",
+            OversizeAction::Strip => "raise its max.message.bytes",
         };
         let detail = format!(
             "found a message of {found} bytes, expected at most {most} for the topic \"{topic}\"; {advice}"

@@ -2,7 +2,7 @@
 //!
 //! A follower reads the committed records of its topic and settles its own copies of the events that others have published. A
 //! takeover fences the last leader by the transactional id, reads the topic to its end, and settles the events whose records it
-//! has read. [`Copies`] calls a partition a lane.
+//! has read.
 
 mod note;
 mod reader;
@@ -106,7 +106,7 @@ impl Membership {
 
     /// Returns an event as this member publishes it now.
     pub(crate) fn published<'a>(&mut self, event: &Event<'a>) -> Event<'a> {
-        self.copies.published(event.received_at);
+        self.copies.count_possible_duplicate(event.received_at);
         self.copies.with_origin(event)
     }
 
@@ -126,7 +126,7 @@ impl Membership {
         let (is_stored, is_leader) = match self.role {
             Role::Disconnected => return Err(SinkFault::not_connected().into()),
             Role::FormerLeader => return Err(PublishError::Full),
-            Role::Leader => (self.copies.has(sequence, identity), true),
+            Role::Leader => (self.copies.has_message(sequence, identity), true),
             Role::Follower(_) if self.copies.expected() >= MAX_EXPECTED => return Err(PublishError::Full),
             Role::Follower(_) => (self.copies.expect(sequence, identity), false),
         };
@@ -159,30 +159,33 @@ impl Membership {
     /// recreated, so all state of the earlier topic is discarded.
     pub(crate) fn begin(&mut self, Unread { offsets, ends }: &Unread) {
         let is_before =
-            |(lane, next): (&u32, &u64)| self.copies.next(*lane).is_some_and(|known| *next < known);
+            |(partition, next): (&u32, &u64)| self.copies.next(*partition).is_some_and(|known| *next < known);
         if offsets.iter().any(is_before) {
-            self.copies.begin_again();
+            self.copies.reset();
         }
         self.read_to(offsets);
         let now = Instant::now();
-        for (&lane, &end) in ends {
-            self.copies.ends_at(lane, end, now);
+        for (&partition, &end) in ends {
+            self.copies.ends_at(partition, end, now);
         }
     }
 
     fn read_to(&mut self, offsets: &Offsets) {
-        for (&lane, &next) in offsets {
-            self.copies.read_to(lane, next);
+        for (&partition, &next) in offsets {
+            self.copies.read_to(partition, next);
         }
     }
 
     /// Returns the offsets at which reading continues: in this process, otherwise those stored with the cursor.
     pub(crate) fn resume_offsets(&self, note: Option<&str>, partitions: usize) -> Offsets {
         let stored = note::offsets(note, partitions);
-        lanes(partitions)
-            .filter_map(|lane| {
-                let next = self.copies.next(lane).or_else(|| stored.get(&lane).copied())?;
-                Some((lane, next))
+        partition_numbers(partitions)
+            .filter_map(|partition| {
+                let next = self
+                    .copies
+                    .next(partition)
+                    .or_else(|| stored.get(&partition).copied())?;
+                Some((partition, next))
             })
             .collect()
     }
@@ -243,8 +246,8 @@ impl Membership {
 
     /// Returns the text to store with the cursor.
     pub(crate) fn note(&self, position: Option<Position>, partitions: usize) -> Option<String> {
-        let offsets: Vec<u64> = lanes(partitions)
-            .map_while(|lane| self.copies.resume(lane))
+        let offsets: Vec<u64> = partition_numbers(partitions)
+            .map_while(|partition| self.copies.resume(partition))
             .collect();
         note::text(position, &offsets)
     }
@@ -252,12 +255,12 @@ impl Membership {
 
 /// Settles an expected event by a record, and returns the outcome of the event.
 fn settle(copies: &mut Copies, found: Found) -> Option<Ack> {
-    let Found { place, identity } = found;
+    let Found { position, identity } = found;
     let Some(identity) = identity else {
-        copies.read_to(place.lane, place.offset + 1);
+        copies.read_to(position.partition, position.offset + 1);
         return None;
     };
-    copies.read(place, identity).map(duplicate)
+    copies.read(position, identity).map(duplicate)
 }
 
 const fn duplicate(sequence: Sequence) -> Ack {
@@ -267,7 +270,7 @@ const fn duplicate(sequence: Sequence) -> Ack {
     }
 }
 
-/// Returns the lanes of a topic: the numbers of its partitions.
-fn lanes(partitions: usize) -> std::ops::Range<u32> {
+/// Returns the numbers of the partitions of a topic.
+fn partition_numbers(partitions: usize) -> std::ops::Range<u32> {
     0..u32::try_from(partitions).unwrap_or(u32::MAX)
 }

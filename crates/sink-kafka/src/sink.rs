@@ -11,8 +11,8 @@ use neurobridge_core::{
     reader::Cursor,
     recreation::FileChanges,
     sink::{
-        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, PublishError, Sink, SinkFault,
-        SinkFuture, SinkStatus, TransactionState, Transactions,
+        Ack, AfterOutcomes, ConnectContext, Connected, DeadLetterSink, FaultKind, PublishError, Sink,
+        SinkFault, SinkFuture, SinkStatus, TransactionState, Transactions,
     },
 };
 use tokio::{sync::oneshot, time::timeout};
@@ -363,7 +363,7 @@ impl Sink for KafkaSink {
         }
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         if let Some(next) = self.outcomes_of_member(acks).await? {
             return Ok(next);
         }
@@ -375,7 +375,7 @@ impl Sink for KafkaSink {
             self.acknowledged();
         }
         outcomes
-            .map(|()| Next::Continue)
+            .map(|()| AfterOutcomes::Continue)
             .map_err(|fault| self.reclassified(fault))
     }
 

@@ -71,14 +71,14 @@ struct Partition {
 /// How far a consumer has read a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Consumed {
-    pub(crate) partitions: usize,
+    pub(crate) partition_count: usize,
     /// By the number of the partition.
-    pub(crate) lanes: BTreeMap<u32, ConsumedLane>,
+    pub(crate) partitions: BTreeMap<u32, ConsumedPartition>,
 }
 
 /// How far a consumer has read a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ConsumedLane {
+pub(crate) struct ConsumedPartition {
     /// The last end of the committed records that the consumer has reached; 0 before the first one.
     pub(crate) end_reached: u64,
     /// The end of all records, also uncommitted ones, in the last answer of a broker.
@@ -92,17 +92,17 @@ impl Consumed {
         let topic = statistics.topics.get(topic)?;
         let offset = |offset: Option<i64>| u64::try_from(offset.unwrap_or(-1)).unwrap_or(0);
         // The number -1 stands for no partition.
-        let lanes = topic.partitions.iter().filter_map(|(number, partition)| {
-            let lane = ConsumedLane {
+        let partitions = topic.partitions.iter().filter_map(|(number, partition)| {
+            let consumed = ConsumedPartition {
                 end_reached: offset(partition.eof_offset),
                 high: offset(partition.hi_offset),
             };
-            Some((u32::try_from(*number).ok()?, lane))
+            Some((u32::try_from(*number).ok()?, consumed))
         });
-        let lanes: BTreeMap<_, _> = lanes.collect();
+        let partitions: BTreeMap<_, _> = partitions.collect();
         Some(Self {
-            partitions: lanes.len(),
-            lanes,
+            partition_count: partitions.len(),
+            partitions,
         })
     }
 }

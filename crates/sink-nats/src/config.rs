@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use neurobridge_core::{
     secret::Secret,
-    sink_config::{Format, Oversize},
+    sink_config::{Format, OversizeAction},
     template::Template,
     tls::TlsFiles,
 };
@@ -46,7 +46,7 @@ pub struct NatsConfig {
     pub ack_timeout: Duration,
     /// What happens to an event that is larger than the server and the stream accept.
     #[serde(default)]
-    pub oversize: Oversize,
+    pub oversize: OversizeAction,
     /// What happens to an event whose subject the stream does not accept.
     #[serde(default)]
     pub missing_stream: MissingStream,
@@ -192,7 +192,7 @@ impl NatsConfig {
             order: None,
             max_in_flight: default_max_in_flight(),
             ack_timeout: default_ack_timeout(),
-            oversize: Oversize::default(),
+            oversize: OversizeAction::default(),
             missing_stream: MissingStream::default(),
             dead_letter: None,
             auth: None,

@@ -13,7 +13,8 @@ use futures_util::{FutureExt, StreamExt};
 use neurobridge_core::{
     event::{Event, Sequence},
     sink::{
-        Ack, ClientGauges, FaultKind, Next, Outcome, PublishError, Rejection, RejectionReason, SinkFault,
+        Ack, AfterOutcomes, ClientGauges, FaultKind, Outcome, PublishError, Rejection, RejectionReason,
+        SinkFault,
     },
 };
 use tokio::{
@@ -323,10 +324,10 @@ impl Connection {
 
     /// Waits for acknowledgements and appends the outcomes. Cancel-safe: never waits between an acknowledgement and its
     /// outcome.
-    pub(crate) async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    pub(crate) async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         if !self.known.is_empty() {
             acks.append(&mut self.known);
-            return Ok(Next::Continue);
+            return Ok(AfterOutcomes::Continue);
         }
         if self.in_flight.len() == 0 && self.is_follower() {
             return self.follow(acks).await;
@@ -365,7 +366,7 @@ impl Connection {
                 }
             }
         }
-        Ok(Next::Continue)
+        Ok(AfterOutcomes::Continue)
     }
 
     /// Returns the place of the last acknowledged message. If the stream was recreated since the last call, also the last

@@ -13,7 +13,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Instant};
 
 use async_nats::Client;
 use neurobridge_core::{
-    copies::{Copies, Identity, Place},
+    copies::{Copies, Identity, MessagePosition},
     event::{Event, Sequence},
     lead::{FOLLOWER_READ_INTERVAL, Lead},
     sink::{Ack, Outcome, SinkFault},
@@ -68,7 +68,7 @@ impl Membership {
         match next {
             Some(next) if next <= end => self.copies.read_to(0, next),
             Some(_) => {
-                self.copies.begin_again();
+                self.copies.reset();
                 self.copies.read_to(0, 1);
             }
             None => self.copies.read_to(0, end.saturating_sub(LOOK_BACK).max(1)),
@@ -235,9 +235,9 @@ impl Following {
         };
         let copies = &mut self.membership.copies;
         if self.is_leading {
-            let has_message = copies.has(event.sequence, identity);
+            let has_message = copies.has_message(event.sequence, identity);
             if !has_message {
-                copies.published(event.received_at);
+                copies.count_possible_duplicate(event.received_at);
             }
             return has_message;
         }
@@ -372,11 +372,11 @@ impl Following {
                 copies.read_to(0, place + 1);
                 continue;
             };
-            let place = Place {
-                lane: 0,
+            let position = MessagePosition {
+                partition: 0,
                 offset: place,
             };
-            if let Some(sequence) = copies.read(place, Identity::of(&id)) {
+            if let Some(sequence) = copies.read(position, Identity::of(&id)) {
                 acks.push(Ack {
                     sequence,
                     outcome: Outcome::Duplicate,

@@ -12,8 +12,8 @@ use neurobridge_core::{
     reader::Cursor,
     recreation::FileChanges,
     sink::{
-        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, PublishError, Sink, SinkFault,
-        SinkStatus, Transactions,
+        Ack, AfterOutcomes, ConnectContext, Connected, DeadLetterSink, FaultKind, PublishError, Sink,
+        SinkFault, SinkStatus, Transactions,
     },
 };
 use tracing::warn;
@@ -291,7 +291,7 @@ impl Sink for NatsSink {
         }
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         let outcomes = connection.outcomes(acks).await;
         let (place, restarted) = connection.take_places();

@@ -329,7 +329,7 @@ impl Finder {
                     return Ok(Found::Events(batch));
                 }
                 Ok(found) => return Ok(found),
-                Err(error) if ErrorClass::of(&error).may_pass() => {
+                Err(error) if ErrorClass::of(&error).is_retryable() => {
                     warn!(%error, "the spool cannot be read; retrying");
                     self.retry_at = Some(Instant::now() + RETRY_INTERVAL);
                 }
@@ -344,7 +344,7 @@ impl Finder {
             Log::Memory(log) => Ok(log.find(sequence)),
             Log::Disk(log) => loop {
                 match self.walk.find(log.shared(), sequence) {
-                    Err(error) if ErrorClass::of(&error).may_pass() && !*log.closed().borrow() => {
+                    Err(error) if ErrorClass::of(&error).is_retryable() && !*log.closed().borrow() => {
                         warn!(%error, "the spool cannot be read; retrying");
                         std::thread::sleep(RETRY_INTERVAL);
                     }

@@ -3,7 +3,7 @@
 use neurobridge_core::{
     epoch::Epochs,
     event::Sequence,
-    reader::{Cursor, Read, ReadError, Reader, Skipped},
+    reader::{Cursor, Read, ReadError, Reader, SkipReason},
 };
 use tokio::{sync::watch, task::consume_budget};
 
@@ -71,8 +71,8 @@ impl Reader for SpoolReader {
                     let next = batch.end();
                     (Read::Events(batch), next)
                 }
-                Found::Dropped { oldest } => (skipped(oldest, Skipped::Dropped), oldest),
-                Found::Damaged { next } => (skipped(next, Skipped::Damaged), next),
+                Found::Dropped { oldest } => (skipped(oldest, SkipReason::Dropped), oldest),
+                Found::Damaged { next } => (skipped(next, SkipReason::Damaged), next),
                 Found::Nothing if is_closed => return Ok(Read::End),
                 Found::Nothing => {
                     tokio::select! {

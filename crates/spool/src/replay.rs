@@ -7,7 +7,7 @@ use neurobridge_core::{
     clock,
     epoch::Epochs,
     event::Sequence,
-    reader::{Cursor, Read, ReadError, Reader, Skipped},
+    reader::{Cursor, Read, ReadError, Reader, SkipReason},
     record::{self, SealedBatch},
     units,
 };
@@ -223,7 +223,7 @@ fn next_read(batches: &[SealedBatch], next: &mut Sequence) -> Read {
             Read::Skipped {
                 from,
                 events: batch.first().since(from),
-                reason: Skipped::Dropped,
+                reason: SkipReason::Dropped,
             }
         }
     }
@@ -259,7 +259,7 @@ fn read(folder: PathBuf, first: Sequence, end: Sequence) -> mpsc::Receiver<Resul
             }
         }
         // All events before the end were durable once, so missing ones are damaged.
-        if let Some(missing) = range.skip(range.end, Skipped::Damaged) {
+        if let Some(missing) = range.skip(range.end, SkipReason::Damaged) {
             // The receiver may be dropped already.
             let _ = sender.blocking_send(Ok(missing));
         }
@@ -278,7 +278,7 @@ impl ReplayRange {
     fn reads_of(&mut self, entry: Entry) -> [Option<Read>; 2] {
         match entry {
             Entry::Events(batch) => {
-                let missing = self.skip(batch.first(), Skipped::Dropped);
+                let missing = self.skip(batch.first(), SkipReason::Dropped);
                 let events = batch
                     .from(self.next)
                     .and_then(|batch| events_before(&batch, self.end));
@@ -288,13 +288,13 @@ impl ReplayRange {
                 [missing, events.map(Read::Events)]
             }
             Entry::Damaged(finding) => [
-                self.skip(finding.from, Skipped::Dropped),
-                self.skip(finding.from.plus(finding.events), Skipped::Damaged),
+                self.skip(finding.from, SkipReason::Dropped),
+                self.skip(finding.from.plus(finding.events), SkipReason::Damaged),
             ],
         }
     }
 
-    fn skip(&mut self, to: Sequence, reason: Skipped) -> Option<Read> {
+    fn skip(&mut self, to: Sequence, reason: SkipReason) -> Option<Read> {
         let (from, to) = (self.next, to.min(self.end));
         let events = to.since(from);
         self.next = from.plus(events);

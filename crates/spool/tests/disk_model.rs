@@ -8,7 +8,7 @@ use std::{fs, os::unix::fs::FileExt, path::Path};
 use neurobridge_core::{
     event::Sequence,
     ledger::{Settlement, SinkCounts},
-    reader::{Cursor, Read, Reader, Skipped},
+    reader::{Cursor, Read, Reader, SkipReason},
     record::Batch,
     units::ByteSize,
 };
@@ -234,7 +234,7 @@ impl Harness {
             "{seen:?}"
         );
         if let Read::Skipped { reason, .. } = read {
-            assert_eq!(reason, Skipped::Dropped);
+            assert_eq!(reason, SkipReason::Dropped);
             assert_eq!(self.config.when_full, WhenFull::DropOldest);
         }
         expected.next += seen.all();

@@ -55,7 +55,7 @@ async fn scenario(root: &Path, confirmed: &Confirmed) -> Result<(), String> {
         match try_open(root, &config()) {
             Ok(spool) => break spool,
             // A supervisor restarts the bridge after the exit code for a temporary error.
-            Err(OpenError::Disk { source }) if source.class().may_pass() && attempts < 3 => attempts += 1,
+            Err(OpenError::Disk { source }) if source.class().is_retryable() && attempts < 3 => attempts += 1,
             Err(OpenError::Disk { source }) => return Err(source.to_string()),
             Err(other) => panic!("{other}"),
         }

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, future::Future, time::Duration};
 use futures_util::FutureExt;
 use neurobridge_core::{
     event::{Event, Sequence},
-    reader::{Read, ReadError, Reader, Skipped},
+    reader::{Read, ReadError, Reader, SkipReason},
     record::Batch,
     testing,
     units::ByteSize,
@@ -71,7 +71,7 @@ async fn read_until(reader: &mut SpoolReader, until: u64) -> (Vec<u64>, u64) {
             Read::Events(batch) => sequences.extend(batch.iter().map(|event| event.unwrap().sequence.get())),
             Read::Skipped {
                 events,
-                reason: Skipped::Dropped,
+                reason: SkipReason::Dropped,
                 ..
             } => skipped += events,
             other => panic!("{other:?}"),

@@ -4,7 +4,7 @@ use std::{fs, net::TcpListener, sync::Arc};
 
 use jiff::Timestamp;
 use neurobridge_core::{
-    delivery::{Ended, Progress, ProgressSnapshot, deliver},
+    delivery::{DeliveryEnd, Progress, ProgressSnapshot, deliver},
     event::{Event, Sequence},
     reader::Cursor,
     record::Batch,
@@ -53,7 +53,7 @@ pub(crate) struct Delivery {
     pub(crate) spool: Spool,
     pub(crate) progress: Arc<Progress>,
     dead_letters: Arc<RecordedDeadLetters>,
-    task: JoinHandle<Ended>,
+    task: JoinHandle<DeliveryEnd>,
     appended: u64,
 }
 
@@ -132,7 +132,7 @@ impl Delivery {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(ended, Ended::Drained);
+        assert_eq!(ended, DeliveryEnd::Drained);
         let snapshot = self.progress.snapshot();
         assert_eq!(snapshot.cursor.counts.settled(), self.appended);
         Ending {

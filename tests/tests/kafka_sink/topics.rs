@@ -3,7 +3,7 @@
 
 use neurobridge_core::{
     sink::{FaultKind, RejectionReason},
-    sink_config::{Format, Oversize},
+    sink_config::{Format, OversizeAction},
 };
 use neurobridge_sink_kafka::{DeadLetterConfig, KafkaConfig};
 use neurobridge_tests::{
@@ -184,7 +184,10 @@ async fn event_over_topic_limit_is_stripped_or_dead_lettered() {
         return;
     };
     let admin = KafkaAdmin::new(&bootstrap).unwrap();
-    for (word, oversize) in [("narrow", Oversize::DeadLetter), ("stripped", Oversize::Strip)] {
+    for (word, oversize) in [
+        ("narrow", OversizeAction::DeadLetter),
+        ("stripped", OversizeAction::Strip),
+    ] {
         let topic = topic(word);
         admin
             .create_topic(&topic, 1, &[("max.message.bytes", "5000")])
@@ -216,7 +219,7 @@ async fn event_over_topic_limit_is_stripped_or_dead_lettered() {
         let ending = delivery.finish().await;
         let counts = ending.snapshot.cursor.counts;
         let found = records(&bootstrap, &topic).await;
-        if oversize == Oversize::Strip {
+        if oversize == OversizeAction::Strip {
             assert_eq!((counts.delivered, counts.dead_lettered), (200, 0));
             assert_complete_and_in_order(&found, 200);
             let stripped: Vec<_> = found

@@ -7,7 +7,7 @@ use async_nats::jetstream::{self, stream};
 use neurobridge_core::{
     delivery::SinkState,
     sink::FaultKind,
-    sink_config::{Format, Oversize},
+    sink_config::{Format, OversizeAction},
 };
 use neurobridge_sink_nats::{DeadLetterConfig, NatsConfig, Order, StreamConfig};
 use neurobridge_tests::{nats::NatsOptions, poll::Patience, shared::own_nats};
@@ -221,7 +221,7 @@ async fn event_over_stream_limit_is_stripped_or_dead_lettered() {
     for order in [Order::Strict, Order::Relaxed] {
         let mut config = NatsConfig::new(&url, STREAM);
         config.order = Some(order);
-        config.oversize = Oversize::Strip;
+        config.oversize = OversizeAction::Strip;
         config.dead_letter = dead_letters("dead.letters");
         let mut feed = Feed::new();
         feed.append("main", &large(1, 4000)).await;

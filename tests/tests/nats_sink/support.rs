@@ -9,7 +9,7 @@ use std::{
 use async_nats::{Client, jetstream::stream};
 use jiff::Timestamp;
 use neurobridge_core::{
-    delivery::{Ended, Progress, ProgressSnapshot, Shutdown, deliver},
+    delivery::{DeliveryEnd, Progress, ProgressSnapshot, Shutdown, deliver},
     epoch::Epochs,
     event::{Event, Sequence},
     identity::SpoolId,
@@ -142,7 +142,7 @@ pub(crate) struct Delivery {
     committed: Arc<Mutex<Cursor>>,
     dead_letters: Arc<RecordedDeadLetters>,
     shutdown: Shutdown,
-    task: JoinHandle<Ended>,
+    task: JoinHandle<DeliveryEnd>,
 }
 
 impl Delivery {

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use neurobridge_core::{
     dead_letter::DeadLetters,
-    delivery::{self, Ended, Progress, Shutdown},
+    delivery::{self, DeliveryEnd, Progress, Shutdown},
     event::Sequence,
     identity::SpoolId,
     reader::Reader,
@@ -98,9 +98,9 @@ impl Replay<'_> {
         self,
         reader: ReplayReader,
         signals: &mut Signals,
-    ) -> Result<(Arc<Progress>, Ended), Failure> {
+    ) -> Result<(Arc<Progress>, DeliveryEnd), Failure> {
         let common = &self.entry.common;
-        let options = delivery::Options {
+        let options = delivery::DeliveryOptions {
             name: self.name.to_owned(),
             spool: self.spool,
             filter: common.filter.clone(),
@@ -291,7 +291,7 @@ fn remove_if_empty(path: &Path) {
 async fn report(
     progress: &Progress,
     replay_name: &str,
-    ended: Ended,
+    ended: DeliveryEnd,
     signals: &mut Signals,
 ) -> Result<(), Failure> {
     let snapshot = progress.snapshot();
@@ -307,7 +307,7 @@ async fn report(
         counts.damaged
     );
     print_until_signal(counts, signals).await?;
-    if ended == Ended::Drained {
+    if ended == DeliveryEnd::Drained {
         return Ok(());
     }
     let reason = snapshot.reason.unwrap_or_else(|| "stopped".to_owned());

@@ -87,7 +87,7 @@ metrics! {
     /// Failed attempts to write the history. They are repeated; no event is affected.
     COUNTER history_write_errors_total = view.history.write_errors;
     /// Dead letters that were not stored because dead_letters.max_size_per_day was exceeded.
-    COUNTER dead_letters_not_kept_total = view.dead_letters_not_kept;
+    COUNTER dead_letters_not_kept_total = view.discarded_dead_letters;
 }
 
 metrics! {

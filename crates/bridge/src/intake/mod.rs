@@ -30,7 +30,7 @@ use neurobridge_core::{
     histogram::Histogram,
     identity,
     ledger::{SourceLedger, SourceOutcome},
-    record::{Batch, Fate},
+    record::{Batch, IntakeDecision},
 };
 use neurobridge_listener::StoredEvents;
 use neurobridge_spool::{AppendError, ResumeValue, Spool};
@@ -245,8 +245,8 @@ struct Intake {
     /// The latest time of receipt. Records are stored with increasing times, also across sources; only a step of the
     /// clock moves it back.
     latest_receipt: Timestamp,
-    /// The fates of the records of the present batch.
-    fates: Vec<Fate>,
+    /// The decisions of the records of the present batch.
+    decisions: Vec<IntakeDecision>,
     dead_letter_lines: String,
 }
 
@@ -293,7 +293,7 @@ impl Intake {
             orders: Orders::default(),
             tallies: Tallies::default(),
             latest_receipt: latest_receipt.unwrap_or(Timestamp::MIN),
-            fates: Vec::new(),
+            decisions: Vec::new(),
             dead_letter_lines: String::new(),
         }
     }
@@ -318,7 +318,7 @@ impl Intake {
         let tally = self.tallies.of(&source);
         self.dead_letter_lines.push_str(&dead_letter_lines);
         tally.dead_lettered += dead_lettered;
-        self.fates.clear();
+        self.decisions.clear();
         let stored_before = tally.stored;
         let mut order = self.orders.of(&source.name, origin, connection);
         for arrival in arrivals {
@@ -331,10 +331,10 @@ impl Intake {
                 Novelty::New | Novelty::Duplicate => None,
             };
             let is_known = novelty == Novelty::New && order.is_known(arrival.order);
-            let fate = if is_known || novelty == Novelty::Duplicate {
-                Fate::Drop
+            let decision = if is_known || novelty == Novelty::Duplicate {
+                IntakeDecision::Drop
             } else {
-                Fate::Keep {
+                IntakeDecision::Keep {
                     conflict,
                     is_late: arrival.is_encoded && order.is_late(arrival.order),
                 }
@@ -349,13 +349,13 @@ impl Intake {
             }
             // A filtered event does not count as stored: it may be fetched later, with another filter.
             order.add(arrival.order.filter(|_| arrival.is_encoded));
-            match (fate, arrival.is_encoded) {
-                (Fate::Drop, _) => tally.duplicate += 1,
+            match (decision, arrival.is_encoded) {
+                (IntakeDecision::Drop, _) => tally.duplicate += 1,
                 (_, true) => tally.stored += 1,
                 (_, false) => tally.filtered += 1,
             }
             if arrival.is_encoded {
-                self.fates.push(fate);
+                self.decisions.push(decision);
             }
         }
         if origin.is_backfill() {
@@ -366,8 +366,12 @@ impl Intake {
             records.set_received_at(self.latest_receipt);
         }
         // Usually all records are stored unchanged, and are not read here: they are in the cache of another core.
-        if self.fates.iter().any(|fate| *fate != Fate::KEEP) {
-            records.apply(self.fates.drain(..));
+        if self
+            .decisions
+            .iter()
+            .any(|decision| *decision != IntakeDecision::KEEP)
+        {
+            records.apply(self.decisions.drain(..));
         }
         records
     }

@@ -17,9 +17,9 @@ fn identity(item: Item) -> Identity {
     Identity::of(&format!("main/{}", item.id))
 }
 
-fn place(offset: usize) -> Place {
-    Place {
-        lane: 0,
+fn position(offset: usize) -> MessagePosition {
+    MessagePosition {
+        partition: 0,
         offset: offset as u64,
     }
 }
@@ -44,7 +44,7 @@ struct Member {
     cursor: usize,
     /// The number of events that were read from the log.
     read: usize,
-    /// The cursor on disk, and the place stored with it.
+    /// The cursor on disk, and the position stored with it.
     saved: (usize, Option<u64>),
     discarded: u64,
 }
@@ -102,7 +102,7 @@ impl Member {
     fn read_destination(&mut self, destination: &[Message], messages: usize) {
         let next = self.copies.next(0).unwrap_or(0) as usize;
         for (offset, message) in destination.iter().enumerate().skip(next).take(messages) {
-            if let Some(settled) = self.copies.read(place(offset), identity(message.item)) {
+            if let Some(settled) = self.copies.read(position(offset), identity(message.item)) {
                 self.settle(settled.get() as usize - 1);
             }
         }
@@ -119,7 +119,7 @@ impl Member {
                 continue;
             }
             let item = self.log[index];
-            if !self.copies.has(sequence(index), identity(item)) {
+            if !self.copies.has_message(sequence(index), identity(item)) {
                 if published == events {
                     break;
                 }
@@ -283,14 +283,14 @@ fn resume_waits_for_events_without_a_message() {
     assert_eq!(copies.resume(0), None);
     assert!(!copies.expect(first, a) && !copies.expect(second, b));
     // The second event is settled before the first: its message has to be read again after a restart.
-    assert_eq!(copies.read(place(7), b), Some(second));
+    assert_eq!(copies.read(position(7), b), Some(second));
     copies.settled(copies.first_open());
     assert_eq!((copies.first_open(), copies.resume(0)), (first, Some(7)));
-    assert_eq!(copies.read(place(8), a), Some(first));
+    assert_eq!(copies.read(position(8), a), Some(first));
     copies.settled(copies.first_open());
     assert_eq!(copies.resume(0), Some(9));
     // A message before its event.
-    assert_eq!(copies.read(place(9), c), None);
+    assert_eq!(copies.read(position(9), c), None);
     assert_eq!(copies.resume(0), Some(9));
     assert!(copies.expect(third, c));
     copies.settled(copies.first_open());
@@ -303,17 +303,17 @@ fn restart_remembers_an_event_settled_after_an_open_one() {
     let [first, second] = [0, 1].map(sequence);
     let [a, b] = ["main/1", "main/2"].map(Identity::of);
     assert!(!copies.expect(first, a) && !copies.expect(second, b));
-    assert_eq!(copies.read(place(3), b), Some(second));
+    assert_eq!(copies.read(position(3), b), Some(second));
     copies.restart();
     copies.settled(copies.first_open());
     assert_eq!(copies.resume(0), Some(3), "the first event is still open");
-    assert!(!copies.has(first, a) && copies.has(second, b));
+    assert!(!copies.has_message(first, a) && copies.has_message(second, b));
 }
 
 #[test]
 fn message_whose_event_never_arrives_limits_reading_again() {
     let mut copies = Copies::default();
-    copies.read(place(5), Identity::of("main/never"));
+    copies.read(position(5), Identity::of("main/never"));
     copies.read_to(0, 6 + MAX_READ_AGAIN);
     assert_eq!(copies.resume(0), Some(6));
 }
@@ -327,23 +327,23 @@ fn event_before_a_published_one_is_marked_as_late() {
         received_at,
         ..crate::testing::event(r#"{"id":1,"data":{}}"#)
     };
-    let (before, long_after) = (Timestamp::UNIX_EPOCH, clock::now() + 2 * MAX_SKEW);
+    let (before, long_after) = (Timestamp::UNIX_EPOCH, clock::now() + 2 * MAX_RECEIPT_SKEW);
     let is_late = |copies: &Copies, index, time| copies.with_origin(&of(index, time)).origin.is_late();
     copies.lead(0);
     assert!(!is_late(&copies, 0, before), "no message precedes it");
-    copies.read(place(0), b);
+    copies.read(position(0), b);
     copies.lead(0);
-    assert!(!copies.has(sequence(0), a));
+    assert!(!copies.has_message(sequence(0), a));
     assert!(
         is_late(&copies, 0, before),
         "the message may be of a later own event"
     );
-    assert!(copies.has(sequence(1), b));
+    assert!(copies.has_message(sequence(1), b));
     assert!(is_late(&copies, 0, long_after), "a later own event has a message");
     assert!(!is_late(&copies, 2, long_after));
     assert!(!is_late(&copies, 2, before), "each message is of an own event");
     // The event of a message that is never received.
-    copies.read(place(1), Identity::of("main/other"));
+    copies.read(position(1), Identity::of("main/other"));
     copies.lead(0);
     assert!(is_late(&copies, 2, clock::now()));
     assert!(
@@ -354,15 +354,15 @@ fn event_before_a_published_one_is_marked_as_late() {
     let mut copies = Copies::default();
     let ago = Duration::from_secs(60);
     copies.ends_at(0, 2, Instant::now() - ago);
-    copies.read(place(1), b);
+    copies.read(position(1), b);
     copies.lead(0);
-    let between = clock::now() + MAX_SKEW - ago / 2;
+    let between = clock::now() + MAX_RECEIPT_SKEW - ago / 2;
     assert!(
         is_late(&copies, 0, between - ago),
         "received before the connection"
     );
     assert!(!is_late(&copies, 0, between), "published before the connection");
-    copies.read(place(2), a);
+    copies.read(position(2), a);
     copies.lead(0);
     assert!(is_late(&copies, 0, between), "published after the connection");
 }
@@ -371,25 +371,25 @@ fn event_before_a_published_one_is_marked_as_late() {
 fn events_that_the_former_leader_may_have_in_flight_are_counted() {
     let mut copies = Copies::default();
     let possible = |copies: &Copies| copies.counts().possible_duplicates;
-    copies.published(clock::now());
+    copies.count_possible_duplicate(clock::now());
     copies.lead(2);
-    let before = clock::now() - MAX_SKEW;
-    copies.published(clock::now() + 30 * MAX_SKEW);
+    let before = clock::now() - MAX_RECEIPT_SKEW;
+    copies.count_possible_duplicate(clock::now() + 30 * MAX_RECEIPT_SKEW);
     assert_eq!(possible(&copies), 0, "received after the takeover");
     for expected in [1, 2, 2] {
-        copies.published(before);
+        copies.count_possible_duplicate(before);
         assert_eq!(possible(&copies), expected);
     }
     copies.lead(2);
-    copies.published(before);
+    copies.count_possible_duplicate(before);
     assert_eq!(possible(&copies), 2, "it has led before");
     copies.follow();
     copies.lead(0);
-    copies.published(before);
+    copies.count_possible_duplicate(before);
     assert_eq!(possible(&copies), 2, "the destination refuses messages in flight");
-    copies.begin_again();
+    copies.reset();
     copies.lead(1);
-    copies.published(before);
+    copies.count_possible_duplicate(before);
     assert_eq!(possible(&copies), 3);
 }
 
@@ -399,7 +399,7 @@ fn restart_keeps_a_full_follower_from_reading() {
     let missed = Identity::of("main/missed");
     copies.expect(sequence(0), missed);
     for number in 0..2 {
-        copies.read(place(number), Identity::of(&format!("main/{number}")));
+        copies.read(position(number), Identity::of(&format!("main/{number}")));
     }
     assert!(copies.is_full());
     copies.restart();
@@ -411,7 +411,7 @@ fn restart_keeps_a_full_follower_from_reading() {
 fn expected_event_stops_reading_before_a_message_is_discarded() {
     let mut copies = Copies::with_limit(2);
     let read = |copies: &mut Copies, number: usize| {
-        copies.read(place(number), Identity::of(&format!("main/{number}")));
+        copies.read(position(number), Identity::of(&format!("main/{number}")));
     };
     read(&mut copies, 0);
     read(&mut copies, 1);
@@ -427,7 +427,7 @@ fn expected_event_stops_reading_before_a_message_is_discarded() {
     assert!(!copies.is_full());
     read(&mut copies, 4);
     assert_eq!(copies.counts().discarded_messages, 3);
-    copies.begin_again();
+    copies.reset();
     assert_eq!((copies.counts().discarded_messages, copies.next(0)), (3, None));
 }
 
@@ -441,5 +441,5 @@ fn second_copy_in_the_own_log_is_settled_with_the_first() {
         !copies.expect(sequence(0), identity),
         "the first one is still expected"
     );
-    assert_eq!(copies.read(place(0), identity), Some(sequence(0)));
+    assert_eq!(copies.read(position(0), identity), Some(sequence(0)));
 }

@@ -7,7 +7,7 @@ use std::{collections::HashMap, time::Duration};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::Options;
+use super::DeliveryOptions;
 use crate::{
     event::Sequence,
     labels::Label,
@@ -103,7 +103,7 @@ pub(super) struct DeadLetterLog {
 
 impl DeadLetterLog {
     /// Logs the lines that are due. With `is_last`, a line is due for every dead letter that is not logged yet.
-    pub(super) fn write(&mut self, options: &Options, counts: &RejectionCounts, is_last: bool) {
+    pub(super) fn write(&mut self, options: &DeliveryOptions, counts: &RejectionCounts, is_last: bool) {
         let (sink, place) = (&options.name, &options.dead_letter_place);
         for (reason, events) in self.take_due(counts, is_last) {
             let reason = reason.as_str();

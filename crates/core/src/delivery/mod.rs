@@ -57,7 +57,7 @@ use crate::{
     lead::Lead,
     reader::{Cursor, Read, ReadError, Reader},
     redact::Redaction,
-    sink::{ConnectContext, Next, Outcome, Sink, SinkFault, SinkStatus, TransactionState},
+    sink::{AfterOutcomes, ConnectContext, Outcome, Sink, SinkFault, SinkStatus, TransactionState},
 };
 
 /// The time limit for closing a sink. Together with the default drain timeout of eight seconds, less than the ten seconds after
@@ -70,7 +70,7 @@ const STABLE_AFTER: Duration = Duration::from_secs(30);
 
 /// The options of a delivery.
 #[derive(Clone)]
-pub struct Options {
+pub struct DeliveryOptions {
     /// The sink's name in the configuration.
     pub name: String,
     /// The spool that numbers the events.
@@ -102,7 +102,7 @@ pub struct Shutdown {
 
 /// The end of a delivery.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum DeliveryEnd {
     /// All events of the spool are settled.
     Drained,
     /// The delivery was aborted, or the sink had a final fault.
@@ -121,10 +121,10 @@ pub enum Ended {
 pub async fn deliver<S: Sink, R: Reader>(
     mut sink: S,
     reader: R,
-    options: Options,
+    options: DeliveryOptions,
     progress: Arc<Progress>,
     shutdown: Shutdown,
-) -> Result<Ended, ReadError> {
+) -> Result<DeliveryEnd, ReadError> {
     let span = debug_span!("sink", sink = %options.name);
     if sink.transactions().is_some() {
         deliver_with::<S, R, PerTransaction>(sink, reader, options, progress, shutdown)
@@ -140,10 +140,10 @@ pub async fn deliver<S: Sink, R: Reader>(
 async fn deliver_with<S: Sink, R: Reader, M: CommitMode>(
     sink: S,
     reader: R,
-    options: Options,
+    options: DeliveryOptions,
     progress: Arc<Progress>,
     shutdown: Shutdown,
-) -> Result<Ended, ReadError> {
+) -> Result<DeliveryEnd, ReadError> {
     let cursor = reader.cursor().clone();
     let window = Window::<M>::new(options, cursor, Arc::clone(&progress));
     let mut delivery = Delivery {
@@ -212,7 +212,7 @@ impl From<SinkFault> for ConnectionEnd {
 
 impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
     /// Reconnects after each fault, until all events are delivered or the delivery is aborted.
-    async fn run(&mut self) -> Result<Ended, ReadError> {
+    async fn run(&mut self) -> Result<DeliveryEnd, ReadError> {
         let mut backoff = Backoff::new(Duration::from_millis(125), Duration::from_secs(30));
         loop {
             let before = self.window.settled_up_to();
@@ -222,8 +222,8 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             };
             self.log_dead_letters(false);
             let fault = match end {
-                ConnectionEnd::Drained => return Ok(Ended::Drained),
-                ConnectionEnd::Aborted => return Ok(Ended::Unfinished),
+                ConnectionEnd::Drained => return Ok(DeliveryEnd::Drained),
+                ConnectionEnd::Aborted => return Ok(DeliveryEnd::Unfinished),
                 ConnectionEnd::Reconnect => {
                     self.restart();
                     continue;
@@ -237,7 +237,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             if fault.is_final {
                 self.health.stopped(&fault);
                 self.shutdown.drain.cancelled().await;
-                return Ok(Ended::Unfinished);
+                return Ok(DeliveryEnd::Unfinished);
             }
             // A connection that settled events was successful, however short it was.
             let was_stable = self.health.take_connected_for() > STABLE_AFTER;
@@ -251,7 +251,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             self.restart();
             tokio::select! {
                 biased;
-                () = self.shutdown.abort.cancelled() => return Ok(Ended::Unfinished),
+                () = self.shutdown.abort.cancelled() => return Ok(DeliveryEnd::Unfinished),
                 // No member publishes until the new leader is connected.
                 () = becomes_leader(self.window.options().lead.clone()) => backoff.reset(),
                 () = sleep(delay) => {}
@@ -339,14 +339,14 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                     }
                     let settled = self.window.settle(&mut acks);
                     match reported.and_then(|next| settled.map(|()| next)) {
-                        Ok(Next::Continue) => {}
-                        Ok(Next::Resend { acks_are_cumulative }) => {
+                        Ok(AfterOutcomes::Continue) => {}
+                        Ok(AfterOutcomes::Resend { acks_are_cumulative }) => {
                             self.window.commit(&mut self.sink, &mut self.reader);
                             self.window.set_acks_are_cumulative(acks_are_cumulative);
                             self.restart();
                             log_ended = false;
                         }
-                        Ok(Next::Reconnect) => {
+                        Ok(AfterOutcomes::Reconnect) => {
                             self.window.commit(&mut self.sink, &mut self.reader);
                             return Ok(ConnectionEnd::Reconnect);
                         }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Options, refusals::Body};
+use super::{DeliveryOptions, refusals::Body};
 use crate::{
     dead_letter,
     event::Event,
@@ -13,7 +13,7 @@ use crate::{
 
 /// Publishes an event after the sink's redaction. `buffer` is the backing buffer of the event before the redaction.
 pub(super) fn publish_redacted<S: Sink>(
-    options: &Options,
+    options: &DeliveryOptions,
     sink: &mut S,
     event: &Event<'_>,
     buffer: &Bytes,
@@ -25,7 +25,7 @@ pub(super) fn publish_redacted<S: Sink>(
 
 /// Returns the event after the sink's redaction.
 fn redacted<'a>(
-    options: &Options,
+    options: &DeliveryOptions,
     event: &Event<'a>,
     scratch: &'a mut EventBuf,
 ) -> Result<Event<'a>, Rejection> {
@@ -41,7 +41,7 @@ fn redacted<'a>(
 /// Appends the dead letter of an event after the sink's redaction. If the redaction fails, the dead letter does not contain the
 /// event.
 pub(super) fn write_dead_letter(
-    options: &Options,
+    options: &DeliveryOptions,
     event: &Event<'_>,
     rejection: &Rejection,
     body: Body,

@@ -21,7 +21,7 @@ use crate::{
 pub(super) enum Body {
     Whole,
     /// The destination of dead letters has rejected the event too.
-    LeftOut,
+    Omitted,
 }
 
 /// The state of a refused event.
@@ -124,7 +124,7 @@ impl Refusals {
                 Outcome::Rejected(refusal) | Outcome::RetryAlone(refusal),
             ) => {
                 let without_event = without_event(body, &refusal);
-                let state = Refused::Rejected(rejection, Body::LeftOut);
+                let state = Refused::Rejected(rejection, Body::Omitted);
                 self.states.insert(sequence, state);
                 return without_event.map(|_| ());
             }
@@ -231,7 +231,7 @@ impl Refusals {
 /// Removes the event from a dead letter that was rejected.
 fn without_event(body: Body, refusal: &Rejection) -> Result<Body, SinkFault> {
     if body == Body::Whole {
-        return Ok(Body::LeftOut);
+        return Ok(Body::Omitted);
     }
     let reason = format!(
         "the destination for dead letters rejects them: {}; fix it, no event is lost meanwhile",

@@ -32,7 +32,7 @@ macro_rules! silent_sink {
             Ok(())
         }
 
-        async fn outcomes(&mut self, _: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+        async fn outcomes(&mut self, _: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
             pending().await
         }
 
@@ -75,7 +75,7 @@ use crate::{
     dead_letter::DeadLetter,
     event::{Event, Sequence},
     ledger::SinkCounts,
-    reader::{Cursor, Skipped},
+    reader::{Cursor, SkipReason},
     record::{Batch, SealedBatch},
     sink::{
         Ack, Connected, DeadLetterSink, FaultKind, Outcome, PublishError, Rejection, RejectionReason,
@@ -95,7 +95,7 @@ const fn plain_connection() -> Connected {
 #[test]
 fn all_events_are_delivered_in_order_and_counted() {
     let outcome = run(Setup::default());
-    assert_eq!(outcome.ended, Ended::Drained);
+    assert_eq!(outcome.ended, DeliveryEnd::Drained);
     assert_eq!(outcome.broker.stored, (1..=10).collect::<Vec<_>>());
     assert_eq!(outcome.cursor.next.get(), 11);
     assert_eq!(
@@ -202,7 +202,7 @@ fn too_many_consecutive_dead_letters_stop_the_sink() {
             events: 30,
             ..Setup::default()
         });
-        assert_eq!(outcome.ended, Ended::Unfinished);
+        assert_eq!(outcome.ended, DeliveryEnd::Unfinished);
         assert!(outcome.dead_letters.len() <= 4);
         assert_eq!(outcome.progress.state, SinkState::Down);
         let reason = outcome.progress.reason.unwrap();
@@ -228,7 +228,7 @@ fn dead_letters_with_a_certain_cause_stop_no_sink() {
             events: 30,
             ..Setup::default()
         });
-        assert_eq!(outcome.ended, Ended::Drained);
+        assert_eq!(outcome.ended, DeliveryEnd::Drained);
         assert_eq!(
             (outcome.dead_letters.len(), outcome.broker.stored),
             (29, vec![30])
@@ -248,7 +248,12 @@ fn delivered_event_resets_the_dead_letter_count() {
             acks_are_cumulative,
             ..Setup::default()
         });
-        assert_eq!(outcome.ended, Ended::Drained, "{:?}", outcome.progress.reason);
+        assert_eq!(
+            outcome.ended,
+            DeliveryEnd::Drained,
+            "{:?}",
+            outcome.progress.reason
+        );
         assert_eq!(outcome.dead_letters, [2, 4]);
     }
 }
@@ -260,7 +265,7 @@ fn deliveries_before_the_last_fault_are_counted() {
         max_in_a_row: 1,
         ..Setup::default()
     });
-    assert_eq!(outcome.ended, Ended::Unfinished);
+    assert_eq!(outcome.ended, DeliveryEnd::Unfinished);
     assert_eq!(outcome.broker.stored, [1]);
     assert_eq!(
         (outcome.cursor.next.get(), outcome.cursor.counts.delivered),
@@ -344,7 +349,7 @@ fn abort_ends_a_sink_that_never_connects() {
         let ended = deliver(sink, reader, options("fake"), Arc::clone(&progress), shutdown)
             .await
             .unwrap();
-        assert_eq!(ended, Ended::Unfinished);
+        assert_eq!(ended, DeliveryEnd::Unfinished);
     });
     let connects = broker.lock().unwrap().connects;
     assert!(
@@ -373,7 +378,10 @@ fn resending_keeps_connection_and_order() {
         turns: vec![Turn::Resend(0), Turn::Acknowledge(2), Turn::Resend(3)],
         ..Setup::default()
     });
-    assert_eq!((outcome.ended, outcome.broker.connects), (Ended::Drained, 1));
+    assert_eq!(
+        (outcome.ended, outcome.broker.connects),
+        (DeliveryEnd::Drained, 1)
+    );
     assert_eq!(outcome.broker.stored, (1..=10).collect::<Vec<_>>());
     assert_eq!(outcome.progress.faults.total(), 0);
     assert_eq!(outcome.cursor.counts.delivered, 10);
@@ -388,7 +396,10 @@ fn progress_resets_the_backoff() {
         turns: turns.take(78).collect(),
         ..Setup::default()
     });
-    assert_eq!((outcome.ended, outcome.broker.connects), (Ended::Drained, 40));
+    assert_eq!(
+        (outcome.ended, outcome.broker.connects),
+        (DeliveryEnd::Drained, 40)
+    );
     assert!(outcome.took <= Duration::from_secs(10), "{:?}", outcome.took);
 }
 
@@ -406,7 +417,7 @@ proptest! {
         let filter = if filtered { Filter::new([("result", ["new"])]).unwrap() } else { Filter::default() };
         let bad = |sequence: u64| sequence.is_multiple_of(7);
         let outcome = run(Setup { events: 50, turns, bad, filter, acks_are_cumulative, keeps_dead_letters, skips, failing_dead_letters, max_in_a_row: 100, ..Setup::default() });
-        prop_assert_eq!(outcome.ended, Ended::Drained);
+        prop_assert_eq!(outcome.ended, DeliveryEnd::Drained);
         let dropped = |sequence: u64| skips.is_some_and(|(from, events)| (from..from + events).contains(&sequence));
         let excluded = |sequence: u64| filtered && sequence.is_multiple_of(3);
         let sent = |sequence: &u64| !dropped(*sequence) && !excluded(*sequence);

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tracing::info;
 
 use super::{
-    Options,
+    DeliveryOptions,
     commit_mode::CommitMode,
     dead_letters::ConsecutiveDeadLetters,
     inbox::Inbox,
@@ -24,7 +24,7 @@ use crate::{
     event_buf::EventBuf,
     identity::SpoolId,
     ledger::Settlement,
-    reader::{Cursor, Reader, Skipped},
+    reader::{Cursor, Reader, SkipReason},
     record::{self, SealedBatch},
     sink::{
         Ack, Connected, FaultKind, Outcome, PublishError, RejectionReason, Sink, SinkFault, TransactionState,
@@ -52,7 +52,7 @@ enum Turn {
 
 /// The events that were read and are not yet committed.
 pub(super) struct Window<M> {
-    options: Options,
+    options: DeliveryOptions,
     progress: Arc<Progress>,
     cursor: Cursor,
     inbox: Inbox,
@@ -65,7 +65,7 @@ pub(super) struct Window<M> {
 }
 
 impl<M: CommitMode> Window<M> {
-    pub(super) fn new(options: Options, cursor: Cursor, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(options: DeliveryOptions, cursor: Cursor, progress: Arc<Progress>) -> Self {
         Self {
             progress,
             inbox: Inbox::new(cursor.next),
@@ -79,7 +79,7 @@ impl<M: CommitMode> Window<M> {
         }
     }
 
-    pub(super) const fn options(&self) -> &Options {
+    pub(super) const fn options(&self) -> &DeliveryOptions {
         &self.options
     }
 
@@ -121,10 +121,10 @@ impl<M: CommitMode> Window<M> {
     }
 
     /// Adds events that the log no longer contains.
-    pub(super) fn skip(&mut self, from: Sequence, events: u64, reason: Skipped) {
+    pub(super) fn skip(&mut self, from: Sequence, events: u64, reason: SkipReason) {
         let settlement = match reason {
-            Skipped::Dropped => Settlement::Dropped,
-            Skipped::Damaged => Settlement::Damaged,
+            SkipReason::Dropped => Settlement::Dropped,
+            SkipReason::Damaged => Settlement::Damaged,
         };
         self.outstanding.skip(from, events, settlement);
     }

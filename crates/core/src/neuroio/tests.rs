@@ -19,9 +19,9 @@ fn kind(frame: &str) -> String {
         Err(error) => return error.to_string(),
     };
     let kind = match kind {
-        Kind::Control(control) => words(control),
-        Kind::Event(_) => "event".into(),
-        Kind::Unknown => "unknown".into(),
+        ParsedFrame::Control(control) => words(control),
+        ParsedFrame::Event(_) => "event".into(),
+        ParsedFrame::Unknown => "unknown".into(),
     };
     control.map_or(kind.clone(), |control| format!("{kind} and {}", words(control)))
 }
@@ -143,10 +143,10 @@ fn last_of_two_equal_keys_is_used() {
 fn control_value_of_a_learned_frame_decides_its_kind() {
     let mut frames = Frames::default();
     let mut kind_of = |frame: &str| match frames.read(frame).unwrap() {
-        (Kind::Event(_), None) => "event",
-        (Kind::Event(_), Some(_)) => "both",
-        (Kind::Control(_), _) => "control",
-        (Kind::Unknown, _) => "unknown",
+        (ParsedFrame::Event(_), None) => "event",
+        (ParsedFrame::Event(_), Some(_)) => "both",
+        (ParsedFrame::Control(_), _) => "control",
+        (ParsedFrame::Unknown, _) => "unknown",
     };
     for key in ["PING", "auth", "error", "\\u0065rror"] {
         for (value, data, expected) in [

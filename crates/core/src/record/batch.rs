@@ -15,7 +15,7 @@ pub struct Batch {
 
 /// What the intake decided for a record of a [`Batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum IntakeDecision {
     /// The record is kept, with marks.
     Keep {
         /// The hash of the body, if an earlier event had the same identity and another body.
@@ -27,7 +27,7 @@ pub enum Fate {
     Drop,
 }
 
-impl Fate {
+impl IntakeDecision {
     /// The record is kept without a mark.
     pub const KEEP: Self = Self::Keep {
         conflict: None,
@@ -84,17 +84,17 @@ impl Batch {
         }
     }
 
-    /// Applies one fate to each event, in order: removes the event, or marks it. Events without a fate are kept.
+    /// Applies one decision to each event, in order: removes the event, or marks it. Events without a decision are kept.
     ///
     /// The records stay in their buffer and move only into the space of removed ones.
-    pub fn apply(&mut self, fates: impl IntoIterator<Item = Fate>) {
-        let mut fates = fates.into_iter();
+    pub fn apply(&mut self, decisions: impl IntoIterator<Item = IntakeDecision>) {
+        let mut decisions = decisions.into_iter();
         let (mut from, mut to) = (0, 0);
         while let Some(length) = total_length(&self.bytes[from..]) {
             let record = from..from + length;
             from = record.end;
-            match fates.next().unwrap_or(Fate::KEEP) {
-                Fate::Keep { conflict, is_late } => {
+            match decisions.next().unwrap_or(IntakeDecision::KEEP) {
+                IntakeDecision::Keep { conflict, is_late } => {
                     if conflict.is_some() {
                         set_conflict(&mut self.bytes[record.clone()], conflict);
                     }
@@ -102,7 +102,7 @@ impl Batch {
                         set_late(&mut self.bytes[record.clone()]);
                     }
                 }
-                Fate::Drop => {
+                IntakeDecision::Drop => {
                     self.events -= 1;
                     continue;
                 }
@@ -261,7 +261,7 @@ impl SealedBatch {
 }
 
 fn set_late(record: &mut [u8]) {
-    let late = origin(record[24]).late();
+    let late = origin(record[24]).into_late();
     record[24] = record[24] & !ORIGIN | (late as u8) << ORIGIN_SHIFT;
 }
 

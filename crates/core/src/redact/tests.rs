@@ -35,7 +35,7 @@ fn located(frame: &str) -> Event<'_> {
         ..EventPaths::default()
     };
     let fields = ["pid", "space", "face_image", "$.more"].map(|path| FieldPath::parse(path).unwrap());
-    testing::located(frame, &paths, &fields)
+    testing::event_at_paths(frame, &paths, &fields)
 }
 
 /// Returns the frame after redaction, or `None` if it is unchanged. Checks that the positions of the fields are those of a scan.
@@ -136,7 +136,7 @@ fn value_around_the_body_is_replaced_except_the_body() {
         id: vec![Path::new(["payload", "key"])],
         ..EventPaths::default()
     };
-    let event = testing::located(
+    let event = testing::event_at_paths(
         r#"{"payload":{"key":"k","secret":"s","items":[{"a":1,"name":"n"},{"b":2}]},"name":"m"}"#,
         &paths,
         &[],
@@ -215,7 +215,7 @@ fn redaction_around_the_body_wins_over_a_pseudonym() {
         id: vec![Path::new(["meta", "id"])],
         ..EventPaths::default()
     };
-    let event = testing::located(
+    let event = testing::event_at_paths(
         r#"{"meta":{"user":"x","id":1},"data":{"0":{"space":{"name":"n","id":2}}}}"#,
         &paths,
         &[],

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Offsets, lanes};
+use super::{Offsets, partition_numbers};
 use crate::positions::Position;
 
 /// The longest text, in bytes. Below the limit of the spool.
@@ -46,8 +46,10 @@ pub(super) fn offsets(text: Option<&str>, partitions: usize) -> Offsets {
         return Offsets::new();
     };
     match decode(&note.read) {
-        Some(offsets) => lanes(partitions).zip(offsets).collect(),
-        None => lanes(partitions).map(|lane| (lane, 0)).collect(),
+        Some(offsets) => partition_numbers(partitions).zip(offsets).collect(),
+        None => partition_numbers(partitions)
+            .map(|partition| (partition, 0))
+            .collect(),
     }
 }
 

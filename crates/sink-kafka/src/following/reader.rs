@@ -215,13 +215,13 @@ impl Reading {
 /// Compares the positions of the reader with the ends of the partitions.
 struct Watch {
     limits: Limits,
-    lanes: BTreeMap<u32, Lane>,
+    partitions: BTreeMap<u32, PartitionState>,
     next_check: Instant,
 }
 
 /// A partition as it is read.
 #[derive(Default)]
-struct Lane {
+struct PartitionState {
     /// The offset after the last record.
     next: u64,
     /// The offset up to which the partition was read at the last check, records without an event included.
@@ -242,18 +242,18 @@ struct Waits {
 
 impl Watch {
     fn new(offsets: &Offsets, limits: Limits) -> Self {
-        let lane = |(lane, next): (&u32, &u64)| {
+        let partition = |(partition, next): (&u32, &u64)| {
             let (next, position) = (*next, *next);
-            let lane_state = Lane {
+            let partition_state = PartitionState {
                 next,
                 position,
-                ..Lane::default()
+                ..PartitionState::default()
             };
-            (*lane, lane_state)
+            (*partition, partition_state)
         };
         Self {
             limits,
-            lanes: offsets.iter().map(lane).collect(),
+            partitions: offsets.iter().map(partition).collect(),
             next_check: Instant::now() + limits.check,
         }
     }
@@ -263,17 +263,17 @@ impl Watch {
     }
 
     fn read(&mut self, found: &[Found]) {
-        for Found { place, .. } in found {
-            if let Some(lane) = self.lanes.get_mut(&place.lane) {
-                lane.next = lane.next.max(place.offset + 1);
+        for Found { position, .. } in found {
+            if let Some(partition) = self.partitions.get_mut(&position.partition) {
+                partition.next = partition.next.max(position.offset + 1);
             }
         }
     }
 
     /// Records that reading has waited for the receiver: the time without progress starts again at zero.
     fn paused(&mut self) {
-        for lane in self.lanes.values_mut() {
-            lane.waits = Waits::default();
+        for partition in self.partitions.values_mut() {
+            partition.waits = Waits::default();
         }
     }
 
@@ -287,26 +287,26 @@ impl Watch {
         consumer: &BaseConsumer<ReaderContext>,
     ) -> Result<Option<SinkFault>, SinkFault> {
         let known = lock(&consumer.context().seen).clone();
-        if known.partitions > topic_to_read.partitions {
+        if known.partition_count > topic_to_read.partitions {
             let reason = format!(
                 "the topic \"{}\" has {} partitions, previously {}; all of them are read from now on",
-                topic_to_read.topic, known.partitions, topic_to_read.partitions
+                topic_to_read.topic, known.partition_count, topic_to_read.partitions
             );
             return Err(SinkFault::new(FaultKind::Other, reason));
         }
         let mut reason = None;
-        for (number, lane) in &mut self.lanes {
-            let seen = known.lanes.get(number).copied().unwrap_or_default();
-            let position = lane.next.max(seen.end_reached);
-            if position > lane.position {
-                lane.waits = Waits::default();
-                lane.position = position;
+        for (number, partition) in &mut self.partitions {
+            let seen = known.partitions.get(number).copied().unwrap_or_default();
+            let position = partition.next.max(seen.end_reached);
+            if position > partition.position {
+                partition.waits = Waits::default();
+                partition.position = position;
                 continue;
             }
             match topic_to_read.watermarks(consumer, *number, self.limits.answer) {
                 Ok((_, end)) => {
-                    lane.waits.unanswered = None;
-                    reason = reason.or(lane.compare(
+                    partition.waits.unanswered = None;
+                    reason = reason.or(partition.compare(
                         topic_to_read,
                         *number,
                         end.unsigned_abs(),
@@ -315,7 +315,7 @@ impl Watch {
                     )?);
                 }
                 Err(fault) => {
-                    let since = *lane.waits.unanswered.get_or_insert_with(Instant::now);
+                    let since = *partition.waits.unanswered.get_or_insert_with(Instant::now);
                     if since.elapsed() >= self.limits.replaced {
                         return Err(fault);
                     }
@@ -332,7 +332,7 @@ impl Watch {
     }
 }
 
-impl Lane {
+impl PartitionState {
     /// Compares the position of a partition with its ends, and returns the fault if records are missing for too long. `end`: the
     /// end of the committed records; `high`: the last known end of all records.
     ///

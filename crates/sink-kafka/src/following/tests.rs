@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use neurobridge_core::{connect::ConnectSteps, copies::Place};
+use neurobridge_core::{connect::ConnectSteps, copies::MessagePosition};
 use rdkafka::{
     ClientConfig,
     message::{Header, OwnedHeaders},
@@ -52,8 +52,8 @@ fn publish(member: &mut Membership, number: u64) -> Result<bool, PublishError> {
 
 fn found(number: u64) -> Found {
     Found {
-        place: Place {
-            lane: 0,
+        position: MessagePosition {
+            partition: 0,
             offset: number,
         },
         identity: Some(Identity::of(&number.to_string())),

@@ -10,7 +10,7 @@ use std::{
 
 use neurobridge_core::{
     connect::{ConnectStep, ConnectSteps},
-    copies::{Identity, Place},
+    copies::{Identity, MessagePosition},
     sink::{FaultKind, SinkFault},
 };
 use rdkafka::{
@@ -22,7 +22,7 @@ use rdkafka::{
 };
 use tokio::sync::mpsc;
 
-use super::{lanes, reader::ReaderContext};
+use super::{partition_numbers, reader::ReaderContext};
 use crate::{
     background::Background, cursors::passes, encode::IDENTITY, error, health::Health, producer::reporting,
     properties,
@@ -57,7 +57,7 @@ pub(crate) struct Unread {
 /// A record of the topic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
-    pub(super) place: Place,
+    pub(super) position: MessagePosition,
     /// `None` for a record of another program.
     pub(super) identity: Option<Identity>,
 }
@@ -129,31 +129,31 @@ impl TopicToRead {
         let consumer = self.consumer(&properties, steps)?;
         let look_back = LOOK_BACK / i64::try_from(self.partitions.max(1)).unwrap_or(i64::MAX);
         let mut ends = Vec::new();
-        for lane in lanes(self.partitions) {
-            ends.push((lane, self.watermarks(&consumer, lane, ANSWER_LIMIT)?));
+        for partition in partition_numbers(self.partitions) {
+            ends.push((partition, self.watermarks(&consumer, partition, ANSWER_LIMIT)?));
             steps.progress();
         }
-        let ends_before = |(lane, (_, end)): &(u32, (i64, i64))| {
+        let ends_before = |(partition, (_, end)): &(u32, (i64, i64))| {
             resume_offsets
-                .get(lane)
+                .get(partition)
                 .is_some_and(|next| *next > end.unsigned_abs())
         };
         // The topic was recreated or truncated, so the resume offsets of its other partitions are not valid any more either.
         let is_shorter = ends.iter().any(ends_before);
-        let offsets = ends.iter().map(|&(lane, (first, end))| {
-            let next = match resume_offsets.get(&lane) {
+        let offsets = ends.iter().map(|&(partition, (first, end))| {
+            let next = match resume_offsets.get(&partition) {
                 Some(&next) if !is_shorter => next,
                 None if resume_offsets.is_empty() => (end - look_back).max(first).unsigned_abs(),
                 // In a recreated or truncated topic, or in a partition that was added later.
                 _ => first.unsigned_abs(),
             };
-            (lane, next)
+            (partition, next)
         });
         Ok(Unread {
             offsets: offsets.collect(),
             ends: ends
                 .iter()
-                .map(|(lane, (_, end))| (*lane, end.unsigned_abs()))
+                .map(|(partition, (_, end))| (*partition, end.unsigned_abs()))
                 .collect(),
         })
     }
@@ -162,12 +162,12 @@ impl TopicToRead {
     pub(super) fn watermarks(
         &self,
         consumer: &BaseConsumer<ReaderContext>,
-        lane: u32,
+        partition: u32,
         limit: Duration,
     ) -> Result<(i64, i64), SinkFault> {
-        let lane = i32::try_from(lane).unwrap_or(i32::MAX);
+        let partition = i32::try_from(partition).unwrap_or(i32::MAX);
         consumer
-            .fetch_watermarks(&self.topic, lane, limit)
+            .fetch_watermarks(&self.topic, partition, limit)
             .map_err(|error| self.unreadable(&error))
     }
 
@@ -177,11 +177,11 @@ impl TopicToRead {
         offsets: &Offsets,
     ) -> Result<(), SinkFault> {
         let mut assignment = TopicPartitionList::new();
-        for (&lane, &next) in offsets {
-            let lane = i32::try_from(lane).unwrap_or(i32::MAX);
+        for (&partition, &next) in offsets {
+            let partition = i32::try_from(partition).unwrap_or(i32::MAX);
             let next = Offset::Offset(i64::try_from(next).unwrap_or(i64::MAX));
             assignment
-                .add_partition_offset(&self.topic, lane, next)
+                .add_partition_offset(&self.topic, partition, next)
                 .map_err(|error| self.unreadable(&error))?;
         }
         consumer
@@ -200,7 +200,7 @@ impl TopicToRead {
         while found.len() < MAX_TOGETHER {
             match consumer.poll(wait) {
                 Some(Ok(message)) => found.push(Found::of(&message)),
-                Some(Err(KafkaError::PartitionEOF(lane))) => ended(lane.unsigned_abs()),
+                Some(Err(KafkaError::PartitionEOF(partition))) => ended(partition.unsigned_abs()),
                 Some(Err(error)) if !passes(&error) => return Err(self.unreadable(&error)),
                 Some(Err(_)) => {}
                 None => break,
@@ -222,13 +222,13 @@ impl TopicToRead {
         let consumer = |isolation| self.consumer(&self.properties(isolation, Replicas::Leaders), steps);
         let (all, committed) = (consumer("read_uncommitted")?, consumer("read_committed")?);
         let mut ends = Offsets::new();
-        for &lane in offsets.keys() {
-            let (_, end) = self.watermarks(&all, lane, ANSWER_LIMIT)?;
-            self.wait_for(&committed, lane, end, limit, steps)?;
-            ends.insert(lane, end.unsigned_abs());
+        for &partition in offsets.keys() {
+            let (_, end) = self.watermarks(&all, partition, ANSWER_LIMIT)?;
+            self.wait_for(&committed, partition, end, limit, steps)?;
+            ends.insert(partition, end.unsigned_abs());
         }
         let mut open = offsets.clone();
-        open.retain(|lane, next| ends.get(lane).is_some_and(|end| *next < *end));
+        open.retain(|partition, next| ends.get(partition).is_some_and(|end| *next < *end));
         if open.is_empty() {
             return Ok(ends);
         }
@@ -236,13 +236,16 @@ impl TopicToRead {
         self.assign(&committed, &open)?;
         let mut deadline = Instant::now() + ANSWER_LIMIT;
         while !open.is_empty() {
-            let found = self.poll(&committed, &mut |lane| {
-                open.remove(&lane);
+            let found = self.poll(&committed, &mut |partition| {
+                open.remove(&partition);
             })?;
-            for Found { place, .. } in &found {
+            for Found { position, .. } in &found {
                 // If a program writes all the time, the client may report the end late or never.
-                if ends.get(&place.lane).is_some_and(|end| place.offset + 1 >= *end) {
-                    open.remove(&place.lane);
+                if ends
+                    .get(&position.partition)
+                    .is_some_and(|end| position.offset + 1 >= *end)
+                {
+                    open.remove(&position.partition);
                 }
             }
             if !found.is_empty() {
@@ -262,13 +265,13 @@ impl TopicToRead {
     fn wait_for(
         &self,
         consumer: &BaseConsumer<ReaderContext>,
-        lane: u32,
+        partition: u32,
         end: i64,
         limit: Duration,
         steps: &ConnectSteps,
     ) -> Result<(), SinkFault> {
         let deadline = Instant::now() + limit;
-        while self.watermarks(consumer, lane, ANSWER_LIMIT)?.1 < end {
+        while self.watermarks(consumer, partition, ANSWER_LIMIT)?.1 < end {
             if Instant::now() >= deadline {
                 return Err(self.hidden(&format!("expected its end within {limit:?}; waiting again")));
             }
@@ -307,8 +310,8 @@ impl Found {
             std::str::from_utf8(header.value?).ok()
         });
         Self {
-            place: Place {
-                lane: message.partition().unsigned_abs(),
+            position: MessagePosition {
+                partition: message.partition().unsigned_abs(),
                 offset: message.offset().unsigned_abs(),
             },
             identity: identity.map(Identity::of),

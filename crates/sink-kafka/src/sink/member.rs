@@ -6,7 +6,7 @@ use neurobridge_core::{
     connect::ConnectStep,
     event::{Event, Sequence},
     identity,
-    sink::{Ack, ConnectContext, Connected, FaultKind, Next, PublishError, SinkFault},
+    sink::{Ack, AfterOutcomes, ConnectContext, Connected, FaultKind, PublishError, SinkFault},
 };
 use tokio::{join, sync::mpsc};
 
@@ -185,25 +185,25 @@ impl KafkaSink {
     pub(super) async fn outcomes_of_member(
         &mut self,
         acks: &mut Vec<Ack>,
-    ) -> Result<Option<Next>, SinkFault> {
+    ) -> Result<Option<AfterOutcomes>, SinkFault> {
         let Some(membership) = &mut self.membership else {
             return Ok(None);
         };
         if membership.take_known(acks) {
-            return Ok(Some(Next::Continue));
+            return Ok(Some(AfterOutcomes::Continue));
         }
         let is_settled = |connection: &Connection| connection.is_idle() && !connection.is_in_transaction();
         let has_lease = membership.has_lease();
         match membership.role() {
             Role::Disconnected | Role::Leader => Ok(None),
             Role::FormerLeader if self.connection.as_ref().is_some_and(is_settled) => {
-                Ok(Some(Next::Reconnect))
+                Ok(Some(AfterOutcomes::Reconnect))
             }
             Role::FormerLeader => Ok(None),
-            Role::Follower(_) if has_lease => Ok(Some(Next::Reconnect)),
+            Role::Follower(_) if has_lease => Ok(Some(AfterOutcomes::Reconnect)),
             Role::Follower(_) => {
                 membership.outcomes(acks).await?;
-                Ok(Some(Next::Continue))
+                Ok(Some(AfterOutcomes::Continue))
             }
         }
     }

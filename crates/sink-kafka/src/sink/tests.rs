@@ -14,7 +14,7 @@ use neurobridge_core::{
     event::Sequence,
     reader::Cursor,
     sink::{Outcome, RejectionReason},
-    sink_config::Oversize,
+    sink_config::OversizeAction,
 };
 use rdkafka::types::RDKafkaRespErr as Resp;
 use tokio::time::Instant;
@@ -358,7 +358,7 @@ async fn oversize_event_is_rejected_or_stripped_before_sending() {
     assert_eq!(rejection.reason, RejectionReason::TooLarge);
     insta::assert_snapshot!(rejection.detail, @r#"found a message of 1100358 bytes, expected at most 1048588 for the topic "neuroio.entries"; raise its max.message.bytes, or set oversize = "strip""#);
 
-    config.oversize = Oversize::Strip;
+    config.oversize = OversizeAction::Strip;
     let mut sink = connected(config).await;
     sink.publish(&event(1, &large), &Bytes::new()).unwrap();
     assert_eq!(
@@ -406,7 +406,7 @@ async fn outcomes_is_cancel_safe() {
         // Each future is dropped after one poll.
         tokio::select! {
             biased;
-            outcome = sink.outcomes(&mut acks) => assert_eq!(outcome.unwrap(), Next::Continue),
+            outcome = sink.outcomes(&mut acks) => assert_eq!(outcome.unwrap(), AfterOutcomes::Continue),
             () = tokio::task::yield_now() => {}
         }
     }

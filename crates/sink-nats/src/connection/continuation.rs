@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use neurobridge_core::sink::{Ack, Next, SinkFault};
+use neurobridge_core::sink::{Ack, AfterOutcomes, SinkFault};
 
 use super::Connection;
 use crate::{backend::Backend, chain::Chain, recovery::End, stream::Api};
@@ -10,7 +10,7 @@ use crate::{backend::Backend, chain::Chain, recovery::End, stream::Api};
 impl Connection {
     /// Reads the end of the stream and continues the chain there: all events without an outcome have to be sent again.
     /// Cancel-safe: a request that was sent stays pending.
-    pub(super) async fn continue_chain(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    pub(super) async fn continue_chain(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         if self.following.is_some() {
             // Another member may have published.
             return self.take_over(acks).await;
@@ -21,7 +21,7 @@ impl Connection {
             ..
         } = &mut self.backend
         else {
-            return Ok(Next::Continue);
+            return Ok(AfterOutcomes::Continue);
         };
         match recovery.end() {
             End::Known(place) => {
@@ -49,7 +49,7 @@ impl Connection {
                 *chain = Chain::new(&self.ownership.owner(), end);
             }
         }
-        Ok(Next::Resend {
+        Ok(AfterOutcomes::Resend {
             acks_are_cumulative: self.acks_are_cumulative(),
         })
     }

@@ -2,7 +2,7 @@
 
 use neurobridge_core::{
     event::Event,
-    sink::{Ack, Next, Outcome, PublishError, SinkFault},
+    sink::{Ack, AfterOutcomes, Outcome, PublishError, SinkFault},
 };
 
 use super::Connection;
@@ -15,7 +15,7 @@ use crate::{
 
 /// The answer to the delivery after a change of the role: all events without an outcome are published again. Acknowledgements
 /// are cumulative, because the place stored with the cursor stands for all events before the last stored one.
-const RESENT: Next = Next::Resend {
+const RESENT: AfterOutcomes = AfterOutcomes::Resend {
     acks_are_cumulative: true,
 };
 
@@ -103,9 +103,9 @@ impl Connection {
     }
 
     /// Waits for outcomes, or takes over. To be called only by a follower without messages in flight.
-    pub(super) async fn follow(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    pub(super) async fn follow(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         let Some(following) = &mut self.following else {
-            return Ok(Next::Continue);
+            return Ok(AfterOutcomes::Continue);
         };
         if following.may_publish() {
             return self.take_over(acks).await;
@@ -117,13 +117,13 @@ impl Connection {
             return Ok(RESENT);
         }
         following.follow(acks).await?;
-        Ok(Next::Continue)
+        Ok(AfterOutcomes::Continue)
     }
 
     /// Reads the stream to its end and continues as the leader: all events without an outcome are sent. Cancel-safe.
-    pub(super) async fn take_over(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    pub(super) async fn take_over(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         let Some(following) = &mut self.following else {
-            return Ok(Next::Continue);
+            return Ok(AfterOutcomes::Continue);
         };
         let Some(place) = following.take_over(acks).await? else {
             self.end_chain();

@@ -37,7 +37,7 @@ pub(super) fn run(shared: Arc<Shared>) {
             Ok(true) => next = located.limit,
             Ok(false) => return,
             Err(error) if error.kind() == io::ErrorKind::NotFound => next = located.limit,
-            Err(error) if ErrorClass::of(&error).may_pass() => {
+            Err(error) if ErrorClass::of(&error).is_retryable() => {
                 debug!(%error, segment = %located.path.display(), "segment cannot be checked now; retrying");
                 let state = shared.lock();
                 drop(shared.wait(&shared.maintenance_condvar, state, RETRY_INTERVAL));

@@ -103,7 +103,7 @@ fn opened<'a>(file: &'a mut Option<File>, path: &Path) -> Result<&'a File, DiskE
             let open = files::open_or_create(path)?;
             match files::reserve(&open, path, 2 * SLOT_LENGTH as u64) {
                 // The disk may have space again by the time of the write, which reports an error otherwise.
-                Err(error) if error.may_pass() => {}
+                Err(error) if error.is_retryable() => {}
                 reserved => reserved?,
             }
             // Also if the file existed: an earlier attempt may have ended just before this sync.

@@ -61,8 +61,8 @@ impl DiskError {
         self.class
     }
 
-    pub(crate) const fn may_pass(&self) -> bool {
-        self.class.may_pass()
+    pub(crate) const fn is_retryable(&self) -> bool {
+        self.class.is_retryable()
     }
 }
 

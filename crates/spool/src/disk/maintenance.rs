@@ -65,7 +65,7 @@ pub(super) fn run(shared: Arc<Shared>) {
                 }
                 (SAVE_INTERVAL, false)
             }
-            Err(error) if error.may_pass() => {
+            Err(error) if error.is_retryable() => {
                 if !was_retrying {
                     warn!(%error, cause = %error.source, "cursors or resume values cannot be saved now; retrying");
                 }
@@ -155,7 +155,7 @@ fn preallocate(shared: &Shared) -> Result<(), DiskError> {
         }
         Err(error) => {
             shared.lock().preallocated = Preallocated::None;
-            if error.may_pass() {
+            if error.is_retryable() {
                 files::remove(&path)
             } else {
                 Err(error)

@@ -71,7 +71,7 @@ pub(super) fn recover(
             .values_mut()
             .for_each(|reader| reader.is_registered = true),
         // The readers are registered later, when their cursors are saved and before the first event is stored.
-        Err(error) if error.may_pass() => {}
+        Err(error) if error.is_retryable() => {}
         Err(error) => return Err(error),
     }
     Ok(readers)

@@ -102,7 +102,7 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     let (mut trimmed_file, trimmed) = read_trimmed(trimmed_path, id)?;
     match trimmed_file.make() {
         // The file is created when the disk has space. Until then no segment is deleted.
-        Err(error) if error.may_pass() => {}
+        Err(error) if error.is_retryable() => {}
         made => made?,
     }
     let mut state = State::new(Sequence::FIRST, trimmed.next);

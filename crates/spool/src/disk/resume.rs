@@ -250,7 +250,7 @@ fn read_records(
         }
         if let Err(error) = read {
             let error = DiskError::of("read", &shared.folder)(error);
-            if error.may_pass() {
+            if error.is_retryable() {
                 return Err(error);
             }
             // The log opens and reports the damage where a sink reads it. An older value only causes duplicates.

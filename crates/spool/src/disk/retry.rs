@@ -35,7 +35,7 @@ pub(super) fn retry<T>(shared: &Shared, mut act: impl FnMut() -> Result<T, DiskE
                 state.shortage.disk_full(&error);
                 drop(make_room(shared, state)?);
             }
-            Err(error) if error.may_pass() => wait_for_resource(shared, &error)?,
+            Err(error) if error.is_retryable() => wait_for_resource(shared, &error)?,
             result => {
                 let result = result?;
                 end_full(&mut shared.lock());
@@ -49,7 +49,7 @@ pub(super) fn retry<T>(shared: &Shared, mut act: impl FnMut() -> Result<T, DiskE
 pub(super) fn retry_briefly(mut act: impl FnMut() -> Result<(), DiskError>) -> Result<(), DiskError> {
     for _ in 0..ATTEMPTS {
         match act() {
-            Err(error) if error.may_pass() => thread::sleep(ATTEMPT_INTERVAL),
+            Err(error) if error.is_retryable() => thread::sleep(ATTEMPT_INTERVAL),
             done => return done,
         }
     }
@@ -88,7 +88,7 @@ pub(super) fn make_room<'a>(
         drop(state);
         match shared.remove([segment]) {
             // If the disk has no space even for the retention marker, another program or person must free space.
-            Err(error) if error.may_pass() => state = shared.lock(),
+            Err(error) if error.is_retryable() => state = shared.lock(),
             removed => {
                 removed?;
                 return Ok(shared.lock());

@@ -13,7 +13,7 @@ use std::{
 use neurobridge_core::{
     event::{Event, FieldPath, Sequence},
     ledger::Settlement,
-    reader::{Read, Reader, Skipped},
+    reader::{Read, Reader, SkipReason},
     record::Batch,
     testing,
     units::ByteSize,
@@ -165,8 +165,8 @@ impl Seen {
             Read::Skipped { from, events, reason } => {
                 let skipped = from.get()..from.get() + events;
                 match reason {
-                    Skipped::Dropped => self.dropped.extend(skipped),
-                    Skipped::Damaged => self.damaged.extend(skipped),
+                    SkipReason::Dropped => self.dropped.extend(skipped),
+                    SkipReason::Damaged => self.damaged.extend(skipped),
                 }
             }
             Read::End => return false,

@@ -10,7 +10,7 @@ use std::{
 
 use neurobridge_core::{
     dead_letter::DeadLetters,
-    delivery::Ended,
+    delivery::DeliveryEnd,
     event::{Event, Sequence},
     event_buf::EventBuf,
     identity::SpoolId,
@@ -223,7 +223,7 @@ impl Intake<'_> {
             if let Some(error) = lock(&error).take() {
                 return Err(error).or_exit(Exit::Disk);
             }
-            if ended != Ended::Drained {
+            if ended != DeliveryEnd::Drained {
                 let reason = snapshot.reason.unwrap_or_else(|| "stopped".to_owned());
                 return Err(Failure::message(Exit::Unavailable, reason).with_step(
                     "run the same command again: it continues with the dead letters that are left",

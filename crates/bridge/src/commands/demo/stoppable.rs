@@ -8,8 +8,8 @@ use neurobridge_core::{
     event::Event,
     identity::SpoolId,
     sink::{
-        Ack, ConnectContext, Connected, DeadLetterSink, Next, PublishError, Sink, SinkFault, SinkStatus,
-        Transactions,
+        Ack, AfterOutcomes, ConnectContext, Connected, DeadLetterSink, PublishError, Sink, SinkFault,
+        SinkStatus, Transactions,
     },
     sink_type::{BuildContext, DeadLetterPlace, InCluster, SinkConfig, SinkType},
     template::Template,
@@ -114,7 +114,7 @@ impl Sink for StoppableSink {
         self.sink.flush().await
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         // An error means that the demo has ended, and with it the fault.
         let _ = self.is_stopped.wait_for(|is_stopped| !is_stopped).await;
         self.sink.outcomes(acks).await

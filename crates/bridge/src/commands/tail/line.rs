@@ -158,7 +158,7 @@ mod tests {
         let event = Event {
             received_at: "2026-01-02T03:04:05.678Z".parse().unwrap(),
             type_prefix: "com.example.",
-            ..testing::located(frame, &paths, &[])
+            ..testing::event_at_paths(frame, &paths, &[])
         };
         insta::assert_snapshot!(of(&event, false, 80, Paint::PLAIN), @r#"03:04:05.678  trade     BTC           BTC/7  {"sym":"BTC","n":7,"ev":"trade","p…"#);
     }

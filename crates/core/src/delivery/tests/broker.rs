@@ -167,7 +167,7 @@ impl Sink for FakeSink {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         if self.is_silent {
             return pending().await;
         }
@@ -215,13 +215,13 @@ impl Sink for FakeSink {
             Some(Turn::Resend(count)) => {
                 self.acknowledge(count, acks);
                 self.waiting.clear();
-                return Ok(Next::Resend {
+                return Ok(AfterOutcomes::Resend {
                     acks_are_cumulative: self.acks_are_cumulative,
                 });
             }
             None => self.acknowledge(usize::MAX, acks),
         }
-        Ok(Next::Continue)
+        Ok(AfterOutcomes::Continue)
     }
 
     fn status(&self) -> SinkStatus {
@@ -250,7 +250,7 @@ impl Reader for FakeReader {
             return Ok(Read::Skipped {
                 from: Sequence::new(from).unwrap(),
                 events,
-                reason: Skipped::Dropped,
+                reason: SkipReason::Dropped,
             });
         }
         let found = self

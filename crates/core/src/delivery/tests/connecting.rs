@@ -25,12 +25,12 @@ impl Sink for WaitingSink {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         acks.extend(self.waiting.drain(..).map(|sequence| Ack {
             sequence,
             outcome: Outcome::Delivered,
         }));
-        Ok(Next::Continue)
+        Ok(AfterOutcomes::Continue)
     }
 
     fn status(&self) -> SinkStatus {

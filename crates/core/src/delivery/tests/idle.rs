@@ -24,10 +24,10 @@ impl Sink for IdleSink {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         self.delivered += self.acknowledged.len() as u64;
         acks.append(&mut self.acknowledged);
-        Ok(Next::Continue)
+        Ok(AfterOutcomes::Continue)
     }
 
     fn status(&self) -> SinkStatus {

@@ -31,12 +31,12 @@ impl Sink for MemberSink {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         if !self.is_leading() {
             // An absolute time, since the call is cancelled and repeated meanwhile.
             let leads_at = Instant::now() + Duration::from_secs(600);
             tokio::time::sleep_until(*self.leads_at.get_or_insert(leads_at)).await;
-            return Ok(Next::Reconnect);
+            return Ok(AfterOutcomes::Reconnect);
         }
         if self.waiting.is_empty() {
             pending::<()>().await;
@@ -45,7 +45,7 @@ impl Sink for MemberSink {
             sequence,
             outcome: Outcome::Delivered,
         }));
-        Ok(Next::Continue)
+        Ok(AfterOutcomes::Continue)
     }
 
     fn status(&self) -> SinkStatus {
@@ -137,7 +137,7 @@ impl Sink for FencedSink {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         if self.waiting.is_empty() {
             pending::<()>().await;
         }
@@ -152,7 +152,7 @@ impl Sink for FencedSink {
                 _ => Outcome::Duplicate,
             },
         }));
-        Ok(Next::Continue)
+        Ok(AfterOutcomes::Continue)
     }
 
     fn status(&self) -> SinkStatus {

@@ -62,7 +62,7 @@ fn reads_are_bounded_while_an_event_has_no_outcome() {
         cursor: cursor.clone(),
         read_bytes: Arc::clone(&read_bytes),
     };
-    let options = Options {
+    let options = DeliveryOptions {
         filter: Filter::new([("result", ["new"])]).unwrap(),
         ..options("silent")
     };

@@ -17,7 +17,7 @@ use super::*;
 /// The end of one process.
 #[derive(Debug, PartialEq, Eq)]
 enum Exit {
-    Ended(Ended),
+    Ended(DeliveryEnd),
     Killed,
 }
 
@@ -35,7 +35,7 @@ fn run_process(world: &Arc<Mutex<World>>, cursor: &Cursor) -> (Exit, ProgressSna
         world.start_process(cursor, kill.clone(), shutdown.abort.clone());
         world.filter.clone()
     };
-    let options = Options {
+    let options = DeliveryOptions {
         name: "model".into(),
         spool: SpoolId::from_bytes([7; 16]),
         filter,
@@ -74,7 +74,7 @@ fn check(world: World) {
             snapshot.cursor, world.cursor,
             "the status shows the committed cursor"
         );
-        if exit == Exit::Ended(Ended::Drained) {
+        if exit == Exit::Ended(DeliveryEnd::Drained) {
             assert_eq!(
                 (world.cursor.next.get(), snapshot.in_flight),
                 (events + 1, 0),

@@ -21,7 +21,7 @@ impl Sink for StuckSink {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         // A stuck client never acknowledges the events published to it.
         let connected = *self.connects.lock().unwrap().last().unwrap();
         if connected < self.until {
@@ -31,7 +31,7 @@ impl Sink for StuckSink {
             sequence,
             outcome: Outcome::Delivered,
         }));
-        Ok(Next::Continue)
+        Ok(AfterOutcomes::Continue)
     }
 
     fn status(&self) -> SinkStatus {

@@ -49,7 +49,7 @@ impl Default for Setup {
 pub(super) struct Ending {
     /// The duration by the paused clock, which includes only the time of timers.
     pub(super) took: Duration,
-    pub(super) ended: Ended,
+    pub(super) ended: DeliveryEnd,
     pub(super) broker: Broker,
     pub(super) dead_letters: Vec<u64>,
     pub(super) cursor: Cursor,
@@ -91,7 +91,7 @@ pub(super) fn run(setup: Setup) -> Ending {
         room: 5,
         progress: Arc::clone(&progress),
     };
-    let options = Options {
+    let options = DeliveryOptions {
         filter: setup.filter,
         dead_letters: Arc::clone(&dead_letters) as Arc<dyn DeadLetters>,
         max_dead_letters_in_a_row: setup.max_in_a_row,
@@ -127,7 +127,7 @@ pub(super) fn run(setup: Setup) -> Ending {
 }
 
 /// Returns a reader that waits after the tenth event, and default options.
-pub(super) fn ten_events(cursor: &Cursor, name: &str) -> (FakeReader, Options) {
+pub(super) fn ten_events(cursor: &Cursor, name: &str) -> (FakeReader, DeliveryOptions) {
     let reader = FakeReader {
         batches: batches(10, None),
         next: Sequence::FIRST,
@@ -140,8 +140,8 @@ pub(super) fn ten_events(cursor: &Cursor, name: &str) -> (FakeReader, Options) {
 }
 
 /// Returns options without filter and redaction, with which a second consecutive dead letter stops the sink.
-pub(super) fn options(name: &str) -> Options {
-    Options {
+pub(super) fn options(name: &str) -> DeliveryOptions {
+    DeliveryOptions {
         name: name.into(),
         spool: SpoolId::from_bytes([7; 16]),
         filter: Filter::default(),

@@ -20,7 +20,7 @@ impl Sink for SelectiveSink {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         let is_first_alone = self.waiting == [Sequence::FIRST];
         if is_first_alone {
             // An absolute time, because the delivery cancels and repeats this call.
@@ -34,7 +34,7 @@ impl Sink for SelectiveSink {
             sequence,
             outcome: Outcome::Delivered,
         }));
-        Ok(Next::Continue)
+        Ok(AfterOutcomes::Continue)
     }
 
     fn status(&self) -> SinkStatus {

@@ -195,7 +195,7 @@ impl Sink for FakeSink {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         if self.is_silent {
             return pending().await;
         }
@@ -206,7 +206,7 @@ impl Sink for FakeSink {
             );
             // All messages have outcomes, so the commit is due.
             self.is_due = true;
-            return Ok(Next::Continue);
+            return Ok(AfterOutcomes::Continue);
         }
         let turn = self.broker.lock().unwrap().turns.pop();
         match turn {
@@ -222,7 +222,7 @@ impl Sink for FakeSink {
             Some(Turn::Fail) => return Err(SinkFault::new(FaultKind::Unavailable, "no leader")),
             None => self.acknowledge(usize::MAX, acks),
         }
-        Ok(Next::Continue)
+        Ok(AfterOutcomes::Continue)
     }
 
     fn status(&self) -> SinkStatus {
@@ -265,7 +265,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
         is_silent: false,
         known: std::collections::BTreeSet::new(),
     };
-    let options = Options {
+    let options = DeliveryOptions {
         name: "fake".into(),
         spool: SpoolId::from_bytes([7; 16]),
         filter,
@@ -285,7 +285,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
         .block_on(async { timeout(Duration::from_secs(86_400), delivery).await })
         .expect("the delivery ends")
         .unwrap();
-    assert_eq!(ended, Ended::Drained);
+    assert_eq!(ended, DeliveryEnd::Drained);
     let lines = dead_letters.lines.lock().unwrap();
     Ending {
         in_file: lines.iter().map(|line| sequence_of(line)).collect(),

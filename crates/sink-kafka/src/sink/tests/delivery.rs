@@ -4,7 +4,7 @@ use std::{future::pending, pin::Pin, sync::Mutex};
 
 use neurobridge_core::{
     dead_letter::DeadLetters,
-    delivery::{Ended, Options, Progress, Shutdown, deliver},
+    delivery::{DeliveryEnd, DeliveryOptions, Progress, Shutdown, deliver},
     filter::Filter,
     reader::{Read, ReadError, Reader},
     record::{Batch, SealedBatch},
@@ -85,7 +85,7 @@ async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
         committed: Arc::clone(&committed),
     };
     let dead_letters = Arc::new(RecordedDeadLetters::default());
-    let options = Options {
+    let options = DeliveryOptions {
         name: "kafka".into(),
         spool: SpoolId::from_bytes([7; 16]),
         filter: Filter::default(),
@@ -108,7 +108,7 @@ async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
     .await
     .unwrap()
     .unwrap();
-    assert_eq!(ended, Ended::Drained);
+    assert_eq!(ended, DeliveryEnd::Drained);
     let dead_letters = dead_letters
         .0
         .lock()

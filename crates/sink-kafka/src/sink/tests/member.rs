@@ -41,7 +41,7 @@ fn send_dead_letter(sink: &mut KafkaSink, number: u64) -> Result<(), PublishErro
     })
 }
 
-async fn next(sink: &mut KafkaSink, acks: &mut Vec<Ack>) -> Next {
+async fn next(sink: &mut KafkaSink, acks: &mut Vec<Ack>) -> AfterOutcomes {
     timeout(LIMIT, sink.outcomes(acks))
         .await
         .expect("an answer within the limit")
@@ -55,7 +55,7 @@ async fn follower_publishes_no_dead_letter_before_it_leads() {
     assert!(matches!(send_dead_letter(&mut sink, 1), Err(PublishError::Full)));
     lease.send_replace(lasting());
     assert!(matches!(send_dead_letter(&mut sink, 1), Err(PublishError::Full)));
-    assert_eq!(next(&mut sink, &mut Vec::new()).await, Next::Reconnect);
+    assert_eq!(next(&mut sink, &mut Vec::new()).await, AfterOutcomes::Reconnect);
     connect(&mut sink).await.unwrap();
     send_dead_letter(&mut sink, 1).unwrap();
     assert_eq!(
@@ -80,7 +80,7 @@ async fn former_leader_waits_for_its_records_and_then_follows() {
     kafka.cluster.broker_up(-1).unwrap();
     let mut acks = Vec::new();
     while acks.is_empty() {
-        assert_eq!(next(&mut sink, &mut acks).await, Next::Continue);
+        assert_eq!(next(&mut sink, &mut acks).await, AfterOutcomes::Continue);
     }
     assert_eq!(outcome_words(&acks), ["delivered"]);
     assert!(sink.status().is_follower);
@@ -88,7 +88,7 @@ async fn former_leader_waits_for_its_records_and_then_follows() {
     assert!(matches!(send(&mut sink, 2), Err(PublishError::Full)));
     lease.send_replace(lasting());
     assert!(matches!(send(&mut sink, 2), Err(PublishError::Full)));
-    assert_eq!(next(&mut sink, &mut acks).await, Next::Reconnect);
+    assert_eq!(next(&mut sink, &mut acks).await, AfterOutcomes::Reconnect);
     lease.send_replace(None);
     connect(&mut sink).await.unwrap();
     send(&mut sink, 2).unwrap();
@@ -131,5 +131,5 @@ async fn former_leader_completes_its_open_transaction() {
     sink.commit(&first_cursor()).await.unwrap();
     assert_eq!(Transactions::state(&sink), TransactionState::Closed);
     assert!(matches!(send_dead_letter(&mut sink, 4), Err(PublishError::Full)));
-    assert_eq!(next(&mut sink, &mut Vec::new()).await, Next::Reconnect);
+    assert_eq!(next(&mut sink, &mut Vec::new()).await, AfterOutcomes::Reconnect);
 }

@@ -35,7 +35,7 @@ impl Reader for Feed {
             return Ok(Read::Skipped {
                 from,
                 events: dropped,
-                reason: Skipped::Dropped,
+                reason: SkipReason::Dropped,
             });
         }
         if from.get() > events {

@@ -207,18 +207,18 @@ impl Model {
     }
 
     /// Requests that all events without an outcome are published again, unless a dead letter is in flight.
-    fn resend(&mut self) -> Next {
+    fn resend(&mut self) -> AfterOutcomes {
         if self.waiting.iter().any(|message| message.is_dead_letter) {
-            return Next::Continue;
+            return AfterOutcomes::Continue;
         }
         self.discard_refusals();
-        Next::Resend {
+        AfterOutcomes::Resend {
             acks_are_cumulative: self.acks_are_cumulative,
         }
     }
 
     /// Reports outcomes, as decided by the script.
-    fn report(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    fn report(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         let (choice, number) = {
             let mut world = self.world.lock().unwrap();
             (world.draw(), usize::from(world.draw()))
@@ -272,7 +272,7 @@ impl Model {
             160..170 => self.is_due |= self.is_open,
             _ => self.answer_some(usize::MAX, acks),
         }
-        Ok(Next::Continue)
+        Ok(AfterOutcomes::Continue)
     }
 }
 
@@ -407,7 +407,7 @@ impl Sink for Model {
         interrupted(interruption).await
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<AfterOutcomes, SinkFault> {
         if self.is_silent {
             return pending().await;
         }
@@ -422,7 +422,7 @@ impl Sink for Model {
         if self.waiting.is_empty() {
             assert!(self.is_open && !self.is_due, "nothing is in flight");
             self.is_due = true;
-            return Ok(Next::Continue);
+            return Ok(AfterOutcomes::Continue);
         }
         self.report(acks)
     }
