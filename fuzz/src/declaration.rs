@@ -16,10 +16,10 @@ pub fn declaration(bytes: &[u8]) {
     };
     let mut interpreter = match Interpreter::new(declaration, &[]) {
         Ok(interpreter) => interpreter,
-        Err(problems) => {
-            assert!(!problems.is_empty());
-            for problem in problems {
-                assert!(problem.to_string().contains("expected"), "{problem}");
+        Err(errors) => {
+            assert!(!errors.is_empty());
+            for error in errors {
+                assert!(error.to_string().contains("expected"), "{error}");
             }
             return;
         }

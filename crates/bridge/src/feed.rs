@@ -86,7 +86,7 @@ struct Instance {
 impl Instance {
     /// Closes the connections because another instance has replaced them.
     fn retire(&self) {
-        self.replacement.retires.cancel();
+        self.replacement.replaced.cancel();
         self.stop.cancel();
     }
 }

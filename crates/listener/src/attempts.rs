@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    connection::{self, Dial, Link, Notice, Outlet, Period, Session},
-    error::{DialError, Lost, SourceError, sentence},
+    connection::{self, Dial, Notice, Outlet, Period, Session, SourceLink},
+    error::{ConnectionEnd, DialError, SourceError, sentence},
     source::Setup,
     stats::{DisconnectReason, GapOutcome, HiddenGap, Label, SourceState, WasAuthenticated},
 };
@@ -35,9 +35,9 @@ impl<D> Setup<D> {
 /// Why an attempt, or the resulting connection, ended.
 enum Ended {
     NotOpened(DialError),
-    NotAuthenticated(Lost),
+    NotAuthenticated(ConnectionEnd),
     /// A connection was lost after it was authenticated for this time.
-    Lost(Lost, Duration),
+    Lost(ConnectionEnd, Duration),
 }
 
 /// The place of one connection among those of a source. A connection that ends is opened again in the same slot.
@@ -45,7 +45,7 @@ pub(crate) struct Slot {
     /// The number of the slot.
     pub(crate) number: u64,
     /// Cancelled when the connection is being replaced, so that it is not opened again when it ends.
-    pub(crate) retires: CancellationToken,
+    pub(crate) replaced: CancellationToken,
     /// The channel for reports to the owner of all slots of the source.
     pub(crate) reports: mpsc::UnboundedSender<(u64, Report)>,
 }
@@ -80,7 +80,7 @@ impl Slot {
 /// Keeps a connection open until it is stopped or replaced.
 pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
     setup: &Setup<D>,
-    mut link: Link<O>,
+    mut link: SourceLink<O>,
     slot: Slot,
 ) -> Result<(), SourceError> {
     let bounds = &setup.config.backoff;
@@ -90,12 +90,15 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
         let ended = attempt(setup, &mut link, &slot).await;
         link.flush().await;
         if let Ended::Lost(lost, _) = &ended {
-            let by_server = matches!(lost.root(), Lost::Closed(_) | Lost::Broken { .. });
+            let by_server = matches!(
+                lost.root(),
+                ConnectionEnd::Closed(_) | ConnectionEnd::Broken { .. }
+            );
             slot.report(Report::Lost { by_server });
         }
-        if slot.retires.is_cancelled() {
+        if slot.replaced.is_cancelled() {
             if let Ended::Lost(lost, _) = &ended
-                && !matches!(lost, Lost::Stopped)
+                && !matches!(lost, ConnectionEnd::Stopped)
                 && !link.stats.is_authenticated()
             {
                 let (reason, text) = (lost.reason().as_str(), setup.shown(lost));
@@ -105,15 +108,17 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
             return Ok(());
         }
         let (state, retry_after, label, text) = match &ended {
-            Ended::NotAuthenticated(Lost::Stopped) | Ended::Lost(Lost::Stopped, _) => return Ok(()),
+            Ended::NotAuthenticated(ConnectionEnd::Stopped) | Ended::Lost(ConnectionEnd::Stopped, _) => {
+                return Ok(());
+            }
             Ended::NotOpened(error) => (
                 SourceState::Waiting,
                 error.retry_after(),
                 error.outcome().as_str(),
                 setup.shown(error),
             ),
-            Ended::NotAuthenticated(lost @ Lost::TokenRefused { answer, is_declared })
-            | Ended::Lost(lost @ Lost::TokenRefused { answer, is_declared }, _) => {
+            Ended::NotAuthenticated(lost @ ConnectionEnd::TokenRefused { answer, is_declared })
+            | Ended::Lost(lost @ ConnectionEnd::TokenRefused { answer, is_declared }, _) => {
                 // Not while another connection is authenticated, which may use the previous token.
                 if setup.config.exit_on_refused_token && !link.stats.is_authenticated() {
                     let reason = setup.shown(lost);
@@ -160,7 +165,7 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
                 biased;
                 () = link.stop.cancelled() => return Ok(()),
                 () = link.items.closed() => return Ok(()),
-                () = slot.retires.cancelled() => return Ok(()),
+                () = slot.replaced.cancelled() => return Ok(()),
                 () = sleep_until(until) => break,
                 // Repeats the line about the outage, because the server may request a delay of more than a minute.
                 () = sleep(throttle::INTERVAL) => outage.log(&link.name, label, &text, until),
@@ -206,13 +211,17 @@ impl Outage {
 }
 
 /// Runs one connection from the first step to the last.
-async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot: &Slot) -> Ended {
+async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut SourceLink<O>, slot: &Slot) -> Ended {
     let stop = link.stop.clone();
     if setup.reader.waits_for_token() {
         let reason = "waiting for the first token".to_owned();
         link.stats.waiting(SourceState::Waiting, reason);
-        if stop.run_until_cancelled(setup.reader.live.set()).await.is_none() {
-            return Ended::NotAuthenticated(Lost::Stopped);
+        if stop
+            .run_until_cancelled(setup.reader.live.token_was_set())
+            .await
+            .is_none()
+        {
+            return Ended::NotAuthenticated(ConnectionEnd::Stopped);
         }
     }
     link.stats.dialling();
@@ -238,7 +247,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
         })
         .await;
     let (secrets, resumes, dialled) = match opened {
-        None => return Ended::NotAuthenticated(Lost::Stopped),
+        None => return Ended::NotAuthenticated(ConnectionEnd::Stopped),
         Some(Err(error)) => {
             let error: DialError = error;
             link.stats.attempt_failed(error.outcome());
@@ -261,7 +270,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
     let authenticated = connection::authenticate(&mut session, link, secrets).await;
     let mut ended = match authenticated {
         Err(lost) => {
-            if !matches!(lost, Lost::Stopped) {
+            if !matches!(lost, ConnectionEnd::Stopped) {
                 link.stats.attempt_failed(lost.outcome());
             }
             Ended::NotAuthenticated(lost)
@@ -281,8 +290,8 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
             Ended::Lost(lost, authenticated.at.elapsed())
         }
     };
-    if let Ended::NotAuthenticated(Lost::TokenRefused { .. }) | Ended::Lost(Lost::TokenRefused { .. }, _) =
-        &ended
+    if let Ended::NotAuthenticated(ConnectionEnd::TokenRefused { .. })
+    | Ended::Lost(ConnectionEnd::TokenRefused { .. }, _) = &ended
     {
         slot.report(Report::Refused { version });
     }
@@ -298,11 +307,11 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
             link.stats.disconnected_unread();
         }
         if !is_all_read && lost.is_unreadable_frame() {
-            let source = Box::new(std::mem::replace(lost, Lost::Stopped));
-            *lost = Lost::Unread { source };
+            let source = Box::new(std::mem::replace(lost, ConnectionEnd::Stopped));
+            *lost = ConnectionEnd::Unread { source };
         }
         let reason = match lost {
-            Lost::Stopped if slot.retires.is_cancelled() => DisconnectReason::Replaced,
+            ConnectionEnd::Stopped if slot.replaced.is_cancelled() => DisconnectReason::Replaced,
             _ => lost.reason(),
         };
         let last_read = link
@@ -323,7 +332,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
 }
 
 /// Logs an authentication; after a gap with the duration, and whether the events of the gap are missed.
-fn log_authenticated<O: Outlet>(link: &Link<O>, gap: Option<Duration>, resumes: bool) {
+fn log_authenticated<O: Outlet>(link: &SourceLink<O>, gap: Option<Duration>, resumes: bool) {
     match gap {
         None => info!(source = %link.name, "authenticated"),
         Some(gap) if resumes => info!(
@@ -343,7 +352,7 @@ fn log_authenticated<O: Outlet>(link: &Link<O>, gap: Option<Duration>, resumes: 
 }
 
 /// Logs a gap that a dead connection has hidden, and reports it, so that the program can fetch the events of the gap.
-fn hidden_gap<O: Outlet>(link: &Link<O>, reason: DisconnectReason, gap: &HiddenGap) {
+fn hidden_gap<O: Outlet>(link: &SourceLink<O>, reason: DisconnectReason, gap: &HiddenGap) {
     let length = format_duration(gap.length);
     let reason = reason.as_str();
     if gap.outcome == GapOutcome::Recovered {

@@ -12,7 +12,7 @@ use neurobridge_core::{
     units::{ByteSize, format_duration},
 };
 use neurobridge_protocol::{
-    Declaration, FeedEvent, Interpreter, Neuroio, Problem, Protocol, SecretSource, TOKEN,
+    Declaration, DeclarationError, FeedEvent, Interpreter, Neuroio, Protocol, SecretSource, TOKEN,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -289,7 +289,7 @@ impl SourceConfig {
     ///
     /// # Errors
     /// The first error of the declaration.
-    pub fn protocol(&self, fields: &[FieldPath]) -> Result<Protocol, Problem> {
+    pub fn protocol(&self, fields: &[FieldPath]) -> Result<Protocol, DeclarationError> {
         match &self.feed {
             None => Ok(Protocol::Neuroio(Box::new(Neuroio::new(
                 self.auth_timeout,
@@ -299,7 +299,7 @@ impl SourceConfig {
             )))),
             Some(feed) => match Interpreter::new(Declaration::clone(feed), fields) {
                 Ok(interpreter) => Ok(Protocol::Declared(Box::new(interpreter))),
-                Err(problems) => Err(problems.into_iter().next().unwrap_or_else(|| Problem {
+                Err(errors) => Err(errors.into_iter().next().unwrap_or_else(|| DeclarationError {
                     key: Vec::new(),
                     message: "invalid declaration".to_owned(),
                     hint: None,
@@ -311,12 +311,12 @@ impl SourceConfig {
     /// Returns the configuration errors that the types cannot exclude: for each one the key, and a sentence
     /// with what was found and what was expected. Reads no file and no environment variable; never shows a
     /// secret.
-    pub fn check(&self) -> Vec<Problem> {
+    pub fn check(&self) -> Vec<DeclarationError> {
         self.check_with(false)
     }
 
     /// As [`check`](Self::check). `has_provider` is whether the program provides the token with a function.
-    pub(crate) fn check_with(&self, has_provider: bool) -> Vec<Problem> {
+    pub(crate) fn check_with(&self, has_provider: bool) -> Vec<DeclarationError> {
         let mut errors = Vec::new();
         match &self.feed {
             Some(feed) if self.url.is_none() && feed.url.is_none() => errors.push((
@@ -369,7 +369,7 @@ impl SourceConfig {
         }
         let declared = self.feed.as_ref().map(|feed| feed.backfill.is_some());
         errors.extend(self.backfill.check(self.address(), declared));
-        let own = errors.into_iter().map(|(key, message)| Problem {
+        let own = errors.into_iter().map(|(key, message)| DeclarationError {
             key: key.split('.').map(str::to_owned).collect(),
             message,
             hint: None,
@@ -378,9 +378,9 @@ impl SourceConfig {
             .feed
             .as_deref()
             .and_then(|feed| Interpreter::new(feed.clone(), &[]).err());
-        let declaration = declaration.into_iter().flatten().map(|mut problem| {
-            problem.key.insert(0, "feed".to_owned());
-            problem
+        let declaration = declaration.into_iter().flatten().map(|mut error| {
+            error.key.insert(0, "feed".to_owned());
+            error
         });
         own.chain(declaration).collect()
     }

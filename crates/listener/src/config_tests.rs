@@ -4,7 +4,7 @@ fn keys(config: &SourceConfig) -> Vec<String> {
     config
         .check()
         .into_iter()
-        .map(|problem| problem.key.join("."))
+        .map(|error| error.key.join("."))
         .collect()
 }
 

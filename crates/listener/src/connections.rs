@@ -14,7 +14,7 @@ use tracing::{Instrument, debug_span, info, warn};
 
 use crate::{
     attempts::{Report, Slot, keep_connected},
-    connection::{Dial, Link, Outlet},
+    connection::{Dial, Outlet, SourceLink},
     error::SourceError,
     handle::{Live, TokenState},
     secrets,
@@ -38,7 +38,7 @@ struct Connection {
     number: u64,
     stop: CancellationToken,
     /// Cancelled when the connection is being replaced.
-    retires: CancellationToken,
+    replaced: CancellationToken,
     /// The time of the authentication; `None` while the connection is not authenticated.
     authenticated_at: Option<Instant>,
     /// The version of the token with which the connection authenticated last.
@@ -54,7 +54,7 @@ struct Connection {
 }
 
 /// Keeps the connections of a source open, until the source is stopped. Runs in a tracing span.
-pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> Result<(), SourceError> {
+pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: SourceLink<O>) -> Result<(), SourceError> {
     let span = debug_span!("source", source = %link.name);
     async {
         match link.may_connect.clone() {
@@ -70,7 +70,7 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> R
 async fn keep_open_while<D: Dial, O: Outlet>(
     mut may_connect: watch::Receiver<bool>,
     setup: &Setup<D>,
-    link: &Link<O>,
+    link: &SourceLink<O>,
 ) -> Result<(), SourceError> {
     loop {
         if !*may_connect.borrow() {
@@ -109,7 +109,7 @@ async fn keep_open_while<D: Dial, O: Outlet>(
 }
 
 /// Keeps the configured number of connections open until the source is stopped, and replaces them after changes.
-async fn keep_open<D: Dial, O: Outlet>(setup: &Setup<D>, link: &Link<O>) -> Result<(), SourceError> {
+async fn keep_open<D: Dial, O: Outlet>(setup: &Setup<D>, link: &SourceLink<O>) -> Result<(), SourceError> {
     let (reports, mut reported) = mpsc::unbounded_channel();
     let mut owner = Owner {
         live: setup.reader.live.clone(),
@@ -124,13 +124,13 @@ async fn keep_open<D: Dial, O: Outlet>(setup: &Setup<D>, link: &Link<O>) -> Resu
     let mut failure = None;
     // `link` itself receives nothing: each connection has a link of its own.
     let open = |connection: &Connection, delay: Duration| {
-        let (number, retires) = (connection.number, connection.retires.clone());
+        let (number, replaced) = (connection.number, connection.replaced.clone());
         let link = link.for_connection(connection.stop.clone());
         let reports = reports.clone();
         async move {
             let slot = Slot {
                 number,
-                retires,
+                replaced,
                 reports,
             };
             if link.stop.run_until_cancelled(sleep(delay)).await.is_none() {
@@ -214,7 +214,7 @@ impl Owner {
         self.connections.push(Connection {
             number: self.last,
             stop: stop.child_token(),
-            retires: self.replacement.retires.child_token(),
+            replaced: self.replacement.replaced.child_token(),
             authenticated_at: None,
             version: 0,
             expires_at: None,
@@ -260,10 +260,10 @@ impl Owner {
     fn replace(&mut self, number: u64, stop: &CancellationToken) -> Option<&Connection> {
         let old = self.find(number)?;
         old.expires_at = None;
-        if old.retires.is_cancelled() {
+        if old.replaced.is_cancelled() {
             return None;
         }
-        old.retires.cancel();
+        old.replaced.cancel();
         let replaces = if old.authenticated_at.is_some() {
             Some(number)
         } else {
@@ -287,7 +287,7 @@ impl Owner {
                 connection.authenticated_at = Some(now);
                 connection.version = version;
                 connection.expires_at = max_age
-                    .filter(|_| !connection.retires.is_cancelled())
+                    .filter(|_| !connection.replaced.is_cancelled())
                     .map(|age| now + age);
                 let replaced = connection.replaces.take();
                 connection.closing = replaced;
@@ -333,7 +333,7 @@ impl Owner {
         let newest = self
             .connections
             .iter()
-            .filter(|connection| !connection.retires.is_cancelled())
+            .filter(|connection| !connection.replaced.is_cancelled())
             .max_by_key(|connection| connection.authenticated_at);
         let Some(kept) = newest.map(|connection| connection.number) else {
             return;
@@ -347,7 +347,7 @@ impl Owner {
             .iter()
             .filter(|connection| connection.number != kept)
         {
-            other.retires.cancel();
+            other.replaced.cancel();
             other.stop.cancel();
         }
     }

@@ -113,7 +113,7 @@ impl fmt::Display for DialStage {
 
 /// Why an open connection ended.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Lost {
+pub(crate) enum ConnectionEnd {
     #[error("the source was stopped")]
     Stopped,
     #[error("the platform closed the connection ({0})")]
@@ -139,9 +139,9 @@ pub(crate) enum Lost {
     #[error("no answer to {} within {}", opening_step(*step), format_duration(*timeout))]
     AuthTimeout { timeout: Duration, step: Option<usize> },
     #[error("the connection ended during backpressure")]
-    Blocked { source: Box<Lost> },
+    Blocked { source: Box<ConnectionEnd> },
     #[error("the frames after an unreadable one were discarded")]
-    Unread { source: Box<Lost> },
+    Unread { source: Box<ConnectionEnd> },
 }
 
 impl DialError {
@@ -209,7 +209,7 @@ impl DialError {
     }
 }
 
-impl Lost {
+impl ConnectionEnd {
     /// Converts an error of the WebSocket.
     pub(crate) fn of_socket(error: tungstenite::Error, limit: ByteSize) -> Self {
         use tungstenite::error::{CapacityError, ProtocolError};
@@ -250,7 +250,7 @@ impl Lost {
         }
     }
 
-    /// Returns the original reason, without [`Lost::Blocked`] and [`Lost::Unread`] around it.
+    /// Returns the original reason, without [`ConnectionEnd::Blocked`] and [`ConnectionEnd::Unread`] around it.
     pub(crate) fn root(&self) -> &Self {
         match self {
             Self::Blocked { source } | Self::Unread { source } => source.root(),
@@ -356,7 +356,7 @@ mod tests {
             sentence(&error),
             "could not connect to 127.0.0.1:1: connection refused"
         );
-        let broken = Lost::of_socket(
+        let broken = ConnectionEnd::of_socket(
             tungstenite::Error::Io(io::Error::from(io::ErrorKind::ConnectionReset)),
             ByteSize::from_mib(1),
         );

@@ -171,12 +171,12 @@ impl Live {
     }
 
     /// Returns whether a token was set.
-    pub(crate) fn is_set(&self) -> bool {
+    pub(crate) fn has_set_token(&self) -> bool {
         self.settings.borrow().token.is_some()
     }
 
     /// Waits until a token was set. Cancel-safe.
-    pub(crate) async fn set(&self) {
+    pub(crate) async fn token_was_set(&self) {
         let mut settings = self.settings.subscribe();
         // The sender lives as long as `self`.
         let _ = settings.wait_for(|settings| settings.token.is_some()).await;

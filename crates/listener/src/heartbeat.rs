@@ -5,7 +5,7 @@ use std::time::Duration;
 use neurobridge_protocol::Pings;
 use tokio::time::Instant;
 
-use crate::error::Lost;
+use crate::error::ConnectionEnd;
 
 /// The time to the next ping of a feed without pings. Longer than any connection stays open.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -20,7 +20,7 @@ pub(crate) struct Heartbeat {
     /// The time of the next ping.
     due: Instant,
     /// The last time at which frames were read; recorded only if frames are a proof of life.
-    heard: Instant,
+    frames_read_at: Instant,
     /// The number of pings that were sent.
     sent: u64,
     /// The number of pings that were answered.
@@ -50,7 +50,7 @@ impl Heartbeat {
         Self {
             pings,
             due: pings.interval.map_or(now + NEVER, |_| now),
-            heard: now,
+            frames_read_at: now,
             sent: 0,
             answered: 0,
             waiting_since: None,
@@ -69,14 +69,14 @@ impl Heartbeat {
         self.pings.websocket
     }
 
-    /// Returns whether every frame is a proof of life, so that [`heard`](Self::heard) has to be called.
+    /// Returns whether every frame is a proof of life, so that [`frames_read`](Self::frames_read) has to be called.
     pub(crate) const fn counts_frames(&self) -> bool {
         self.pings.idle_timeout.is_some() || self.pings.any_frame_answers
     }
 
     /// Records that frames were read.
-    pub(crate) fn heard(&mut self, now: Instant) {
-        self.heard = now;
+    pub(crate) fn frames_read(&mut self, now: Instant) {
+        self.frames_read_at = now;
         if self.pings.any_frame_answers {
             // Not measured: the frame may not be a reaction to the ping.
             self.answered = self.sent;
@@ -98,18 +98,21 @@ impl Heartbeat {
     /// backpressure: the answer may be among the unread data, after events.
     pub(crate) fn dead_at(&self) -> Option<Instant> {
         let unanswered = self.waiting_since.map(|since| since + self.pings.timeout);
-        let idle = self.pings.idle_timeout.map(|timeout| self.heard + timeout);
+        let idle = self
+            .pings
+            .idle_timeout
+            .map(|timeout| self.frames_read_at + timeout);
         unanswered.into_iter().chain(idle).min()
     }
 
     /// Returns the reason for which a dead connection is closed: the time limit that has passed.
-    pub(crate) fn lost(&self) -> Lost {
+    pub(crate) fn lost(&self) -> ConnectionEnd {
         let is_unanswered = self
             .waiting_since
             .is_some_and(|since| self.dead_at() == Some(since + self.pings.timeout));
         match self.pings.idle_timeout {
-            Some(timeout) if !is_unanswered => Lost::IdleTimeout { timeout },
-            _ => Lost::PongTimeout {
+            Some(timeout) if !is_unanswered => ConnectionEnd::IdleTimeout { timeout },
+            _ => ConnectionEnd::PongTimeout {
                 timeout: self.pings.timeout,
             },
         }
@@ -151,11 +154,11 @@ impl Heartbeat {
 
     /// Records the end of a pause in reading, such as backpressure, of this duration. The pause does not count against the
     /// server, and a round trip that includes the pause is not measured.
-    pub(crate) fn released(&mut self, held: Duration, now: Instant) {
+    pub(crate) fn reading_resumed(&mut self, paused_for: Duration, now: Instant) {
         self.measured = None;
-        self.heard = (self.heard + held).min(now);
+        self.frames_read_at = (self.frames_read_at + paused_for).min(now);
         if let Some(since) = &mut self.waiting_since {
-            *since = (*since + held).min(now);
+            *since = (*since + paused_for).min(now);
         }
     }
 }
@@ -188,12 +191,12 @@ mod tests {
         assert_eq!(heartbeat.dead_at(), Some(start + idle));
         heartbeat.sent(start);
         assert_eq!(heartbeat.dead_at(), Some(start + TIMEOUT));
-        assert!(matches!(heartbeat.lost(), Lost::PongTimeout { .. }));
+        assert!(matches!(heartbeat.lost(), ConnectionEnd::PongTimeout { .. }));
         let later = start + Duration::from_secs(1);
-        heartbeat.heard(later);
+        heartbeat.frames_read(later);
         assert_eq!(heartbeat.dead_at(), Some(later + idle));
-        assert!(matches!(heartbeat.lost(), Lost::IdleTimeout { .. }));
-        heartbeat.released(idle * 2, later + idle * 2);
+        assert!(matches!(heartbeat.lost(), ConnectionEnd::IdleTimeout { .. }));
+        heartbeat.reading_resumed(idle * 2, later + idle * 2);
         assert_eq!(
             heartbeat.dead_at(),
             Some(later + idle * 3),
@@ -268,7 +271,7 @@ mod tests {
         heartbeat.sent(start);
         let held = Duration::from_secs(3600);
         let released = start + Duration::from_secs(1) + held;
-        heartbeat.released(held, released);
+        heartbeat.reading_resumed(held, released);
         assert_eq!(
             heartbeat.dead_at(),
             Some(start + held + TIMEOUT),
@@ -279,7 +282,7 @@ mod tests {
         let rtt = Duration::from_millis(1);
         assert_eq!(heartbeat.answered(released + rtt).round_trip, Some(rtt));
         heartbeat.sent(released);
-        heartbeat.released(held, released);
+        heartbeat.reading_resumed(held, released);
         assert_eq!(
             heartbeat.dead_at(),
             Some(released + TIMEOUT),

@@ -55,7 +55,7 @@ pub use self::{
         ConnectionCounts, ConnectionOutcome, Counts, DisconnectCounts, DisconnectReason, FrameCounts,
         FrameKind, Gap, GapCounts, GapOutcome, Label, SourceSnapshot, SourceState, SourceStats,
     },
-    stored::StoredEvents,
+    stored::StoredPosition,
     tls::TlsSetupError,
     token_from::TokenFromConfig,
 };

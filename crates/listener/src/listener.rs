@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     config::SourceConfig,
-    connection::{Link, Notice, Outlet},
+    connection::{Notice, Outlet, SourceLink},
     connections,
     error::SourceError,
     event::{self, Message, PlatformError},
@@ -199,7 +199,7 @@ impl EventListener {
         let stats = Arc::new(SourceStats::new());
         // A child token: dropping the stream must not cancel the caller's token.
         let stop = stop.child_token();
-        let link = Link::new(
+        let link = SourceLink::new(
             name,
             MessageOutlet::default(),
             items,

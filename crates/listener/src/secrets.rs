@@ -61,7 +61,7 @@ impl SecretReader {
         let has_source = |source: &SecretSource| {
             source.value.is_some() || source.file.is_some() || source.variable.is_some()
         };
-        !self.live.is_set()
+        !self.live.has_set_token()
             && !self.live.has_provider()
             && self.sources.get(TOKEN).is_some_and(|source| !has_source(source))
     }

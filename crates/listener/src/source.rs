@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use neurobridge_core::{event::FieldPath, ledger::SourceLedger, secret::SecretSet};
-use neurobridge_protocol::{Problem, Protocol};
+use neurobridge_protocol::{DeclarationError, Protocol};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     batch::Batcher,
     config::SourceConfig,
-    connection::{Dialler, Link, Notice, Outlet},
+    connection::{Dialler, Notice, Outlet, SourceLink},
     connections,
     endpoint::Endpoint,
     error::SourceError,
@@ -19,7 +19,7 @@ use crate::{
     received::Received,
     secrets::SecretReader,
     stats::SourceStats,
-    stored::StoredEvents,
+    stored::StoredPosition,
 };
 
 /// An event feed, which stays connected while [`run`](Self::run) is polled.
@@ -29,7 +29,7 @@ pub struct Source {
     name: Arc<str>,
     ledger: Arc<SourceLedger>,
     stats: Arc<SourceStats>,
-    stored: Arc<StoredEvents>,
+    stored: Arc<StoredPosition>,
     hold: Arc<Hold>,
     replacement: Replacement,
     may_connect: Option<watch::Receiver<bool>>,
@@ -45,7 +45,7 @@ pub struct Replacement {
     pub authenticated: CancellationToken,
     /// Cancelled by the program before it stops a source that another one has replaced, so that the connections of the stopped
     /// source are counted as replaced.
-    pub retires: CancellationToken,
+    pub replaced: CancellationToken,
 }
 
 /// The settings of a source, which all of its connections use.
@@ -105,14 +105,14 @@ impl Source {
 
     /// Returns the handle by which the program reports which events are stored. A feed with acknowledgements or `resume`
     /// needs it.
-    pub fn stored(&self) -> Arc<StoredEvents> {
+    pub fn stored(&self) -> Arc<StoredPosition> {
         Arc::clone(&self.stored)
     }
 
     /// Counts events in this ledger instead of that of [`new`](Self::new), and continues after the last one of these
     /// stored events.
     #[must_use]
-    pub fn continuing(mut self, ledger: Arc<SourceLedger>, stored: Arc<StoredEvents>) -> Self {
+    pub fn continuing(mut self, ledger: Arc<SourceLedger>, stored: Arc<StoredPosition>) -> Self {
         self.ledger = ledger;
         self.stored = stored;
         self
@@ -198,7 +198,7 @@ impl Source {
             counted: 0,
             ledger: self.ledger,
         };
-        let mut link = Link::new(self.name, outlet, batches, stop, self.stats, self.stored);
+        let mut link = SourceLink::new(self.name, outlet, batches, stop, self.stats, self.stored);
         link.hold = self.hold;
         link.replacement = self.replacement;
         link.may_connect = self.may_connect;
@@ -219,14 +219,15 @@ impl Setup<Dialler> {
             key: key.to_owned(),
             message,
         };
-        if let Some(Problem { key, message, .. }) = config.check_with(live.has_provider()).into_iter().next()
+        if let Some(DeclarationError { key, message, .. }) =
+            config.check_with(live.has_provider()).into_iter().next()
         {
             return Err(config_error(&key.join("."), message));
         }
         let endpoint = Endpoint::parse(config.address()).map_err(|message| config_error("url", message))?;
         let protocol = config
             .protocol(fields)
-            .map_err(|problem| config_error("feed", problem.to_string()))?;
+            .map_err(|error| config_error("feed", error.to_string()))?;
         let proxy = config
             .proxy_choice()
             .and_then(|choice| choice.resolve(&endpoint))

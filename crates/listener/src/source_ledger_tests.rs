@@ -31,7 +31,7 @@ fn counted_source() -> (impl Future<Output = Result<(), SourceError>>, Counting)
     let mut full = Messages::new("full");
     items.try_send(full.take(jiff::Timestamp::UNIX_EPOCH)).unwrap();
     let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
-    let link = Link::new("test".into(), outlet, items, stop.clone(), stats, Arc::default());
+    let link = SourceLink::new("test".into(), outlet, items, stop.clone(), stats, Arc::default());
     let counting = Counting {
         platforms,
         batches,

@@ -39,7 +39,7 @@ struct Bench {
     batches: mpsc::Receiver<Vec<String>>,
     stop: CancellationToken,
     stats: Arc<SourceStats>,
-    stored: Arc<StoredEvents>,
+    stored: Arc<StoredPosition>,
     requests: Arc<Mutex<Vec<String>>>,
     /// The errors of the next dials.
     failures: Arc<Mutex<Vec<DialError>>>,
@@ -92,8 +92,8 @@ fn bench_while(
         config,
     };
     let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
-    let stored = Arc::<StoredEvents>::default();
-    let mut link = Link::new(
+    let stored = Arc::<StoredPosition>::default();
+    let mut link = SourceLink::new(
         "test".into(),
         TestOutlet::default(),
         items,

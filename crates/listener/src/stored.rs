@@ -18,7 +18,7 @@ const MAX_RESUME_BYTES: usize = 4096;
 
 /// The progress of a source: acknowledgements and resume value of its stored events, set by the program that stores them.
 #[derive(Debug, Default)]
-pub struct StoredEvents {
+pub struct StoredPosition {
     inner: Mutex<Inner>,
 }
 
@@ -39,7 +39,7 @@ struct Waiting {
     changed: Notify,
 }
 
-impl StoredEvents {
+impl StoredPosition {
     /// Sets the resume value of the last stored event, as written by the feed. The next connection continues from it.
     pub fn set_resume(&self, value: String) {
         if value.len() <= MAX_RESUME_BYTES {
@@ -128,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn acknowledgements_are_sent_on_the_connection_of_the_event() {
-        let stored = Arc::<StoredEvents>::default();
+        let stored = Arc::<StoredPosition>::default();
         let (first, second) = (stored.begin(), stored.begin());
         stored.acknowledge(first.connection(), &mut vec!["1".into(), "2".into()]);
         stored.acknowledge(second.connection(), &mut vec!["3".into()]);
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn waiting_values_and_resume_value_are_bounded() {
-        let stored = Arc::<StoredEvents>::default();
+        let stored = Arc::<StoredPosition>::default();
         let connection = stored.begin();
         let mut values = vec!["1".to_owned(); MAX_WAITING + 7];
         stored.acknowledge(connection.connection(), &mut values);

@@ -14,8 +14,8 @@ use neurobridge_core::{
 use self::backfill::CompiledList;
 use crate::{
     declaration::{Declaration, Heartbeat, Meaning, OpeningStep, Rule, SecretSource},
+    declaration_error::DeclarationError,
     notation::{Answer, MessageTemplate, Paths, Rewind},
-    problem::Problem,
     text::{Allowed, Template, Text},
 };
 
@@ -42,11 +42,11 @@ pub(crate) struct Compiled {
 ///
 /// # Errors
 /// Returns all configuration errors of the declaration.
-pub(crate) fn compile(declaration: &Declaration) -> Result<Compiled, Vec<Problem>> {
+pub(crate) fn compile(declaration: &Declaration) -> Result<Compiled, Vec<DeclarationError>> {
     let secrets: Vec<&str> = declaration.secrets.keys().map(String::as_str).collect();
     let mut check = Check {
         secrets: &secrets,
-        problems: Vec::new(),
+        errors: Vec::new(),
     };
     let mut compiled = Compiled::default();
     check.address(declaration);
@@ -72,10 +72,10 @@ pub(crate) fn compile(declaration: &Declaration) -> Result<Compiled, Vec<Problem
             Duration::from_secs(30 * 86_400),
         );
     }
-    if check.problems.is_empty() {
+    if check.errors.is_empty() {
         Ok(compiled)
     } else {
-        Err(check.problems)
+        Err(check.errors)
     }
 }
 
@@ -83,12 +83,12 @@ pub(crate) fn compile(declaration: &Declaration) -> Result<Compiled, Vec<Problem
 struct Check<'a> {
     /// The names of the declared secrets.
     secrets: &'a [&'a str],
-    problems: Vec<Problem>,
+    errors: Vec<DeclarationError>,
 }
 
 impl Check<'_> {
     fn add(&mut self, key: &[&str], message: impl Into<String>) {
-        self.problems.push(Problem {
+        self.errors.push(DeclarationError {
             key: key.iter().map(|part| (*part).to_owned()).collect(),
             message: message.into(),
             hint: None,
@@ -197,7 +197,7 @@ impl Check<'_> {
         let index = index.to_string();
         let key = |name: &'static str| ["open", &index, name].map(str::to_owned);
         let mut add = |name, message: &str| {
-            self.problems.push(Problem {
+            self.errors.push(DeclarationError {
                 key: key(name).to_vec(),
                 message: message.to_owned(),
                 hint: None,

@@ -5,8 +5,8 @@ use neurobridge_core::path::Path;
 use crate::{
     check::{self, Compiled},
     declaration::Declaration,
+    declaration_error::DeclarationError,
     percent::{decoded, pairs},
-    problem::Problem,
     text::{Recognised, Secrets, Template},
 };
 
@@ -51,7 +51,7 @@ impl Counterpart {
     ///
     /// # Errors
     /// All configuration errors of the declaration.
-    pub fn new(declaration: Declaration, secrets: Secrets) -> Result<Self, Vec<Problem>> {
+    pub fn new(declaration: Declaration, secrets: Secrets) -> Result<Self, Vec<DeclarationError>> {
         Ok(Self {
             compiled: check::compile(&declaration)?,
             declaration,

@@ -21,9 +21,9 @@ use crate::{
 
 /// The paths of the values that are read from a unit besides the fields of its event. The index of a path is its slot.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Slots(Vec<FeedPath>);
+pub(crate) struct ValuePaths(Vec<FeedPath>);
 
-impl Slots {
+impl ValuePaths {
     /// Returns the slot of a path, and adds a new path.
     pub(crate) fn of(&mut self, path: &FeedPath) -> usize {
         self.0.iter().position(|known| known == path).unwrap_or_else(|| {
@@ -33,8 +33,8 @@ impl Slots {
     }
 
     /// Compiles conditions.
-    pub(crate) fn test(&mut self, when: &Conditions) -> Test {
-        Test(
+    pub(crate) fn compile(&mut self, when: &Conditions) -> CompiledConditions {
+        CompiledConditions(
             when.iter()
                 .map(|(path, condition)| (self.of(path), condition.clone()))
                 .collect(),
@@ -44,9 +44,9 @@ impl Slots {
 
 /// Conditions on values in slots; all must hold.
 #[derive(Clone, Debug)]
-pub(crate) struct Test(Vec<(usize, Condition)>);
+pub(crate) struct CompiledConditions(Vec<(usize, Condition)>);
 
-impl Test {
+impl CompiledConditions {
     pub(crate) fn holds(&self, unit: &Unit<'_>) -> bool {
         self.0
             .iter()
@@ -63,7 +63,12 @@ pub(crate) struct UnitReader {
 
 impl UnitReader {
     /// Creates a reader of units at the path `unit`. `fields` are the fields named by filters and templates.
-    pub(crate) fn new(declaration: &Declaration, slots: &Slots, fields: &[FieldPath], unit: &Path) -> Self {
+    pub(crate) fn new(
+        declaration: &Declaration,
+        value_paths: &ValuePaths,
+        fields: &[FieldPath],
+        unit: &Path,
+    ) -> Self {
         let event = &declaration.event;
         let absolute = |path: &FeedPath| {
             let below = Path::new(path.steps().iter().cloned());
@@ -82,7 +87,7 @@ impl UnitReader {
             kind: event.kind.as_ref().map(absolute),
         };
         let projection = Projection::new(&paths, fields);
-        let slots: Vec<Path> = slots.0.iter().map(absolute).collect();
+        let slots: Vec<Path> = value_paths.0.iter().map(absolute).collect();
         let projected = projection.paths().iter().map(Option::as_ref);
         let reader = FrameReader::new(projected.chain(slots.iter().map(Some)));
         Self { projection, reader }

@@ -13,11 +13,11 @@ use crate::{
     action::{Action, ConnectionRequest, MalformedReason, Ping},
     check::{self, Compiled},
     declaration::{Declaration, Meaning},
+    declaration_error::DeclarationError,
     elements::Elements,
-    fields::{EventSlots, Slots, Test, Unit, UnitReader},
+    fields::{CompiledConditions, EventSlots, Unit, UnitReader, ValuePaths},
     notation::{Answer, Conditions, FeedPath},
     percent,
-    problem::Problem,
     protocol::Pings,
     resume,
     text::{Message, Secrets, Values},
@@ -75,25 +75,25 @@ pub struct Interpreter {
 #[derive(Clone, Debug)]
 struct Tests {
     /// `until` and `refused` of each opening step.
-    open: Vec<(Option<Test>, Option<Test>)>,
+    open: Vec<(Option<CompiledConditions>, Option<CompiledConditions>)>,
     /// The answer to a ping.
-    answer: Option<Test>,
+    answer: Option<CompiledConditions>,
     /// The conditions of each rule.
-    rules: Vec<Option<Test>>,
+    rules: Vec<Option<CompiledConditions>>,
 }
 
 impl Tests {
-    fn new(declaration: &Declaration, slots: &mut Slots) -> Self {
-        let mut test = |when: &Option<Conditions>| when.as_ref().map(|when| slots.test(when));
+    fn new(declaration: &Declaration, paths: &mut ValuePaths) -> Self {
+        let mut compile = |when: &Option<Conditions>| when.as_ref().map(|when| paths.compile(when));
         Self {
             open: declaration
                 .open
                 .iter()
-                .map(|step| (test(&step.until), test(&step.refused)))
+                .map(|step| (compile(&step.until), compile(&step.refused)))
                 .collect(),
-            rules: declaration.rules.iter().map(|rule| test(&rule.when)).collect(),
+            rules: declaration.rules.iter().map(|rule| compile(&rule.when)).collect(),
             answer: match &declaration.heartbeat.answer {
-                Some(Answer::Conditions(when)) => Some(slots.test(when)),
+                Some(Answer::Conditions(when)) => Some(paths.compile(when)),
                 _ => None,
             },
         }
@@ -105,20 +105,23 @@ impl Interpreter {
     ///
     /// # Errors
     /// All configuration errors of the declaration.
-    pub fn new(declaration: Declaration, fields: &[FieldPath]) -> Result<Self, Vec<Problem>> {
+    pub fn new(declaration: Declaration, fields: &[FieldPath]) -> Result<Self, Vec<DeclarationError>> {
         let compiled = check::compile(&declaration)?;
-        let mut slots = Slots::default();
-        let tests = Tests::new(&declaration, &mut slots);
+        let mut value_paths = ValuePaths::default();
+        let tests = Tests::new(&declaration, &mut value_paths);
         let event_slots = EventSlots {
-            resume: declaration.resume.as_ref().map(|resume| slots.of(&resume.value)),
-            ack: declaration.ack.as_ref().map(|ack| slots.of(&ack.value)),
+            resume: declaration
+                .resume
+                .as_ref()
+                .map(|resume| value_paths.of(&resume.value)),
+            ack: declaration.ack.as_ref().map(|ack| value_paths.of(&ack.value)),
         };
-        let events = declaration.events.as_ref().map(|path| slots.of(path));
+        let events = declaration.events.as_ref().map(|path| value_paths.of(path));
         let array = declaration.events.iter().flat_map(FeedPath::steps).cloned();
         let element = Path::new(array).join(&Path::new(["0"]));
         Ok(Self {
-            frames: UnitReader::new(&declaration, &slots, fields, &Path::default()),
-            elements: UnitReader::new(&declaration, &slots, fields, &element),
+            frames: UnitReader::new(&declaration, &value_paths, fields, &Path::default()),
+            elements: UnitReader::new(&declaration, &value_paths, fields, &element),
             compiled,
             tests,
             events,

@@ -12,6 +12,7 @@ mod backfill;
 mod check;
 mod counterpart;
 mod declaration;
+mod declaration_error;
 mod elements;
 mod error_fields;
 mod fields;
@@ -20,7 +21,6 @@ mod list;
 mod neuroio;
 mod notation;
 mod percent;
-mod problem;
 mod protocol;
 mod resume;
 mod shipped;
@@ -34,12 +34,12 @@ pub use self::{
         Acknowledgement, Declaration, EventFields, Heartbeat, Meaning, OpeningStep, Request, Resume, Rule,
         SecretSource,
     },
+    declaration_error::DeclarationError,
     fields::FeedEvent,
     interpreter::Interpreter,
     list::{EventList, ListEntry, ListError, ListPage, ListWindow, OtherOrigin, Position},
     neuroio::{Neuroio, TOKEN},
     notation::{Answer, Conditions, FeedPath, MessageTemplate, Paths, QueryValues, Rewind, TimeField},
-    problem::Problem,
     protocol::{Pings, Protocol},
     shipped::{SHIPPED, shipped, shipped_script},
     text::{Message, Recognised, Secrets},

@@ -17,9 +17,9 @@ use crate::{
         backfill::{CompiledList, Origin},
     },
     declaration::Declaration,
+    declaration_error::DeclarationError,
     interpreter::Interpreter,
     percent,
-    problem::Problem,
     text::{Secrets, Text, Values},
 };
 
@@ -121,7 +121,7 @@ impl EventList {
     ///
     /// # Errors
     /// All configuration errors of the declaration.
-    pub fn new(declaration: &Declaration) -> Result<Option<Self>, Vec<Problem>> {
+    pub fn new(declaration: &Declaration) -> Result<Option<Self>, Vec<DeclarationError>> {
         let compiled = check::compile(declaration)?;
         let (Some(list), Some(compiled)) = (declaration.backfill.clone(), compiled.list) else {
             return Ok(None);

@@ -60,7 +60,7 @@ proptest! {
         let typed: Declaration = serde_json::from_value(declaration.clone()).unwrap();
         let mut interpreter = match Interpreter::new(typed, &[]) {
             Ok(interpreter) => interpreter,
-            Err(problems) => panic!("{declaration}: {problems:?}"),
+            Err(errors) => panic!("{declaration}: {errors:?}"),
         };
         let mut reference = Reference::new(&declaration);
         for _ in 0..2 {
@@ -108,9 +108,9 @@ proptest! {
     #[test]
     fn invalid_declaration_has_errors_with_expected_values(text in r#"(\[(event|resume|ack|request|heartbeat)\]\n)?((id|send|value|until|query|events|url|rewind) = ("\{?[a-z.:]*\}?"|7|\[\]|\{ a = "\$" \})\n){0,3}\[\[rules\]\]\nis = "(event|reply|ignore)"\n"#) {
         if let Ok(declaration) = toml::from_str::<Declaration>(&text)
-            && let Err(problems) = Interpreter::new(declaration, &[])
+            && let Err(errors) = Interpreter::new(declaration, &[])
         {
-            prop_assert!(problems.iter().all(|problem| problem.to_string().contains("expected")), "{:?}", problems);
+            prop_assert!(errors.iter().all(|error| error.to_string().contains("expected")), "{:?}", errors);
         }
     }
 }

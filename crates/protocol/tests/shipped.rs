@@ -22,7 +22,7 @@ fn root() -> PathBuf {
 fn interpreter(name: &str) -> Interpreter {
     let text = fs::read_to_string(root().join(format!("config/feeds/{name}.toml"))).unwrap();
     let declaration: Declaration = toml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-    Interpreter::new(declaration, &[]).unwrap_or_else(|problems| panic!("{name}: {problems:?}"))
+    Interpreter::new(declaration, &[]).unwrap_or_else(|errors| panic!("{name}: {errors:?}"))
 }
 
 fn secrets(interpreter: &Interpreter) -> Secrets {

@@ -32,7 +32,7 @@ use neurobridge_core::{
     ledger::{SourceLedger, SourceOutcome},
     record::{Batch, IntakeDecision},
 };
-use neurobridge_listener::StoredEvents;
+use neurobridge_listener::StoredPosition;
 use neurobridge_spool::{AppendError, ResumeValue, Spool};
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -91,7 +91,7 @@ pub(crate) struct IntakeSource {
     pub(crate) ledger: Arc<SourceLedger>,
     pub(crate) stats: Arc<IntakeStats>,
     /// Passes the stored events to the connection.
-    pub(crate) stored: Arc<StoredEvents>,
+    pub(crate) stored: Arc<StoredPosition>,
 }
 
 /// The intake's counters for a source, in addition to its ledger.

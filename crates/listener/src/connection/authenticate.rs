@@ -11,10 +11,10 @@ use tokio::{
 use neurobridge_protocol::{Protocol, Secrets};
 
 use super::{
-    Link, Notice, Outlet, Session,
+    Notice, Outlet, Session, SourceLink,
     receive::{MAX_BATCH_BYTES, MAX_BATCH_FRAMES, wait_until_unblocked},
 };
-use crate::{error::Lost, stats::Reading};
+use crate::{error::ConnectionEnd, stats::Reading};
 
 /// Performs the steps of the opening with these secrets; each step has its own time limit. Reads nothing after the answer
 /// to the last step: the following frames are read when the channel has room.
@@ -24,9 +24,9 @@ use crate::{error::Lost, stats::Reading};
 /// the time limit.
 pub(crate) async fn authenticate<S, O>(
     session: &mut Session<S>,
-    link: &mut Link<O>,
+    link: &mut SourceLink<O>,
     secrets: Secrets,
-) -> Result<(), Lost>
+) -> Result<(), ConnectionEnd>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
@@ -52,22 +52,22 @@ where
         }
         select! {
             biased;
-            () = &mut stopped => return Err(Lost::Stopped),
+            () = &mut stopped => return Err(ConnectionEnd::Stopped),
             () = &mut timed_out => {
                 let step = matches!(session.protocol, Protocol::Declared(_)).then_some(index);
-                return Err(Lost::AuthTimeout { timeout, step });
+                return Err(ConnectionEnd::AuthTimeout { timeout, step });
             }
-            taken = poll_fn(|cx| {
+            handled = poll_fn(|cx| {
                 // If not everything was flushed, the next poll continues.
                 let _ = session.poll_flush(cx);
                 session.poll_message(cx).map(|message| {
                     let mut reading = Reading::default();
-                    let taken = message.and_then(|message| session.take(message, link, &mut reading));
+                    let handled = message.and_then(|message| session.handle(message, link, &mut reading));
                     waiting_bytes += reading.bytes;
                     link.count_only(reading);
-                    taken
+                    handled
                 })
-            }) => taken?,
+            }) => handled?,
         }
         link.offer();
         link.outlet.count_waiting();

@@ -13,7 +13,7 @@ use crate::{
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn answered(answers: &[&str]) -> Result<(), Lost> {
+async fn answered(answers: &[&str]) -> Result<(), ConnectionEnd> {
     let (mut link, _batches) = link(1);
     let (mut session, mut platform) = connection().await;
     let server = async {
@@ -85,7 +85,7 @@ async fn stop_during_authentication_is_immediate() {
         tokio::task::yield_now().await;
         stop.cancel();
     });
-    assert!(matches!(result, Err(Lost::Stopped)));
+    assert!(matches!(result, Err(ConnectionEnd::Stopped)));
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
@@ -104,7 +104,7 @@ async fn events_before_and_after_the_auth_answer_are_received() {
         assert_eq!(batches.recv().await.unwrap(), [event(1), event(2)]);
         stop.cancel();
     });
-    assert!(matches!(lost, Lost::Stopped));
+    assert!(matches!(lost, ConnectionEnd::Stopped));
     assert_eq!(link.stats.snapshot().frames.get(FrameKind::Event), 3);
 }
 

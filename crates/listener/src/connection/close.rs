@@ -12,10 +12,10 @@ use tokio::{
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
 use super::{
-    Link, Outlet, Session,
+    Outlet, Session, SourceLink,
     receive::{Read, poll_batch},
 };
-use crate::error::Lost;
+use crate::error::ConnectionEnd;
 
 /// The time limit for the server's close frame. Data in transit is read meanwhile: closing a socket with unread data
 /// resets the connection, and the server may then not receive the close frame of this side.
@@ -28,29 +28,35 @@ const LINGER: Duration = Duration::from_secs(1);
 /// of the next frame can be found. Otherwise all further data is discarded, so that the server reads the close frame.
 ///
 /// Returns whether all data that the server is known to have sent was read.
-pub(crate) async fn close<S, O>(session: &mut Session<S>, link: &mut Link<O>, lost: &Lost) -> bool
+pub(crate) async fn close<S, O>(
+    session: &mut Session<S>,
+    link: &mut SourceLink<O>,
+    lost: &ConnectionEnd,
+) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
 {
     let (code, reason) = match lost.root() {
-        Lost::Stopped => (CloseCode::Normal, ""),
-        Lost::TokenRefused { .. } => (CloseCode::Normal, "token refused"),
-        Lost::AuthTimeout { step: None, .. } => (CloseCode::Normal, "no answer to AUTH"),
-        Lost::AuthTimeout { .. } => (CloseCode::Normal, "no answer in the opening"),
-        Lost::TooLarge { .. } => (CloseCode::Size, "frame too large"),
-        Lost::InvalidUtf8 => (CloseCode::Invalid, "not UTF-8"),
-        Lost::Protocol { .. } => (CloseCode::Protocol, "protocol violation"),
-        Lost::BadPong { .. } => (CloseCode::Policy, "the answer to PING was not PONG"),
-        Lost::Ended { .. } => (CloseCode::Normal, "no more events are expected"),
-        Lost::PongTimeout { .. } => (CloseCode::Away, "no answer to PING"),
-        Lost::IdleTimeout { .. } => (CloseCode::Away, "no frame within the time limit"),
-        Lost::Closed(_) => {
+        ConnectionEnd::Stopped => (CloseCode::Normal, ""),
+        ConnectionEnd::TokenRefused { .. } => (CloseCode::Normal, "token refused"),
+        ConnectionEnd::AuthTimeout { step: None, .. } => (CloseCode::Normal, "no answer to AUTH"),
+        ConnectionEnd::AuthTimeout { .. } => (CloseCode::Normal, "no answer in the opening"),
+        ConnectionEnd::TooLarge { .. } => (CloseCode::Size, "frame too large"),
+        ConnectionEnd::InvalidUtf8 => (CloseCode::Invalid, "not UTF-8"),
+        ConnectionEnd::Protocol { .. } => (CloseCode::Protocol, "protocol violation"),
+        ConnectionEnd::BadPong { .. } => (CloseCode::Policy, "the answer to PING was not PONG"),
+        ConnectionEnd::Ended { .. } => (CloseCode::Normal, "no more events are expected"),
+        ConnectionEnd::PongTimeout { .. } => (CloseCode::Away, "no answer to PING"),
+        ConnectionEnd::IdleTimeout { .. } => (CloseCode::Away, "no frame within the time limit"),
+        ConnectionEnd::Closed(_) => {
             // The answer to the server's close frame is queued already.
             flush(session).now_or_never();
             return true;
         }
-        Lost::Broken { .. } | Lost::Blocked { .. } | Lost::Unread { .. } => return true,
+        ConnectionEnd::Broken { .. } | ConnectionEnd::Blocked { .. } | ConnectionEnd::Unread { .. } => {
+            return true;
+        }
     };
     session.send_close(CloseFrame {
         code,
@@ -67,7 +73,7 @@ where
 }
 
 /// Receives frames until the server closes the connection or the receiver of the channel is dropped.
-async fn receive_remaining<S, O>(session: &mut Session<S>, link: &mut Link<O>, is_all_read: &mut bool)
+async fn receive_remaining<S, O>(session: &mut Session<S>, link: &mut SourceLink<O>, is_all_read: &mut bool)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
@@ -80,8 +86,14 @@ where
         match read {
             Read::Batch(_) | Read::Flushed => {}
             // The connection is being closed: a further reason to close it changes nothing, and events may follow.
-            Read::Lost(Lost::BadPong { .. } | Lost::TokenRefused { .. } | Lost::Ended { .. }) => {}
-            Read::Lost(Lost::TooLarge { .. } | Lost::InvalidUtf8 | Lost::Protocol { .. }) => {
+            Read::Lost(
+                ConnectionEnd::BadPong { .. }
+                | ConnectionEnd::TokenRefused { .. }
+                | ConnectionEnd::Ended { .. },
+            ) => {}
+            Read::Lost(
+                ConnectionEnd::TooLarge { .. } | ConnectionEnd::InvalidUtf8 | ConnectionEnd::Protocol { .. },
+            ) => {
                 is_frame_lost = true;
                 *is_all_read = false;
             }

@@ -16,7 +16,7 @@ const PANG: &str = r#"{"PING":"PANG"}"#;
 const CLOSE_FRAME: &[u8] = b"\x88\x02\x03\xe8";
 
 /// Handles a connection as a source does: receives until it is lost, then closes it.
-async fn run<S>(session: Session<S>, link: &mut Link<TestOutlet>) -> Lost
+async fn run<S>(session: Session<S>, link: &mut SourceLink<TestOutlet>) -> ConnectionEnd
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -24,7 +24,10 @@ where
 }
 
 /// As [`run`]; also returns whether all data of the server was read.
-async fn close_after_loss<S>(mut session: Session<S>, link: &mut Link<TestOutlet>) -> (Lost, bool)
+async fn close_after_loss<S>(
+    mut session: Session<S>,
+    link: &mut SourceLink<TestOutlet>,
+) -> (ConnectionEnd, bool)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -1,4 +1,4 @@
-//! The `Link`, by which a connection passes events and notices to the rest of the source, updates the counters, and
+//! The `SourceLink`, by which a connection passes events and notices to the rest of the source, updates the counters, and
 //! receives the signals of the program.
 
 use std::{sync::Arc, time::Duration};
@@ -17,7 +17,7 @@ use crate::{
     received::Received,
     source::Replacement,
     stats::{DisconnectReason, Reading, ReceivedPeriod, SourceStats},
-    stored::{Acknowledgements, StoredEvents},
+    stored::{Acknowledgements, StoredPosition},
     throttle::Throttle,
 };
 
@@ -111,14 +111,14 @@ impl Period {
 }
 
 /// The interface of a connection to its source. Outlives the connection: the next connection of the same slot uses it too.
-pub(crate) struct Link<O: Outlet> {
+pub(crate) struct SourceLink<O: Outlet> {
     pub(crate) name: Arc<str>,
     pub(crate) outlet: O,
     /// The channel, bounded by its creator. While it is full, the socket is not read.
     pub(crate) items: mpsc::Sender<O::Item>,
     pub(crate) stop: CancellationToken,
     pub(crate) stats: Arc<SourceStats>,
-    pub(crate) stored: Arc<StoredEvents>,
+    pub(crate) stored: Arc<StoredPosition>,
     /// The state of waiting until the events of a gap are fetched.
     pub(crate) hold: Arc<Hold>,
     /// The period of the current connection; `None` before its authentication.
@@ -134,14 +134,14 @@ pub(crate) struct Link<O: Outlet> {
     pub(crate) read_interval: (Duration, Option<watch::Receiver<Duration>>),
 }
 
-impl<O: Outlet> Link<O> {
+impl<O: Outlet> SourceLink<O> {
     pub(crate) fn new(
         name: Arc<str>,
         outlet: O,
         items: mpsc::Sender<O::Item>,
         stop: CancellationToken,
         stats: Arc<SourceStats>,
-        stored: Arc<StoredEvents>,
+        stored: Arc<StoredPosition>,
     ) -> Self {
         Self {
             name,

@@ -25,7 +25,7 @@ pub(crate) use self::{
     authenticate::authenticate,
     close::close,
     dial::{Dial, Dialler},
-    link::{Link, Notice, Outlet, Period},
+    link::{Notice, Outlet, Period, SourceLink},
     pace::LEAST_REST,
     receive::receive,
     recent::Recent,

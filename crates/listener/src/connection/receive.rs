@@ -20,11 +20,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Link, Outlet, Session,
+    Outlet, Session, SourceLink,
     pace::{Amount, Pace},
 };
 use crate::{
-    error::Lost,
+    error::ConnectionEnd,
     stats::{BACKPRESSURE, Reading, SourceStats},
 };
 
@@ -52,14 +52,14 @@ pub(super) enum Read {
     Flushed,
     /// The channel has no room for a batch, or reading waits until the events of a gap are fetched.
     NoRoom,
-    Lost(Lost),
+    Lost(ConnectionEnd),
 }
 
 /// Receives frames until the connection ends, and returns the reason.
 ///
 /// If the channel has no room for a batch, nothing is read. A batch is sent as soon as it is read, without an
 /// await in between, so that dropping this future loses nothing that was read.
-pub(crate) async fn receive<S, O>(session: &mut Session<S>, link: &mut Link<O>) -> Lost
+pub(crate) async fn receive<S, O>(session: &mut Session<S>, link: &mut SourceLink<O>) -> ConnectionEnd
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
@@ -72,8 +72,8 @@ where
 
 async fn receive_until_lost<S, O>(
     session: &mut Session<S>,
-    link: &mut Link<O>,
-) -> Result<std::convert::Infallible, Lost>
+    link: &mut SourceLink<O>,
+) -> Result<std::convert::Infallible, ConnectionEnd>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
@@ -134,7 +134,7 @@ where
         let is_grace_period = grace_since.is_some();
         let read = select! {
             biased;
-            () = &mut stopped => return Err(Lost::Stopped),
+            () = &mut stopped => return Err(ConnectionEnd::Stopped),
             () = &mut timer => {
                 let now = Instant::now();
                 if session.heartbeat.due() <= now {
@@ -175,7 +175,7 @@ where
                     session.socket.rest();
                 }
                 if session.heartbeat.counts_frames() {
-                    session.heartbeat.heard(Instant::now());
+                    session.heartbeat.frames_read(Instant::now());
                 }
             }
             Read::Flushed => {}
@@ -195,7 +195,7 @@ where
 pub(super) fn poll_batch<'a, S, O>(
     cx: &mut Context<'_>,
     session: &mut Session<S>,
-    link: &mut Link<O>,
+    link: &mut SourceLink<O>,
     items: &'a Sender<O::Item>,
     room: &mut Option<Permit<'a, O::Item>>,
     is_caught_up: &mut bool,
@@ -217,7 +217,7 @@ where
         Ok(permit) => permit,
         Err(TrySendError::Full(())) => return Poll::Ready(Read::NoRoom),
         // The receiver is dropped.
-        Err(TrySendError::Closed(())) => return Poll::Ready(Read::Lost(Lost::Stopped)),
+        Err(TrySendError::Closed(())) => return Poll::Ready(Read::Lost(ConnectionEnd::Stopped)),
     };
     let mut reading = Reading::default();
     let mut messages = 0;
@@ -226,8 +226,8 @@ where
         if messages >= MAX_BATCH_FRAMES || reading.bytes >= MAX_BATCH_BYTES {
             break None;
         }
-        let taken = match session.poll_message(cx) {
-            Poll::Ready(message) => message.and_then(|message| session.take(message, link, &mut reading)),
+        let handled = match session.poll_message(cx) {
+            Poll::Ready(message) => message.and_then(|message| session.handle(message, link, &mut reading)),
             Poll::Pending => {
                 // Without budget, `Pending` means that the runtime must run other tasks; more data may be
                 // available.
@@ -242,7 +242,7 @@ where
             }
         };
         messages += 1;
-        if let Err(lost) = taken {
+        if let Err(lost) = handled {
             break Some(lost);
         }
     };
@@ -267,9 +267,9 @@ where
 /// end here either: its unread data is read when the channel has room.
 pub(super) async fn wait_until_unblocked<'a, S, O>(
     session: &mut Session<S>,
-    link: &mut Link<O>,
+    link: &mut SourceLink<O>,
     items: &'a Sender<O::Item>,
-) -> Result<(Permit<'a, O::Item>, Duration), Lost>
+) -> Result<(Permit<'a, O::Item>, Duration), ConnectionEnd>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
@@ -295,12 +295,12 @@ where
         }
         select! {
             biased;
-            () = &mut stopped => return Err(Lost::Stopped),
+            () = &mut stopped => return Err(ConnectionEnd::Stopped),
             () = hold.ended(), if is_held => {
                 since = Instant::now();
                 next_report = since + LONG_BLOCK;
             }
-            room = &mut reserve, if !is_held => break room.map_err(|_| Lost::Stopped)?,
+            room = &mut reserve, if !is_held => break room.map_err(|_| ConnectionEnd::Stopped)?,
             () = sleep_until(next_report), if !is_held => {
                 next_report += LONG_BLOCK;
                 let Some(blockage) = &mut blockage else {
@@ -328,7 +328,7 @@ where
     let held = now.saturating_duration_since(since);
     session
         .heartbeat
-        .released(now.saturating_duration_since(began), now);
+        .reading_resumed(now.saturating_duration_since(began), now);
     // Only if the start was logged, so that the last line about backpressure states the present condition.
     if is_logged {
         info!(source = %link.name, lasted = format_duration(held), "backpressure ended: the socket is read again");
@@ -344,7 +344,7 @@ struct Blockage {
 
 impl Blockage {
     fn begin(stats: &Arc<SourceStats>) -> Self {
-        stats.blocked_briefly();
+        stats.backpressure_began();
         Self {
             stats: Arc::clone(stats),
             is_long: false,
@@ -353,7 +353,7 @@ impl Blockage {
 
     fn lasts_long(&mut self) {
         if !std::mem::replace(&mut self.is_long, true) {
-            self.stats.blocked_for_long();
+            self.stats.backpressure_lasts();
         }
     }
 }
@@ -364,10 +364,10 @@ impl Drop for Blockage {
     }
 }
 
-fn blocked(lost: Lost) -> Lost {
+fn blocked(lost: ConnectionEnd) -> ConnectionEnd {
     match lost {
-        Lost::Stopped => Lost::Stopped,
-        lost => Lost::Blocked {
+        ConnectionEnd::Stopped => ConnectionEnd::Stopped,
+        lost => ConnectionEnd::Blocked {
             source: Box::new(lost),
         },
     }

@@ -13,9 +13,9 @@ use tokio::{
 use tokio_tungstenite::tungstenite::{self, Bytes, Message, protocol::CloseFrame};
 use tracing::warn;
 
-use super::{Link, Notice, Outlet, Socket};
+use super::{Notice, Outlet, Socket, SourceLink};
 use crate::{
-    error::Lost,
+    error::ConnectionEnd,
     heartbeat::{Answer, Heartbeat},
     received::Received,
     stats::{FrameKind, Reading},
@@ -35,7 +35,7 @@ pub(crate) struct Session<S> {
     pub(crate) is_flushing: bool,
     /// The error after which nothing can be written. Reading continues until no data is left: a server that closes the
     /// connection has often sent events and the reason before.
-    write_error: Option<Lost>,
+    write_error: Option<ConnectionEnd>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
@@ -111,10 +111,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Reads a message.
-    pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Lost>> {
+    pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, ConnectionEnd>> {
         let lost = match self.socket.poll_message(cx) {
             Poll::Ready(Ok(message)) => return Poll::Ready(Ok(message)),
-            Poll::Ready(Err(error)) => Lost::of_socket(error, self.max_frame_size),
+            Poll::Ready(Err(error)) => ConnectionEnd::of_socket(error, self.max_frame_size),
             Poll::Pending => match self.write_error.take() {
                 // No data is left to read before the write error is returned.
                 Some(lost) if coop::has_budget_remaining() => lost,
@@ -128,12 +128,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Handles a message. An error ends the connection.
-    pub(crate) fn take<O: Outlet>(
+    pub(crate) fn handle<O: Outlet>(
         &mut self,
         message: Message,
-        link: &mut Link<O>,
+        link: &mut SourceLink<O>,
         reading: &mut Reading,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), ConnectionEnd> {
         match message {
             Message::Text(text) => {
                 reading.bytes += text.len() as u64;
@@ -179,7 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 // The answer to a close frame is queued too.
                 self.is_flushing = true;
                 let frame = frame.map(|frame| self.socket.as_sent(frame));
-                Err(Lost::Closed(describe_close(frame, &self.secrets)))
+                Err(ConnectionEnd::Closed(describe_close(frame, &self.secrets)))
             }
             // tungstenite never returns this variant when reading, according to its documentation.
             Message::Frame(_) => Ok(()),
@@ -190,9 +190,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn interpret<O: Outlet>(
         &mut self,
         text: &str,
-        link: &mut Link<O>,
+        link: &mut SourceLink<O>,
         reading: &mut Reading,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), ConnectionEnd> {
         let was_ready = self.protocol.is_ready();
         let is_declared = matches!(self.protocol, Protocol::Declared(_));
         // A frame is counted as one kind: that of its first action.
@@ -218,11 +218,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Action::Refused(text) => {
                     let answer = self.secrets.clean(&text);
                     link.outlet.notice(Notice::Error(&answer));
-                    lost.get_or_insert(Lost::TokenRefused { answer, is_declared });
+                    lost.get_or_insert(ConnectionEnd::TokenRefused { answer, is_declared });
                 }
                 Action::UnexpectedAnswer(text) => {
                     let answer = self.secrets.clean(&text);
-                    lost.get_or_insert(Lost::BadPong { answer });
+                    lost.get_or_insert(ConnectionEnd::BadPong { answer });
                 }
                 Action::Error(text) => {
                     let text = self.secrets.clean(&text);
@@ -235,7 +235,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 Action::Ended(text) => {
                     let text = self.secrets.clean(&text);
-                    lost.get_or_insert(Lost::Ended { text });
+                    lost.get_or_insert(ConnectionEnd::Ended { text });
                 }
                 Action::Reply(message) => self.replies.push(message),
                 Action::Ignore => {}
@@ -252,7 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Records an answer to a ping.
-    fn answered<O: Outlet>(&mut self, link: &mut Link<O>) {
+    fn answered<O: Outlet>(&mut self, link: &mut SourceLink<O>) {
         let Answer {
             round_trip,
             pinged_at,
@@ -278,7 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn written(&mut self, result: tungstenite::Result<()>) {
         self.is_flushing = false;
         if let Err(error) = result {
-            let lost = Lost::of_socket(error, self.max_frame_size);
+            let lost = ConnectionEnd::of_socket(error, self.max_frame_size);
             self.write_error.get_or_insert(lost);
         }
     }
@@ -299,7 +299,7 @@ const fn kind_of(action: &Action<'_>, was_ready: bool) -> FrameKind {
     }
 }
 
-fn warn_malformed<O: Outlet>(link: &mut Link<O>, reason: MalformedReason, length: usize) {
+fn warn_malformed<O: Outlet>(link: &mut SourceLink<O>, reason: MalformedReason, length: usize) {
     if let Some(suppressed) = link.throttle.allow(reason.as_str()) {
         let reason = crate::error::sentence(&reason);
         // Without the text, which may be a damaged event with personal data.

@@ -22,7 +22,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Link, Notice, Outlet, Session, Socket, websocket_config};
+use super::{Notice, Outlet, Session, Socket, SourceLink, websocket_config};
 use crate::{received::Received, stats::SourceStats};
 
 pub(crate) const TOKEN: &str = "s3cret";
@@ -64,9 +64,9 @@ impl Outlet for TestOutlet {
 }
 
 /// Returns a link with a channel for `capacity` batches.
-pub(crate) fn link(capacity: usize) -> (Link<TestOutlet>, mpsc::Receiver<Vec<String>>) {
+pub(crate) fn link(capacity: usize) -> (SourceLink<TestOutlet>, mpsc::Receiver<Vec<String>>) {
     let (items, batches) = mpsc::channel(capacity);
-    let link = Link::new(
+    let link = SourceLink::new(
         "test".into(),
         TestOutlet::default(),
         items,

@@ -284,14 +284,14 @@ impl SourceStats {
     }
 
     /// Records the start of backpressure. Its time is counted, and the state stays: a busy feed has many short waits.
-    pub(crate) fn blocked_briefly(&self) {
+    pub(crate) fn backpressure_began(&self) {
         let mut inner = self.lock();
         inner.blocked_connections += 1;
         inner.blocked.start(Instant::now());
     }
 
     /// Records that backpressure has lasted for long, which changes the state.
-    pub(crate) fn blocked_for_long(&self) {
+    pub(crate) fn backpressure_lasts(&self) {
         let mut inner = self.lock();
         inner.long_blocked_connections += 1;
         // Another connection of the source may be blocked already.
@@ -302,7 +302,7 @@ impl SourceStats {
         inner.reason = Some(BACKPRESSURE.into());
     }
 
-    /// Records the end of a connection's backpressure. `changed_state` is whether `blocked_for_long` was called for this
+    /// Records the end of a connection's backpressure. `changed_state` is whether `backpressure_lasts` was called for this
     /// backpressure.
     pub(crate) fn unblocked(&self, changed_state: bool) {
         let mut inner = self.lock();

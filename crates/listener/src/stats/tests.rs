@@ -159,11 +159,11 @@ async fn only_the_eight_newest_gaps_are_stored() {
 async fn stop_is_no_gap_and_backpressure_is_timed() {
     let stats = SourceStats::new();
     stats.authenticated(false);
-    stats.blocked_briefly();
+    stats.backpressure_began();
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(stats.snapshot().blocked, Duration::from_secs(2));
     assert_eq!(stats.snapshot().state, SourceState::Authenticated);
-    stats.blocked_for_long();
+    stats.backpressure_lasts();
     assert_eq!(stats.snapshot().state, SourceState::Blocked);
     stats.unblocked(true);
     tokio::time::advance(Duration::from_secs(2)).await;
@@ -185,8 +185,8 @@ async fn backpressure_of_two_connections_ends_with_both() {
         stats.authenticated(false);
     }
     for _ in 0..2 {
-        stats.blocked_briefly();
-        stats.blocked_for_long();
+        stats.backpressure_began();
+        stats.backpressure_lasts();
     }
     assert_eq!(stats.snapshot().state, SourceState::Blocked);
     tokio::time::advance(Duration::from_secs(5)).await;

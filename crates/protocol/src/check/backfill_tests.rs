@@ -2,14 +2,14 @@
 
 use crate::{Declaration, Interpreter};
 
-/// Returns the problems of a list, one in each line. `feed` has further keys of the declaration.
-fn problems(feed: &str, list: &str) -> String {
+/// Returns the errors of a list, one in each line. `feed` has further keys of the declaration.
+fn errors(feed: &str, list: &str) -> String {
     let text = format!(
         "{feed}\nsecrets = {{ key = {{ value = \"k\" }} }}\nrules = [{{ is = \"event\" }}]\n[backfill]\n{list}"
     );
     let declaration: Declaration = toml::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
-    let problems = Interpreter::new(declaration, &[]).err().unwrap_or_default();
-    let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    let errors = Interpreter::new(declaration, &[]).err().unwrap_or_default();
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
     lines.join("\n")
 }
 
@@ -146,7 +146,7 @@ fn each_error_of_a_list_is_explained_at_its_key() {
             "backfill.pages.parameter: found an empty name",
         ),
     ] {
-        let found = problems(feed, &list);
+        let found = errors(feed, &list);
         assert!(
             found.starts_with(expected) && found.lines().count() == usize::from(!expected.is_empty()),
             "{list}\n{found}\nexpected {expected}"

@@ -4,13 +4,13 @@ use crate::{Declaration, Interpreter};
 
 const RULES: &str = "[[rules]]\nwhen = { type = \"x\" }\nis = \"event\"\n";
 
-/// Returns the problems of a declaration, one in each line.
-fn problems(head: &str, tail: &str) -> String {
+/// Returns the errors of a declaration, one in each line.
+fn errors(head: &str, tail: &str) -> String {
     let text = format!("{head}\n{RULES}{tail}");
     let declaration: Declaration = toml::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
     match Interpreter::new(declaration, &[]) {
         Ok(_) => String::new(),
-        Err(problems) => problems
+        Err(errors) => errors
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()
@@ -188,7 +188,7 @@ fn each_error_is_explained_at_its_key() {
             "max_age: found \"1s\", expected \"1m\" to \"30d\"",
         ),
     ] {
-        let found = problems(head, tail);
+        let found = errors(head, tail);
         assert!(!found.contains("hunter2"), "{found}");
         assert!(
             found.starts_with(expected) && found.is_empty() == expected.is_empty() && !found.contains('\n'),
@@ -200,9 +200,9 @@ fn each_error_is_explained_at_its_key() {
 #[test]
 fn declaration_without_events_is_refused() {
     let declaration: Declaration = toml::from_str("[[rules]]\nis = \"ignore\"").unwrap();
-    let problems = Interpreter::new(declaration, &[]).unwrap_err();
+    let errors = Interpreter::new(declaration, &[]).unwrap_err();
     assert_eq!(
-        problems[0].to_string(),
+        errors[0].to_string(),
         "rules: found no rule for events, expected at least one with is = \"event\""
     );
 }

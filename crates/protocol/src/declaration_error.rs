@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-/// A configuration error of a declaration.
+/// A configuration error of a declaration, or of the other settings of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct DeclarationError {
     /// The path of the key in the declaration, with the indexes of arrays.
     pub key: Vec<String>,
     /// The found and the expected value in one sentence.
@@ -13,7 +13,7 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for DeclarationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.key.join("."), self.message)?;
         match &self.hint {
