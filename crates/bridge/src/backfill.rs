@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, future::pending, sync::Arc, sync::atomic::Order
 use jiff::{SignedDuration, Timestamp};
 use neurobridge_core::{backoff::Backoff, clock, event::Origin, ledger::SourceLedger};
 use neurobridge_listener::{Batcher, FeedEvent, GapEnded, MalformedReason, Received};
-use neurobridge_platform::{Missed, Outcome, StopReason, Window, sentence};
+use neurobridge_platform::{MissedEvent, Outcome, StopReason, Window, sentence};
 use neurobridge_protocol::Action;
 use tokio::{
     sync::mpsc,
@@ -399,7 +399,7 @@ impl Filler {
     }
 
     /// Passes events to the intake. Returns false if the bridge is stopping.
-    async fn store(&mut self, page: &[Missed], is_late: bool) -> bool {
+    async fn store(&mut self, page: &[MissedEvent], is_late: bool) -> bool {
         self.encoder.set_origin(if is_late {
             Origin::LateBackfill
         } else {

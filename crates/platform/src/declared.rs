@@ -16,9 +16,9 @@ use neurobridge_protocol::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    entries::Window,
+    backfill_reader::Window,
     listing::{Listing, Tally, Unreadable},
-    pager::{LEAST_PAGE_ENTRIES, MAX_HELD, Missed, PagingError},
+    pager::{LEAST_PAGE_ENTRIES, MAX_HELD, MissedEvent, PagingError},
 };
 
 /// The number of last pages whose ids are stored, to recognise events that a later page repeats. The deduplication window
@@ -65,9 +65,9 @@ pub(crate) struct DeclaredListing<'a> {
     disorder: SignedDuration,
     known: Known,
     /// New events that cannot be returned yet: the order is unknown, the newest come first, or the known event was not found.
-    held: Vec<Missed>,
+    held: Vec<MissedEvent>,
     held_bytes: u64,
-    ready: Vec<Missed>,
+    ready: Vec<MissedEvent>,
 }
 
 /// The events that are dropped because they were stored before the gap.
@@ -161,7 +161,7 @@ impl<'a> DeclaredListing<'a> {
                         self.tally.known += 1;
                     } else if !is_repeated && time.is_none_or(|time| time <= self.window.to) {
                         self.held_bytes += frame.len() as u64;
-                        self.held.push(Missed { id, time, frame });
+                        self.held.push(MissedEvent { id, time, frame });
                     }
                 }
                 ListEntry::WithoutId | ListEntry::NoEvent if index > 0 || !overlaps => {
@@ -186,7 +186,7 @@ impl<'a> DeclaredListing<'a> {
             self.known = Known::None;
             return Ok(());
         }
-        Err(PagingError::TooMuch)
+        Err(PagingError::MemoryLimit)
     }
 
     /// Returns whether two consecutive short pages ended with the same entry as the page before. This entry is the last one
@@ -273,9 +273,9 @@ impl<'a> DeclaredListing<'a> {
 
     /// Drops the events of a part of the list that was stored before the gap. Keeps events later than `limit`, because the
     /// order of the list is not certain. Returns whether all events were dropped.
-    fn drop_known(&mut self, part: Vec<Missed>, limit: Timestamp) -> bool {
+    fn drop_known(&mut self, part: Vec<MissedEvent>, limit: Timestamp) -> bool {
         let count = part.len();
-        let is_later = |missed: &Missed| missed.time.is_some_and(|time| time > limit);
+        let is_later = |missed: &MissedEvent| missed.time.is_some_and(|time| time > limit);
         let kept: Vec<_> = part.into_iter().filter(is_later).collect();
         self.tally.known += (count - kept.len()) as u64;
         let are_all_dropped = kept.is_empty();
@@ -435,11 +435,11 @@ impl Listing for DeclaredListing<'_> {
         }
     }
 
-    fn take_ready(&mut self) -> Vec<Missed> {
+    fn take_ready(&mut self) -> Vec<MissedEvent> {
         std::mem::take(&mut self.ready)
     }
 
-    fn finish(&mut self) -> Vec<Missed> {
+    fn finish(&mut self) -> Vec<MissedEvent> {
         match (&self.known, self.order) {
             (_, Some(ListOrder::NewestFirst)) => self.held.reverse(),
             // The order is unknown, so only the known event itself is dropped.

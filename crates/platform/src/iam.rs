@@ -15,8 +15,8 @@ use crate::{
 /// The address of the platform's own IAM interface.
 pub const IAM_URL: &str = "https://iam.neuroio.com";
 
-/// The documented life of a temporary token, for an answer that does not state the life.
-const DOCUMENTED_LIFE: Duration = Duration::from_secs(24 * 3_600);
+/// The documented lifetime of a temporary token, for an answer that does not state the lifetime.
+const DOCUMENTED_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
 
 const TOKEN: &str =
     "{\"id\": …, \"key\": \"…\", \"is_active\": true, \"created\": \"…\", \"expires\": \"…\"}";
@@ -46,7 +46,7 @@ pub struct CreatedToken {
     pub key: Secret,
     /// The time from creation to expiry; `None` for a permanent token. The difference of two times of the platform's clock, so
     /// that a deviation of the local clock has no effect.
-    pub life: Option<Duration>,
+    pub lifetime: Option<Duration>,
 }
 
 /// The account and space of a token.
@@ -116,7 +116,7 @@ impl Iam {
         Ok(CreatedToken {
             id: token.id,
             key: token.key,
-            life: between.or((!permanent).then_some(DOCUMENTED_LIFE)),
+            lifetime: between.or((!permanent).then_some(DOCUMENTED_LIFETIME)),
         })
     }
 

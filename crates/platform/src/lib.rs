@@ -1,7 +1,7 @@
 //! The REST and IAM interfaces of the NeuroIO platform, and the lists of declared feeds.
 //!
-//! - [`Entries`] reads the entries of a gap, and converts each to the event that the feed would have sent: from NeuroIO's list,
-//!   or from one that is declared with the feed.
+//! - [`BackfillReader`] reads the entries of a gap, and converts each to the event that the feed would have sent: from
+//!   NeuroIO's list, or from one that is declared with the feed.
 //! - [`Iam`] creates and deletes tokens; [`Renewal`] decides when, and [`TokenFile`] stores the token of a bridge across
 //!   restarts.
 //!
@@ -16,12 +16,12 @@
 //!
 //! The protocol is known from the platform's public clients, their documentation and their tests. *Assumed*, because none of
 //! them states it: a list is in the order of ids, `id_from` and the times are inclusive, and `ordering=id` selects the
-//! oldest first (as in the framework that the shape of the answers suggests). [`Entries`] detects where an assumption does
-//! not hold: it reads the newest first, by time instead of by id, or stops with a reason.
+//! oldest first (as in the framework that the shape of the answers suggests). [`BackfillReader`] detects where an assumption
+//! does not hold: it reads the newest first, by time instead of by id, or stops with a reason.
 
+mod backfill_reader;
 mod client;
 mod declared;
-mod entries;
 mod error;
 mod iam;
 mod listing;
@@ -32,11 +32,11 @@ mod renewal;
 mod token_file;
 
 pub use self::{
+    backfill_reader::{BackfillReader, BackfillReport, Outcome, StopReason, Window},
     client::Client,
-    entries::{Entries, Outcome, Report, StopReason, Window},
     error::{PlatformAnswer, RequestError},
     iam::{CreatedToken, IAM_URL, Iam, Identity, Named, Scope},
-    pager::{Missed, PagingError},
+    pager::{MissedEvent, PagingError},
     renewal::{Now, Renewal, Step},
     token_file::{StoredToken, TokenFile, TokenFileError},
 };

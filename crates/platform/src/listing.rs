@@ -5,7 +5,7 @@ use neurobridge_protocol::ListError;
 
 use crate::{
     page::PageError,
-    pager::{Missed, PagingError},
+    pager::{MissedEvent, PagingError},
 };
 
 /// The state of reading one list, without I/O: what to request next, and what an answer contains.
@@ -30,10 +30,10 @@ pub(crate) trait Listing {
     fn shrink(&mut self) -> bool;
 
     /// Takes the new events that need not wait for others, in the order in which they occurred.
-    fn take_ready(&mut self) -> Vec<Missed>;
+    fn take_ready(&mut self) -> Vec<MissedEvent>;
 
     /// Takes all new events, in the order in which they occurred.
-    fn finish(&mut self) -> Vec<Missed>;
+    fn finish(&mut self) -> Vec<MissedEvent>;
 
     /// Returns the counts so far.
     fn tally(&self) -> Tally;

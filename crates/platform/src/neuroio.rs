@@ -4,10 +4,10 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::debug;
 
 use crate::{
-    entries::Window,
+    backfill_reader::Window,
     listing::{Listing, Tally, Unreadable},
     page,
-    pager::{Missed, Pager, PagingError, Part, Progress},
+    pager::{MissedEvent, Pager, PagingError, Part, Progress},
 };
 
 /// The query parameter that requests the oldest entries first. *Assumed*: no public client uses it.
@@ -76,11 +76,11 @@ impl Listing for EntryListing<'_> {
         self.pager.shrink()
     }
 
-    fn take_ready(&mut self) -> Vec<Missed> {
+    fn take_ready(&mut self) -> Vec<MissedEvent> {
         self.pager.take_ready()
     }
 
-    fn finish(&mut self) -> Vec<Missed> {
+    fn finish(&mut self) -> Vec<MissedEvent> {
         self.pager.finish()
     }
 

@@ -28,7 +28,7 @@ pub(crate) const MAX_HELD: ByteSize = ByteSize::from_mib(64);
 
 /// A missed event, as the feed would have sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missed {
+pub struct MissedEvent {
     /// The identity of the event.
     pub id: String,
     /// The time of the event, if it selects the start of a list.
@@ -37,7 +37,7 @@ pub struct Missed {
     pub frame: String,
 }
 
-impl Missed {
+impl MissedEvent {
     /// Returns the id as a number, if it is one.
     pub fn number(&self) -> Option<u64> {
         self.id.parse().ok()
@@ -79,7 +79,7 @@ pub enum PagingError {
     #[error(
         "id {found} follows id {before}; expected all ids of the list in one order, ascending or descending"
     )]
-    Backwards {
+    MixedOrder {
         /// The id before it.
         before: u64,
         /// The id.
@@ -108,7 +108,7 @@ pub enum PagingError {
     #[error(
         "the list has the newest entries first, and its new entries exceed {MAX_HELD} in memory; fill a shorter period"
     )]
-    TooMuch,
+    MemoryLimit,
 }
 
 /// The next action after a page.
@@ -166,7 +166,7 @@ pub(crate) struct Pager {
     held: BTreeMap<u64, String>,
     held_bytes: u64,
     /// New entries in the order of ids.
-    ready: Vec<Missed>,
+    ready: Vec<MissedEvent>,
     without_id: u64,
     known: u64,
 }
@@ -242,12 +242,12 @@ impl Pager {
     }
 
     /// Takes the new entries that need not wait for others, in the order of ids.
-    pub(crate) fn take_ready(&mut self) -> Vec<Missed> {
+    pub(crate) fn take_ready(&mut self) -> Vec<MissedEvent> {
         std::mem::take(&mut self.ready)
     }
 
     /// Takes all new entries, in the order of ids.
-    pub(crate) fn finish(&mut self) -> Vec<Missed> {
+    pub(crate) fn finish(&mut self) -> Vec<MissedEvent> {
         self.release();
         self.take_ready()
     }
@@ -348,7 +348,7 @@ impl Pager {
                 Order::NewestFirst
             };
             if found == before || *self.order.get_or_insert(order) != order {
-                return Err(PagingError::Backwards { before, found });
+                return Err(PagingError::MixedOrder { before, found });
             }
             before = found;
         }
@@ -394,7 +394,7 @@ impl Pager {
         if is_known {
             Ok(())
         } else {
-            Err(PagingError::Backwards {
+            Err(PagingError::MixedOrder {
                 before: last,
                 found: id,
             })
@@ -411,7 +411,7 @@ impl Pager {
         }
         self.held_bytes += entry.len() as u64;
         if self.held_bytes > MAX_HELD.bytes() && self.order == Some(Order::NewestFirst) {
-            return Err(PagingError::TooMuch);
+            return Err(PagingError::MemoryLimit);
         }
         self.held.insert(id, entry.to_owned());
         Ok(())
@@ -420,7 +420,7 @@ impl Pager {
     fn release(&mut self) {
         let held = std::mem::take(&mut self.held);
         self.ready
-            .extend(held.into_iter().map(|(id, entry)| Missed::new(id, &entry)));
+            .extend(held.into_iter().map(|(id, entry)| MissedEvent::new(id, &entry)));
         self.held_bytes = 0;
     }
 

@@ -46,7 +46,7 @@ fn read(list: &mut List, after: Option<u64>, mut change: impl FnMut(&mut List, u
         read.extend(pager.take_ready());
         if progress == Progress::Done {
             read.extend(pager.finish());
-            return read.iter().filter_map(Missed::number).collect();
+            return read.iter().filter_map(MissedEvent::number).collect();
         }
         assert_eq!(progress, Progress::Continue);
     }
@@ -54,7 +54,7 @@ fn read(list: &mut List, after: Option<u64>, mut change: impl FnMut(&mut List, u
 
 #[test]
 fn missed_event_has_the_frame_of_the_feed() {
-    let missed = Missed::new(7, r#"{"id":7,"pid":null}"#);
+    let missed = MissedEvent::new(7, r#"{"id":7,"pid":null}"#);
     assert_eq!(missed.frame, r#"{"id":7,"data":{"id":7,"pid":null}}"#);
 }
 
@@ -85,7 +85,7 @@ fn ids_in_two_orders_are_an_error() {
     let mut pager = Pager::new(None, false, 10);
     assert_eq!(
         accept(&mut pager, &[1, 2, 5, 4]),
-        Err(PagingError::Backwards { before: 5, found: 4 })
+        Err(PagingError::MixedOrder { before: 5, found: 4 })
     );
     // The pages of a list with the newest first, each reversed; and a list in no order.
     for (pages, before, found) in [([[8, 9], [7, 8]], 9, 7), ([[9, 5], [7, 5]], 5, 7)] {
@@ -93,7 +93,7 @@ fn ids_in_two_orders_are_an_error() {
         assert_eq!(accept(&mut pager, &pages[0]), Ok(Progress::Continue));
         assert_eq!(
             accept(&mut pager, &pages[1]),
-            Err(PagingError::Backwards { before, found })
+            Err(PagingError::MixedOrder { before, found })
         );
     }
 }
@@ -141,7 +141,7 @@ fn ignored_id_from_is_detected() {
     // With the newest first, the older entries follow the missed ones.
     let mut pager = Pager::new(Some(5), true, 10);
     assert_eq!(accept(&mut pager, &[7, 6, 5, 4, 3]), Ok(Progress::Done));
-    let ids: Vec<_> = pager.finish().iter().filter_map(Missed::number).collect();
+    let ids: Vec<_> = pager.finish().iter().filter_map(MissedEvent::number).collect();
     assert_eq!(ids, [6, 7]);
     assert_eq!(pager.known(), 1);
 }

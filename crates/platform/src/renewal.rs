@@ -7,7 +7,7 @@ use neurobridge_core::backoff::Backoff;
 
 use crate::{iam::CreatedToken, token_file::StoredToken};
 
-/// The share of its life after which a token is renewed, as numerator and denominator. The rest, a fifth of usually 24
+/// The share of its lifetime after which a token is renewed, as numerator and denominator. The rest, a fifth of usually 24
 /// hours, is left for retries while the platform cannot be reached.
 const RENEW_AFTER: (u32, u32) = (4, 5);
 
@@ -22,7 +22,7 @@ const WITHOUT_TOKEN: Duration = Duration::from_secs(10);
 const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// The age from which a token counts as having worked before it was refused: the delays start again at the minimum.
 const STABLE: Duration = Duration::from_secs(600);
-/// The shortest time between the creation of two tokens, so that tokens with a very short life make no hot loop.
+/// The shortest time between the creation of two tokens, so that tokens with a very short lifetime make no hot loop.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The current time by both local clocks. The monotonic clock does not jump, and may stop while the machine is suspended;
@@ -98,7 +98,7 @@ impl Held {
 
     /// Returns the time until the token expires; `None` if it does not.
     fn left(&self, now: Now) -> Option<Duration> {
-        Some(self.token.life?.saturating_sub(self.age(now)))
+        Some(self.token.lifetime?.saturating_sub(self.age(now)))
     }
 
     fn is_expired(&self, now: Now) -> bool {
@@ -108,7 +108,7 @@ impl Held {
     /// Returns the time until the token has to be renewed; `None` for never.
     fn until_renewal(&self, now: Now) -> Option<Duration> {
         let (numerator, denominator) = RENEW_AFTER;
-        let share = self.token.life? / denominator * numerator;
+        let share = self.token.lifetime? / denominator * numerator;
         Some(share.saturating_sub(self.age(now)))
     }
 }
@@ -134,7 +134,7 @@ impl Renewal {
         let held = |token: CreatedToken, received_at: Timestamp| {
             let age = Duration::try_from(now.wall.duration_since(received_at)).ok();
             Held {
-                age_then: age.or(token.life).unwrap_or_default(),
+                age_then: age.or(token.lifetime).unwrap_or_default(),
                 token,
                 since: now.monotonic,
                 received_at,

@@ -5,11 +5,11 @@ use super::*;
 
 const LIFE: Duration = Duration::from_secs(1_000);
 
-fn token(id: u64, life: Option<Duration>) -> CreatedToken {
+fn token(id: u64, lifetime: Option<Duration>) -> CreatedToken {
     CreatedToken {
         id,
         key: Secret::new(format!("key-{id}")),
-        life,
+        lifetime,
     }
 }
 

@@ -123,21 +123,21 @@ impl TokenEntry {
         Self {
             id: token.id,
             key: token.key.expose().to_owned(),
-            life_seconds: token.life.map(|life| life.as_secs_f64()),
+            life_seconds: token.lifetime.map(|lifetime| lifetime.as_secs_f64()),
             received_at,
         }
     }
 
     /// Returns the token; `None` if a value is not valid.
     fn read(self) -> Option<(CreatedToken, Timestamp)> {
-        let life = match self.life_seconds {
+        let lifetime = match self.life_seconds {
             Some(seconds) => Some(Duration::try_from_secs_f64(seconds).ok()?),
             None => None,
         };
         let token = CreatedToken {
             id: self.id,
             key: Secret::new(self.key),
-            life,
+            lifetime,
         };
         (!token.key.expose().is_empty()).then_some((token, self.received_at))
     }

@@ -4,10 +4,10 @@ use super::*;
 
 fn stored() -> StoredToken {
     let received_at: Timestamp = "2026-01-31T12:00:00.5Z".parse().unwrap();
-    let token = |id, life| CreatedToken {
+    let token = |id, lifetime| CreatedToken {
         id,
         key: Secret::new(format!("key-{id}-hunter2")),
-        life,
+        lifetime,
     };
     StoredToken {
         token: token(2, Some(Duration::from_millis(86_400_500))),

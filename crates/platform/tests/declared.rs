@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use neurobridge_listener::SourceConfig;
-use neurobridge_platform::{Client, Entries, Window};
+use neurobridge_platform::{BackfillReader, Client, Window};
 use neurobridge_protocol::{Declaration, EventList};
 use neurobridge_simulator::{DeclaredFeed, Options, RestOrder};
 use tokio::net::TcpStream;
@@ -73,10 +73,10 @@ fn config(platform: &Platform, pages: &str, key: &str) -> SourceConfig {
     config
 }
 
-fn entries(config: &SourceConfig) -> Entries {
+fn entries(config: &SourceConfig) -> BackfillReader {
     let list = EventList::new(config.feed.as_ref().unwrap()).unwrap().unwrap();
     let client = Client::new(config, list.origin()).unwrap();
-    Entries::declared(client, config, list)
+    BackfillReader::declared(client, config, list)
 }
 
 fn window(after: Option<u64>) -> Window {

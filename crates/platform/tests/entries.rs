@@ -6,7 +6,7 @@ use std::{num::NonZeroU64, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use neurobridge_core::{identity::body_hash, neuroio::Frames, units::ByteSize};
-use neurobridge_platform::{Client, Entries, Outcome, PagingError, RequestError, StopReason, Window};
+use neurobridge_platform::{BackfillReader, Client, Outcome, PagingError, RequestError, StopReason, Window};
 use neurobridge_simulator::{EntryOptions, Options, RestOptions, RestOrder, RestShape};
 use proptest::prelude::*;
 use tokio::sync::mpsc;
@@ -132,7 +132,7 @@ async fn requested_delay_is_respected() {
 async fn outcome_with(
     rule: &str,
     options: Options,
-    change: impl FnOnce(Entries) -> Entries,
+    change: impl FnOnce(BackfillReader) -> BackfillReader,
 ) -> (String, usize) {
     let (platform, _) = Platform::recognised(250, options).await;
     platform.fault(rule);
@@ -235,14 +235,14 @@ async fn large_answers_are_read_in_smaller_pages() {
             .unwrap()
             .with_max_answer(ByteSize::from_kib(limit))
     };
-    let (missed, report) = read(Entries::new(client(64), &config), window(None)).await;
+    let (missed, report) = read(BackfillReader::new(client(64), &config), window(None)).await;
     assert!(matches!(report.outcome, Outcome::Complete), "{}", report.outcome);
     let found: Vec<_> = missed.into_iter().map(|missed| missed.frame).collect();
     assert_eq!(found, frames);
     // A limit that allows one entry on each page, and then a limit below one entry.
-    let (missed, report) = read(Entries::new(client(9), &config), window(None)).await;
+    let (missed, report) = read(BackfillReader::new(client(9), &config), window(None)).await;
     assert_eq!((missed.len(), report.outcome.label()), (60, "complete"));
-    let (missed, report) = read(Entries::new(client(4), &config), window(None)).await;
+    let (missed, report) = read(BackfillReader::new(client(4), &config), window(None)).await;
     assert!(missed.is_empty());
     assert!(matches!(
         report.outcome,

@@ -16,11 +16,11 @@ use self::support::{Platform, within};
 
 const CREDENTIAL: &str = "credential-of-the-test";
 
-async fn platform(life: Duration) -> Platform {
+async fn platform(lifetime: Duration) -> Platform {
     Platform::start(Options {
         tokens: vec![CREDENTIAL.into()],
         token_options: TokenOptions {
-            life,
+            life: lifetime,
             ..TokenOptions::default()
         },
         ..Options::default()
@@ -43,7 +43,7 @@ async fn token_is_created_used_and_deleted() {
     let created = within(iam.create_token(&credential(), Scope::Own, false))
         .await
         .unwrap();
-    assert_eq!(created.life, Some(Duration::from_secs(3_600)));
+    assert_eq!(created.lifetime, Some(Duration::from_secs(3_600)));
     let identity = within(iam.whoami(&created.key)).await.unwrap();
     assert_eq!((identity.account.id, identity.space), (1, None));
     assert!(within(iam.delete_token(&credential(), created.id)).await.unwrap());
@@ -82,7 +82,7 @@ async fn limit_of_permanent_tokens_is_described() {
     let mut refused = None;
     for _ in 0..6 {
         match within(iam.create_token(&credential(), Scope::Own, true)).await {
-            Ok(created) => assert_eq!(created.life, None),
+            Ok(created) => assert_eq!(created.lifetime, None),
             Err(error) => refused = Some(error),
         }
     }

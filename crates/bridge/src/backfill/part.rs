@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
-use neurobridge_platform::{Missed, StopReason, Window};
+use neurobridge_platform::{MissedEvent, StopReason, Window};
 
 /// The largest distance in ids by which an event may be received after a later one. Events that are read twice are dropped
 /// as duplicates.
@@ -33,7 +33,7 @@ impl Bound {
     }
 
     /// Removes the events after the bound from a page. Returns whether it was the last page.
-    pub(super) fn cut(&self, page: &mut Vec<Missed>) -> bool {
+    pub(super) fn cut(&self, page: &mut Vec<MissedEvent>) -> bool {
         let all = page.len();
         page.retain(|missed| missed.number().is_some_and(|id| id <= self.0));
         page.len() < all
@@ -75,8 +75,8 @@ impl Marks {
     }
 
     /// Adds a page.
-    pub(super) fn add(&mut self, page: &[Missed]) {
-        if let Some(Missed { id, time, .. }) = page.first() {
+    pub(super) fn add(&mut self, page: &[MissedEvent]) {
+        if let Some(MissedEvent { id, time, .. }) = page.first() {
             let mark = Mark {
                 id: id.clone(),
                 time: *time,
@@ -108,8 +108,8 @@ mod tests {
 
     use super::*;
 
-    fn page(ids: std::ops::Range<u64>) -> Vec<Missed> {
-        let missed = |id: u64| Missed {
+    fn page(ids: std::ops::Range<u64>) -> Vec<MissedEvent> {
+        let missed = |id: u64| MissedEvent {
             id: id.to_string(),
             time: None,
             frame: String::new(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use neurobridge_listener::{BackfillConfig, SourceConfig};
-use neurobridge_platform::{Client, Entries};
+use neurobridge_platform::{BackfillReader, Client};
 use neurobridge_protocol::{EventList, Protocol};
 use tokio::task::spawn_blocking;
 
@@ -19,7 +19,7 @@ const MAX_SETTLING_IDS: u64 = 16_384;
 /// The settings of a filler.
 pub(crate) struct FillerSettings {
     /// `None` if the events cannot be fetched, so that each gap is only reported.
-    pub(super) entries: Option<Entries>,
+    pub(super) entries: Option<BackfillReader>,
     pub(super) config: BackfillConfig,
     /// Whether gaps that are not filled are reported to the sinks as events.
     pub(super) reports: bool,
@@ -74,7 +74,7 @@ impl FillerSettings {
 ///
 /// # Errors
 /// Returns the key and the error of its configuration.
-pub(crate) async fn entries(source: &SourceConfig) -> anyhow::Result<Option<Entries>> {
+pub(crate) async fn entries(source: &SourceConfig) -> anyhow::Result<Option<BackfillReader>> {
     let Some(url) = source.backfill_address().map(str::to_owned) else {
         return Ok(None);
     };
@@ -94,9 +94,9 @@ pub(crate) async fn entries(source: &SourceConfig) -> anyhow::Result<Option<Entr
     let source = source.clone();
     let made = spawn_blocking(move || match list {
         Some(list) => {
-            Client::new(&source, list.origin()).map(|client| Entries::declared(client, &source, list))
+            Client::new(&source, list.origin()).map(|client| BackfillReader::declared(client, &source, list))
         }
-        None => Client::new(&source, &url).map(|client| Entries::new(client, &source)),
+        None => Client::new(&source, &url).map(|client| BackfillReader::new(client, &source)),
     });
     joined(made.await)
         .map(Some)

@@ -13,7 +13,7 @@ use neurobridge_core::{
     redact::Redaction,
 };
 use neurobridge_listener::{EventAttributes, FeedEvent, SourceConfig};
-use neurobridge_platform::{Entries, Missed, Report, Window, sentence};
+use neurobridge_platform::{BackfillReader, BackfillReport, MissedEvent, Window, sentence};
 use neurobridge_protocol::{Action, Protocol};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -163,7 +163,7 @@ async fn find(config: &Config, flags: &BackfillFlags) -> Result<Found, Failure> 
 }
 
 /// Creates a client of the REST interface.
-async fn connect(name: &str, source: SourceConfig) -> Result<Entries, Failure> {
+async fn connect(name: &str, source: SourceConfig) -> Result<BackfillReader, Failure> {
     let place = format!("sources.{name}");
     let entries = backfill::entries(&source)
         .await
@@ -202,7 +202,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn read(&mut self, missed: &Missed, protocol: &mut Protocol) {
+    fn read(&mut self, missed: &MissedEvent, protocol: &mut Protocol) {
         protocol.receive(&missed.frame, &mut |action| {
             if let Action::Event(event) = action {
                 self.add(missed, &event);
@@ -210,7 +210,7 @@ impl<'a> Reader<'a> {
         });
     }
 
-    fn add(&mut self, missed: &Missed, event: &FeedEvent<'_>) {
+    fn add(&mut self, missed: &MissedEvent, event: &FeedEvent<'_>) {
         let event = Event {
             origin: Origin::Backfill,
             ..self.attributes.event(self.name, event)
@@ -238,7 +238,7 @@ impl<'a> Reader<'a> {
         });
     }
 
-    fn found(self, source: &str, from: Timestamp, to: Timestamp, report: &Report) -> Found {
+    fn found(self, source: &str, from: Timestamp, to: Timestamp, report: &BackfillReport) -> Found {
         Found {
             source: source.to_owned(),
             from,

@@ -297,7 +297,7 @@ impl Renewing {
     }
 
     fn log_created(&self, token: &CreatedToken) {
-        let life = token.life.map(format_duration);
+        let life = token.lifetime.map(format_duration);
         info!(
             source = &*self.provider.source,
             id = token.id,

@@ -8,7 +8,7 @@ use std::{future::Future, time::Duration};
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use neurobridge_listener::SourceConfig;
-use neurobridge_platform::{Client, Entries, Missed, Report, Window};
+use neurobridge_platform::{BackfillReader, BackfillReport, Client, MissedEvent, Window};
 use neurobridge_simulator::{Handle, Options, RunError, Simulator};
 use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_tungstenite::{client_async, tungstenite::Message};
@@ -70,7 +70,7 @@ impl Platform {
         config(&self.url())
     }
 
-    pub(crate) fn entries(&self) -> Entries {
+    pub(crate) fn entries(&self) -> BackfillReader {
         entries(&self.config())
     }
 
@@ -91,9 +91,9 @@ pub(crate) fn config(url: &str) -> SourceConfig {
     config
 }
 
-pub(crate) fn entries(config: &SourceConfig) -> Entries {
+pub(crate) fn entries(config: &SourceConfig) -> BackfillReader {
     let client = Client::new(config, config.backfill.url.as_deref().unwrap()).unwrap();
-    Entries::new(client, config)
+    BackfillReader::new(client, config)
 }
 
 /// Returns the window of all entries after an id.
@@ -109,7 +109,7 @@ pub(crate) fn window(after: Option<u64>) -> Window {
 }
 
 /// Reads a window to its end.
-pub(crate) async fn read(mut entries: Entries, window: Window) -> (Vec<Missed>, Report) {
+pub(crate) async fn read(mut entries: BackfillReader, window: Window) -> (Vec<MissedEvent>, BackfillReport) {
     let (events, mut received) = mpsc::channel(1);
     let task = tokio::spawn(async move { entries.fetch(&window, &events).await });
     let mut all = Vec::new();
@@ -120,8 +120,8 @@ pub(crate) async fn read(mut entries: Entries, window: Window) -> (Vec<Missed>, 
     (all, within(task).await.unwrap())
 }
 
-pub(crate) fn ids(missed: &[Missed]) -> Vec<u64> {
-    missed.iter().filter_map(Missed::number).collect()
+pub(crate) fn ids(missed: &[MissedEvent]) -> Vec<u64> {
+    missed.iter().filter_map(MissedEvent::number).collect()
 }
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {

@@ -27,7 +27,7 @@ use crate::{
     listing::{Listing, Unreadable},
     neuroio::EntryListing,
     page::{self, PageError},
-    pager::{Missed, PagingError},
+    pager::{MissedEvent, PagingError},
 };
 
 /// The number of attempts for one page.
@@ -43,7 +43,7 @@ const EXPECTED_LIST: &str = "an array at the path `feed.backfill.list`, or the a
 
 /// A reader of a list of past events: `GET /v1/entries/` of NeuroIO, or the list of a declared feed.
 #[derive(Debug)]
-pub struct Entries {
+pub struct BackfillReader {
     requester: Requester,
     list: List,
 }
@@ -86,7 +86,7 @@ pub struct Window {
 
 /// The result of reading the entries of a gap.
 #[derive(Debug)]
-pub struct Report {
+pub struct BackfillReport {
     /// The number of pages that were read.
     pub pages: u32,
     /// The number of requests, including repeated ones.
@@ -189,14 +189,14 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The counts of one call of [`Entries::fetch`].
+/// The counts of one call of [`BackfillReader::fetch`].
 #[derive(Default)]
 struct Counts {
     requests: u32,
     entries: u64,
 }
 
-impl Entries {
+impl BackfillReader {
     /// Creates a reader with a client of the REST interface and the settings of a source: its token, `backfill` and
     /// `backoff`.
     pub fn new(client: Client, config: &SourceConfig) -> Self {
@@ -227,14 +227,18 @@ impl Entries {
     ///
     /// Reads the secrets at the start, so that a rotated token is used. The events of a list with the newest entries first are
     /// held in memory, at most 64 MiB, and sent at the end.
-    pub async fn fetch(&mut self, window: &Window, events: &mpsc::Sender<Vec<Missed>>) -> Report {
+    pub async fn fetch(
+        &mut self,
+        window: &Window,
+        events: &mpsc::Sender<Vec<MissedEvent>>,
+    ) -> BackfillReport {
         match &mut self.list {
             List::Neuroio { requests_order } => {
                 let mut listing =
                     EntryListing::new(window, self.requester.config.backfill.max_pages, requests_order);
                 let token = match self.requester.token().await {
                     Ok(token) => token,
-                    Err(error) => return Report::failed(error.into()),
+                    Err(error) => return BackfillReport::failed(error.into()),
                 };
                 let report = self
                     .requester
@@ -244,11 +248,11 @@ impl Entries {
             }
             List::Declared(list) => {
                 if window.after.is_none() && list.needs_last_id() {
-                    return Report::failed(StopReason::NoStart);
+                    return BackfillReport::failed(StopReason::NoStart);
                 }
                 let secrets = match read_secrets(&self.requester.config).await {
                     Ok(secrets) => secrets,
-                    Err(error) => return Report::failed(RequestError::from(error).into()),
+                    Err(error) => return BackfillReport::failed(RequestError::from(error).into()),
                 };
                 self.requester.client.add_secrets(secrets.values());
                 let headers = list.headers(&secrets);
@@ -264,7 +268,7 @@ impl Entries {
     }
 }
 
-impl Report {
+impl BackfillReport {
     /// Returns the report of a reading that sent no request.
     fn failed(reason: StopReason) -> Self {
         Self {
@@ -298,8 +302,8 @@ impl Requester {
         &mut self,
         listing: &mut (dyn Listing + Send),
         access: Access<'_>,
-        events: &mpsc::Sender<Vec<Missed>>,
-    ) -> Report {
+        events: &mpsc::Sender<Vec<MissedEvent>>,
+    ) -> BackfillReport {
         let mut counts = Counts::default();
         let mut stopped = self.read(listing, access, events, &mut counts).await.err();
         if !matches!(stopped, Some(StopReason::Stopped)) {
@@ -309,7 +313,7 @@ impl Requester {
             }
         }
         let tally = listing.tally();
-        Report {
+        BackfillReport {
             pages: tally.pages,
             requests: counts.requests,
             entries: counts.entries,
@@ -327,7 +331,7 @@ impl Requester {
         &mut self,
         listing: &mut (dyn Listing + Send),
         access: Access<'_>,
-        events: &mpsc::Sender<Vec<Missed>>,
+        events: &mpsc::Sender<Vec<MissedEvent>>,
         counts: &mut Counts,
     ) -> Result<(), StopReason> {
         loop {
@@ -375,7 +379,7 @@ impl Requester {
         &mut self,
         listing: &mut (dyn Listing + Send),
         access: Access<'_>,
-        events: &mpsc::Sender<Vec<Missed>>,
+        events: &mpsc::Sender<Vec<MissedEvent>>,
         counts: &mut Counts,
     ) -> Result<bytes::Bytes, StopReason> {
         let mut backoff = Backoff::new(self.config.backoff.min, self.config.backoff.max);
@@ -418,8 +422,8 @@ impl Requester {
 }
 
 async fn send(
-    events: &mpsc::Sender<Vec<Missed>>,
-    missed: Vec<Missed>,
+    events: &mpsc::Sender<Vec<MissedEvent>>,
+    missed: Vec<MissedEvent>,
     counts: &mut Counts,
 ) -> Result<(), StopReason> {
     let mut missed = missed.into_iter();
@@ -441,11 +445,11 @@ mod tests {
     #[test]
     fn skipped_entry_changes_a_complete_or_stopped_outcome() {
         for outcome in [Outcome::Complete, Outcome::Partly(StopReason::Stopped)] {
-            let report = Report {
+            let report = BackfillReport {
                 entries: 3,
                 without_id: 1,
                 outcome,
-                ..Report::failed(StopReason::Stopped)
+                ..BackfillReport::failed(StopReason::Stopped)
             };
             let report = report.with_skipped(|count| StopReason::WithoutId { count });
             let reason = report.outcome.reason();
@@ -459,7 +463,7 @@ mod tests {
     #[tokio::test]
     async fn long_list_is_sent_in_parts() {
         let (events, mut received) = mpsc::channel(3);
-        let missed = |id: usize| Missed {
+        let missed = |id: usize| MissedEvent {
             id: id.to_string(),
             time: None,
             frame: String::new(),
