@@ -127,7 +127,7 @@ impl Bridge {
             drop(sinks.run_sink(prepared));
         }
 
-        for name in spool.release_others() {
+        for name in spool.release_unopened_readers() {
             warn!(
                 sink = name,
                 "cursor of a sink that is not configured; the spool no longer retains events for this sink"

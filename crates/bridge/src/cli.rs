@@ -10,7 +10,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use neurobridge_core::units;
-use neurobridge_spool::Place;
+use neurobridge_spool::Position;
 
 pub use self::backfill::BackfillFlags;
 pub use self::history::{GapsCommand, GapsCommandFlags, GapsFlags, HistoryFlags, Since};
@@ -193,10 +193,10 @@ pub struct ReplayFlags {
     pub sink: String,
     /// The first event: a sequence, a time of receipt, a duration before now such as 5m, or "oldest".
     #[arg(long, value_name = "PLACE", required_unless_present = "id")]
-    pub from: Option<Place>,
+    pub from: Option<Position>,
     /// The last event, in the same forms as --from [default: the last one before the sink's cursor].
     #[arg(long, value_name = "PLACE")]
-    pub to: Option<Place>,
+    pub to: Option<Position>,
     /// The event with this id alone, instead of --from and --to. Reads the whole spool.
     #[arg(long, value_name = "ID", conflicts_with_all = ["from", "to"])]
     pub id: Option<String>,

@@ -1,4 +1,4 @@
-//! Inspects a log on disk, also while a bridge writes to it: changes nothing, and locks it only with [`hold`].
+//! Inspects a log on disk, also while a bridge writes to it: changes nothing, and locks it only with [`lock`].
 
 mod resume;
 
@@ -72,7 +72,7 @@ pub struct CursorState {
 
 /// The result of a full verification.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct VerifyReport {
     /// The number of intact events.
     pub events: u64,
     /// The first and the last intact event.
@@ -107,7 +107,7 @@ pub enum Entry {
 
 /// The lock of a log, released on drop.
 #[derive(Debug)]
-pub struct Held {
+pub struct LogLock {
     _lock: recovery::FolderLock,
 }
 
@@ -115,9 +115,8 @@ pub struct Held {
 ///
 /// # Errors
 /// [`OpenError::Locked`] if another process has opened it; an error of the disk if its folder does not exist.
-pub fn hold(folder: &Path) -> Result<Held, OpenError> {
-    let lock = recovery::lock_folder(folder)?;
-    Ok(Held { _lock: lock })
+pub fn lock(folder: &Path) -> Result<LogLock, OpenError> {
+    recovery::lock_folder(folder).map(|lock| LogLock { _lock: lock })
 }
 
 /// Lists the contents of a log's folder.
@@ -192,7 +191,7 @@ fn cursors(folder: &Path, id: Option<SpoolId>, has_records: bool) -> Result<Vec<
 ///
 /// # Errors
 /// Returns an error if the log cannot be read.
-pub fn verify(folder: &Path) -> Result<Report, DiskError> {
+pub fn verify(folder: &Path) -> Result<VerifyReport, DiskError> {
     verify_with_progress(folder, |_, _| {})
 }
 
@@ -200,11 +199,14 @@ pub fn verify(folder: &Path) -> Result<Report, DiskError> {
 ///
 /// # Errors
 /// Returns an error if the log cannot be read.
-pub fn verify_with_progress(folder: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Report, DiskError> {
+pub fn verify_with_progress(
+    folder: &Path,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<VerifyReport, DiskError> {
     let listing = list(folder)?;
     let all_bytes = listing.segments.iter().map(|segment| segment.size_bytes).sum();
     let mut read_bytes = 0;
-    let mut report = Report::default();
+    let mut report = VerifyReport::default();
     if listing.id.is_none() {
         report.findings.push(Finding {
             path: folder.join("spool.id"),
@@ -215,7 +217,7 @@ pub fn verify_with_progress(folder: &Path, mut progress: impl FnMut(u64, u64)) -
         });
     }
     for segment in &listing.segments {
-        check_header(segment, listing.id, &mut report)?;
+        report.findings.extend(check_header(segment, listing.id)?);
     }
     for state in &listing.cursors {
         let Some(damage) = &state.damage else {
@@ -233,9 +235,8 @@ pub fn verify_with_progress(folder: &Path, mut progress: impl FnMut(u64, u64)) -
             what,
         });
     }
-    report
-        .findings
-        .extend(resume::finding(folder, listing.resume.as_ref()));
+    let of_resume_file = resume::finding(folder, listing.resume.as_ref());
+    report.findings.extend(of_resume_file);
     let newest = listing.segments.last().map(|segment| segment.path.clone());
     let id = listing.id;
     let mut next = Sequence::FIRST;
@@ -475,26 +476,25 @@ impl Iterator for Entries {
     }
 }
 
-fn check_header(segment: &SegmentFile, id: Option<SpoolId>, report: &mut Report) -> Result<(), DiskError> {
+fn check_header(segment: &SegmentFile, id: Option<SpoolId>) -> Result<Option<Finding>, DiskError> {
     let header = match fs::File::open(&segment.path).and_then(|file| segment::read_header(&file)) {
         Ok(header) => header,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(DiskError::of("read", &segment.path)(error)),
     };
     let what = match header {
         Ok(header) if id.is_some_and(|id| id != header.spool) => {
             format!("the segment belongs to the spool {}", header.spool)
         }
-        Ok(_) => return Ok(()),
+        Ok(_) => return Ok(None),
         Err(error @ FormatError::Version { .. }) => format!("the segment cannot be read: {error}"),
         Err(error) => format!("the header of the segment is damaged: {error}"),
     };
-    report.findings.push(Finding {
+    Ok(Some(Finding {
         path: segment.path.clone(),
         offset: 0,
         from: segment.first,
         events: 0,
         what,
-    });
-    Ok(())
+    }))
 }

@@ -47,7 +47,7 @@ pub use self::{
     disk::files::DiskError,
     reader::SpoolReader,
     recent::Recent,
-    replay::{Place, PlaceError, ReplayReader},
+    replay::{Position, PositionError, ReplayReader},
     resume::{MAX_RESUME_VALUE, ResumePaths, ResumeValue},
 };
 
@@ -283,8 +283,8 @@ impl Spool {
     /// Creates a reader for observers, which starts with the next appended event. A log on disk stores no cursor for it and
     /// may delete events before it reads them; such events are reported as skipped. A log in memory retains the events that
     /// it has not committed, until it is dropped.
-    pub fn passing_reader(&self) -> SpoolReader {
-        SpoolReader::passing(self.log.clone())
+    pub fn observer_reader(&self) -> SpoolReader {
+        SpoolReader::observer(self.log.clone())
     }
 
     /// Ends the retention of events for readers that have a cursor on disk and were not created since the log was opened.
@@ -292,8 +292,8 @@ impl Spool {
     ///
     /// To be called once all readers are created. Without this call, the log retains everything that any of them has not
     /// settled.
-    pub fn release_others(&self) -> Vec<String> {
-        self.log.release_others()
+    pub fn release_unopened_readers(&self) -> Vec<String> {
+        self.log.release_unopened_readers()
     }
 
     /// Ends the retention of events for the reader with this name, which must be dropped: its sink was removed. If the

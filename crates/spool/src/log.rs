@@ -57,8 +57,8 @@ pub(crate) enum Log {
 pub(crate) enum ReaderKey {
     Memory(u64),
     Disk(String),
-    /// A passing reader, which retains no events and has no cursor.
-    Passing,
+    /// The reader of an observer, which retains no events and has no cursor.
+    Observer,
 }
 
 impl Log {
@@ -168,12 +168,12 @@ impl Log {
     }
 
     /// Registers a reader that starts with the next appended event and has no cursor on disk.
-    pub(crate) fn register_passing(&self) -> (ReaderKey, Cursor) {
+    pub(crate) fn register_observer(&self) -> (ReaderKey, Cursor) {
         match self {
             Self::Memory(_) => self.register("", Start::End),
             Self::Disk(log) => {
                 let end = Sequence::FIRST.plus(*log.durable().borrow());
-                (ReaderKey::Passing, Cursor::starting_at(end))
+                (ReaderKey::Observer, Cursor::starting_at(end))
             }
         }
     }
@@ -189,15 +189,15 @@ impl Log {
         match (self, reader) {
             (Self::Memory(log), ReaderKey::Memory(number)) => log.commit(*number, cursor.next),
             (Self::Disk(log), ReaderKey::Disk(name)) => log.commit(name, cursor),
-            // A passing reader has no state. Other combinations do not occur, since a log creates its own keys.
+            // The reader of an observer has no state. Other combinations do not occur, since a log creates its own keys.
             _ => {}
         }
     }
 
-    pub(crate) fn release_others(&self) -> Vec<String> {
+    pub(crate) fn release_unopened_readers(&self) -> Vec<String> {
         match self {
             Self::Memory(_) => Vec::new(),
-            Self::Disk(log) => log.release_others(),
+            Self::Disk(log) => log.release_unopened_readers(),
         }
     }
 

@@ -35,8 +35,8 @@ impl SpoolReader {
         Self::begin(log, key, cursor)
     }
 
-    pub(crate) fn passing(log: Log) -> Self {
-        let (key, cursor) = log.register_passing();
+    pub(crate) fn observer(log: Log) -> Self {
+        let (key, cursor) = log.register_observer();
         Self::begin(log, key, cursor)
     }
 

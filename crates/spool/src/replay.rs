@@ -24,7 +24,7 @@ const PREFETCHED_BATCHES: usize = 4;
 
 /// A position in a log, given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Position {
     /// The oldest event of the log.
     Oldest,
     /// The sequence of an event.
@@ -33,21 +33,21 @@ pub enum Place {
     Time(Timestamp),
 }
 
-/// The error of a text that is not a [`Place`].
+/// The error of a text that is not a [`Position`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "found \"{found}\", expected a sequence such as 1000, a time such as 2026-01-31T12:00:00Z, a duration such as 5m \
      before now, or \"oldest\""
 )]
-pub struct PlaceError {
+pub struct PositionError {
     /// The text.
     pub found: String,
 }
 
-impl FromStr for Place {
-    type Err = PlaceError;
+impl FromStr for Position {
+    type Err = PositionError;
 
-    fn from_str(text: &str) -> Result<Self, PlaceError> {
+    fn from_str(text: &str) -> Result<Self, PositionError> {
         if text == "oldest" {
             return Ok(Self::Oldest);
         }
@@ -59,13 +59,13 @@ impl FromStr for Place {
         sequence
             .map(Self::Sequence)
             .or_else(|| text.parse().ok().or_else(before_now).map(Self::Time))
-            .ok_or_else(|| PlaceError {
+            .ok_or_else(|| PositionError {
                 found: text.to_owned(),
             })
     }
 }
 
-impl Place {
+impl Position {
     /// Returns the first event at or after this position; for a time after all events, the next event. Reads at most one
     /// segment.
     ///

@@ -99,7 +99,7 @@ async fn released_reader_retains_nothing() {
     let spool = open(root.path(), &config());
     let mut stays = spool.reader("stays");
     commit(&mut stays, 121);
-    assert_eq!(spool.release_others(), ["gone"]);
+    assert_eq!(spool.release_unopened_readers(), ["gone"]);
     until("the events of the released reader are deleted", || {
         segments(root.path()).len() <= 1
     })
@@ -137,18 +137,18 @@ async fn reader_of_a_removed_sink_retains_nothing() {
 }
 
 #[tokio::test]
-async fn passing_reader_retains_no_event_and_stores_no_cursor() {
+async fn observer_reader_retains_no_event_and_stores_no_cursor() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     let mut sink = spool.reader("sink");
     append(&spool, 5, 100).await;
-    let mut passing = spool.passing_reader();
+    let mut observer = spool.observer_reader();
     append(&spool, 5, 100).await;
     assert_eq!(
-        read_until(&mut passing, 5).await.events,
+        read_until(&mut observer, 5).await.events,
         (6..=10).collect::<Vec<_>>()
     );
-    // Appends more events than the log keeps in memory while the passing reader reads none. The log deletes the segments that
+    // Appends more events than the log keeps in memory while the observer reader reads none. The log deletes the segments that
     // the sink has settled nevertheless.
     for _ in 0..24 {
         append(&spool, 10, 100_000).await;
@@ -164,7 +164,7 @@ async fn passing_reader_retains_no_event_and_stores_no_cursor() {
     })
     .await;
     // Deleted events may still be in memory; the others are reported as dropped. Each event is in one of the two lists.
-    let seen = read_until(&mut passing, 240).await;
+    let seen = read_until(&mut observer, 240).await;
     assert_eq!(seen.all(), 240, "{seen:?}");
     assert!(
         seen.dropped.contains(&100) && seen.events.contains(&250),

@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 
 use neurobridge_core::{event::Sequence, reader::Reader};
-use neurobridge_spool::{OpenError, Place, ReplayReader, inspect};
+use neurobridge_spool::{OpenError, Position, ReplayReader, inspect};
 use support::*;
 
 fn sequence(number: u64) -> Sequence {
@@ -47,11 +47,11 @@ async fn replay_repeats_a_range_and_moves_no_cursor() {
     assert_eq!(read_to_end(&mut again).await.events, (50..61).collect::<Vec<_>>());
     assert_eq!(reader.cursor().next, sequence(1));
     assert!(matches!(
-        inspect::hold(&root.path().join("spool")),
+        inspect::lock(&root.path().join("spool")),
         Err(OpenError::Locked { .. })
     ));
     soon(spool.finish()).await.unwrap();
-    inspect::hold(&root.path().join("spool")).unwrap();
+    inspect::lock(&root.path().join("spool")).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +93,7 @@ async fn time_selects_a_position() {
         append(&spool, 3, 600).await;
     }
     let folder = root.path().join("spool");
-    let place = |text: &str| text.parse::<Place>().unwrap();
+    let position = |text: &str| text.parse::<Position>().unwrap();
     for (text, first, end) in [
         ("17", 17, 18),
         ("1970-01-01T00:00:17Z", 17, 18),
@@ -105,18 +105,18 @@ async fn time_selects_a_position() {
         ("90000d", 1, 1),
     ] {
         assert_eq!(
-            place(text).first_from(&folder).unwrap(),
+            position(text).first_from(&folder).unwrap(),
             sequence(first),
             "{text}"
         );
-        assert_eq!(place(text).end(&folder).unwrap(), sequence(end), "{text}");
+        assert_eq!(position(text).end(&folder).unwrap(), sequence(end), "{text}");
     }
     for wrong in ["", "0", "-1", "yesterday", "2026-01-31", "5 apples"] {
-        assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+        assert!(wrong.parse::<Position>().is_err(), "{wrong}");
     }
     let segments = inspect::list(&folder).unwrap().segments;
     fs::remove_file(&segments[0].path).unwrap();
-    assert_eq!(place("oldest").first_from(&folder).unwrap(), segments[1].first);
+    assert_eq!(position("oldest").first_from(&folder).unwrap(), segments[1].first);
 }
 
 #[tokio::test]

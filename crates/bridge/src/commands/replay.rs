@@ -15,8 +15,8 @@ use neurobridge_core::{
     sink_type::{BuildContext, DeadLetterPlace, replay_file},
 };
 use neurobridge_spool::{
-    OpenError, Place, ReplayReader,
-    inspect::{self, Entry, Held, Listing},
+    OpenError, Position, ReplayReader,
+    inspect::{self, Entry, Listing, LogLock},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -157,7 +157,7 @@ pub(super) async fn lock_for_strict_order(
     entry: &SinkEntry,
     data_dir: &Path,
     folder: Option<&Path>,
-) -> Result<Option<(DataDir, Option<Held>)>, Failure> {
+) -> Result<Option<(DataDir, Option<LogLock>)>, Failure> {
     if !entry.config.is_only_writer() {
         return Ok(None);
     }
@@ -176,8 +176,8 @@ pub(super) async fn lock_for_strict_order(
     let Some(folder) = folder else {
         return Ok(Some((data_dir, None)));
     };
-    match inspect::hold(folder) {
-        Ok(held) => Ok(Some((data_dir, Some(held)))),
+    match inspect::lock(folder) {
+        Ok(lock) => Ok(Some((data_dir, Some(lock)))),
         Err(error @ OpenError::Locked { .. }) => Err(because(Failure::new(Exit::TryLater, error))),
         Err(error) => Err(Failure::new(Exit::Disk, error)),
     }
@@ -192,8 +192,8 @@ fn replay_range(
 ) -> Result<(Sequence, Sequence), Failure> {
     let (from, to) = match (&flags.id, flags.from) {
         (Some(id), _) => {
-            let place = Place::Sequence(find(folder, id)?);
-            (place, Some(place))
+            let position = Position::Sequence(find(folder, id)?);
+            (position, Some(position))
         }
         (None, Some(from)) => (from, flags.to),
         (None, None) => return Err(Failure::message(Exit::Usage, "--from or --id is needed")),

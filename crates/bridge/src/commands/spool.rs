@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use neurobridge_core::{event::Sequence, foreign_text, ledger::SinkCounts, units::ByteSize};
 use neurobridge_spool::{
     SpoolConfig,
-    inspect::{self, Listing, Report},
+    inspect::{self, Listing, VerifyReport},
 };
 
 use serde::Serialize;
@@ -240,7 +240,7 @@ fn list(listing: &Listing) -> String {
     format!("spool {id}\n\n{segments}\n{cursors}{resume}")
 }
 
-fn findings(report: &Report) -> String {
+fn findings(report: &VerifyReport) -> String {
     let range = report
         .range
         .map_or_else(String::new, |(first, last)| format!(", {first} to {last}"));

@@ -214,7 +214,7 @@ impl Client {
         if request == Request::Tail {
             // Without a permit the connection is closed: the client knows that the limit is the reason.
             if let Ok(_permit) = self.tails.try_acquire() {
-                serve_tail(from_client, to_client, self.spool.passing_reader()).await;
+                serve_tail(from_client, to_client, self.spool.observer_reader()).await;
             }
             return;
         }

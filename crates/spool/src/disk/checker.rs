@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 use super::{
     Shared,
     scan::{BLOCK, Item, Region, Scan},
-    segment::Place,
+    segment::RecordPosition,
     state::Located,
 };
 
@@ -57,8 +57,14 @@ pub(super) fn run(shared: Arc<Shared>) {
 /// Checks a segment and indexes its records; returns false if the log is closed.
 fn check(shared: &Shared, located: &Located) -> io::Result<bool> {
     let file = File::open(&located.path)?;
-    let place = located.place;
-    let mut scan = Scan::new(file, place.offset, place.sequence, located.end, located.limit);
+    let position = located.position;
+    let mut scan = Scan::new(
+        file,
+        position.offset,
+        position.sequence,
+        located.end,
+        located.limit,
+    );
     loop {
         match scan.next()? {
             Item::Events { batch, offset } => {
@@ -73,7 +79,7 @@ fn check(shared: &Shared, located: &Located) -> io::Result<bool> {
                     .iter_mut()
                     .find(|segment| segment.first == located.first)
                 {
-                    segment.add_to_index(Place {
+                    segment.add_to_index(RecordPosition {
                         sequence: batch.first(),
                         offset,
                         received_at,

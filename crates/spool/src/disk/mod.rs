@@ -304,7 +304,7 @@ impl Disk {
     }
 
     /// Ends the retention of events for readers that were not opened in this run; returns their names.
-    pub(crate) fn release_others(&self) -> Vec<String> {
+    pub(crate) fn release_unopened_readers(&self) -> Vec<String> {
         let mut state = self.shared.lock();
         let others = state.readers.iter_mut().filter(|(_, reader)| !reader.is_opened);
         let names = others

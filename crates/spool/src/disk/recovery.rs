@@ -30,7 +30,7 @@ use super::{
     registry::{self, FileState, Registry},
     resume_file::{self, ResumeFile},
     scan::{self, BLOCK, Item, Region, Scan},
-    segment::{self, Place, Segment},
+    segment::{self, RecordPosition, Segment},
     shortened,
     state::State,
     stop_record,
@@ -417,7 +417,7 @@ fn recover_last(shared: &Shared) -> Result<Sequence, OpenError> {
             Item::Events { batch, offset } => {
                 let times = batch.iter().filter_map(Result::ok).map(|event| event.received_at);
                 newest = times.last().max(newest);
-                last.add_to_index(Place {
+                last.add_to_index(RecordPosition {
                     sequence: batch.first(),
                     offset,
                     received_at: batch

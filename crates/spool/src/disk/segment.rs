@@ -33,12 +33,12 @@ pub(crate) struct Segment {
     /// The monotonic time at which this process created or found the segment, after the receipt of its first record.
     pub(crate) known_since: Instant,
     /// The indexed records, in order.
-    index: Vec<Place>,
+    index: Vec<RecordPosition>,
 }
 
 /// The position of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct RecordPosition {
     pub(crate) sequence: Sequence,
     pub(crate) offset: u64,
     pub(crate) received_at: Option<Timestamp>,
@@ -58,11 +58,13 @@ impl Segment {
     }
 
     /// Returns the last indexed record at or before a sequence; the first record if there is none.
-    pub(crate) fn place(&self, sequence: Sequence) -> Place {
-        let after = self.index.partition_point(|place| place.sequence <= sequence);
+    pub(crate) fn position(&self, sequence: Sequence) -> RecordPosition {
+        let after = self
+            .index
+            .partition_point(|position| position.sequence <= sequence);
         match after.checked_sub(1).and_then(|index| self.index.get(index)) {
-            Some(place) => *place,
-            None => Place {
+            Some(position) => *position,
+            None => RecordPosition {
                 sequence: self.first,
                 offset: HEADER_LENGTH as u64,
                 received_at: self.begins_at,
@@ -75,13 +77,13 @@ impl Segment {
         let last = self
             .index
             .last()
-            .map_or(HEADER_LENGTH as u64, |place| place.offset);
+            .map_or(HEADER_LENGTH as u64, |position| position.offset);
         offset >= last + INDEX_STEP
     }
 
-    pub(crate) fn add_to_index(&mut self, place: Place) {
-        if self.needs_index_entry(place.offset) {
-            self.index.push(place);
+    pub(crate) fn add_to_index(&mut self, position: RecordPosition) {
+        if self.needs_index_entry(position.offset) {
+            self.index.push(position);
         }
     }
 }
@@ -151,14 +153,14 @@ mod tests {
             (21, INDEX_STEP * 2 + 1),
             (30, INDEX_STEP * 4),
         ] {
-            segment.add_to_index(Place {
+            segment.add_to_index(RecordPosition {
                 sequence: sequence(number),
                 offset,
                 received_at: None,
             });
         }
         for (number, expected) in [(10, 10), (19, 10), (20, 20), (29, 20), (30, 30), (99, 30)] {
-            assert_eq!(segment.place(sequence(number)).sequence.get(), expected);
+            assert_eq!(segment.position(sequence(number)).sequence.get(), expected);
         }
     }
 }

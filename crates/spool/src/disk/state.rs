@@ -23,7 +23,7 @@ use super::{
     files::DiskError,
     intervals::Intervals,
     resume::ResumeState,
-    segment::{Place, Segment},
+    segment::{RecordPosition, Segment},
     shortage::Shortage,
 };
 use crate::{AppendError, Start, Stored, log::Found, resume::ResumeValue};
@@ -149,7 +149,7 @@ impl Preallocated {
 pub(super) struct Located {
     pub(super) path: PathBuf,
     pub(super) first: Sequence,
-    pub(super) place: Place,
+    pub(super) position: RecordPosition,
     /// The offset of the end of the segment's durable records.
     pub(super) end: u64,
     /// The first sequence that is not in this segment.
@@ -273,7 +273,7 @@ impl State {
         Some(Located {
             path: segment.path.clone(),
             first: segment.first,
-            place: segment.place(sequence),
+            position: segment.position(sequence),
             end: segment.length,
             limit: self.segments.get(after).map_or(self.next, |next| next.first),
         })
@@ -286,7 +286,7 @@ impl State {
             // The oldest remaining event stands for a dropped one.
             Some(Found::Dropped { oldest }) => self.received_at(oldest),
             Some(_) => None,
-            None => self.locate(sequence)?.place.received_at,
+            None => self.locate(sequence)?.position.received_at,
         }
     }
 
@@ -296,7 +296,7 @@ impl State {
         if let Some(segment) = self.segments.back_mut() {
             segment.length = offset + batch.bytes().len() as u64;
             if segment.needs_index_entry(offset) {
-                segment.add_to_index(Place {
+                segment.add_to_index(RecordPosition {
                     sequence: batch.first(),
                     offset,
                     received_at: received_at(),

@@ -32,7 +32,7 @@ impl Walk {
             let scan = match self.at.as_deref_mut() {
                 Some((first, scan))
                     if *first == located.first
-                        && (located.place.sequence..=sequence).contains(&scan.expected()) =>
+                        && (located.position.sequence..=sequence).contains(&scan.expected()) =>
                 {
                     scan.extend(located.end, located.limit);
                     scan
@@ -51,8 +51,14 @@ impl Walk {
                         }
                         Err(error) => return Err(error),
                     };
-                    let place = located.place;
-                    let scan = Scan::new(file, place.offset, place.sequence, located.end, located.limit);
+                    let position = located.position;
+                    let scan = Scan::new(
+                        file,
+                        position.offset,
+                        position.sequence,
+                        located.end,
+                        located.limit,
+                    );
                     &mut self.at.insert(Box::new((located.first, scan))).1
                 }
             };
