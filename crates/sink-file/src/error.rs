@@ -77,8 +77,8 @@ pub enum FileError {
     },
     /// The write was not performed, or its result is lost: the program is stopping, the file was opened again in the meantime,
     /// or the writer has panicked.
-    #[error("writing to {} was interrupted", path.display())]
-    BrokenOff {
+    #[error("the write to {} was abandoned", path.display())]
+    Abandoned {
         /// The file.
         path: PathBuf,
     },
@@ -129,7 +129,7 @@ impl From<FileError> for io::Error {
             | FileError::Busy { source, .. }
             | FileError::Sync { source, .. } => source.kind(),
             FileError::Locked { .. } => io::ErrorKind::ResourceBusy,
-            FileError::NotRegular { .. } | FileError::NoFile { .. } | FileError::BrokenOff { .. } => {
+            FileError::NotRegular { .. } | FileError::NoFile { .. } | FileError::Abandoned { .. } => {
                 io::ErrorKind::Other
             }
         };

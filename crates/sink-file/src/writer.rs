@@ -70,7 +70,7 @@ impl Writer {
             Ok(done)
         });
         let path = self.path.clone();
-        async move { opened.await.unwrap_or(Err(FileError::BrokenOff { path })) }
+        async move { opened.await.unwrap_or(Err(FileError::Abandoned { path })) }
     }
 
     /// Runs `work` on the open log in the background, even if the handle is dropped.
@@ -81,7 +81,7 @@ impl Writer {
         let path = self.path.clone();
         self.run(false, move |log| match log {
             Some(log) => work(log),
-            None => Err(FileError::BrokenOff { path }),
+            None => Err(FileError::Abandoned { path }),
         })
     }
 
@@ -107,7 +107,7 @@ impl Writer {
             // A log is consistent between writes, and so also after a panic of a writer.
             let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
             if slot.generation > generation || (!opens && slot.generation < generation) {
-                return Err(FileError::BrokenOff { path });
+                return Err(FileError::Abandoned { path });
             }
             slot.generation = generation;
             work(&mut slot.log)

@@ -1,8 +1,8 @@
 //! A connection: one producer, the known properties of its topics, and the messages in flight.
 
+mod in_flight;
 mod limits;
 mod open;
-mod queue;
 mod routes;
 mod transactions;
 
@@ -23,8 +23,8 @@ use tokio::{
 use tracing::{debug, info};
 
 use self::{
+    in_flight::InFlight,
     limits::{limits, most_bytes},
-    queue::Queue,
     routes::{Unroutable, keyless, rejection},
     transactions::InTransactions,
 };
@@ -40,7 +40,7 @@ use crate::{
     health::Health,
     producer::{KafkaProducer, StartError, reporting},
     properties::{self, Limits},
-    sink::started,
+    sink::start_on_thread,
     topic::Topic,
     topics::{self, Inspector},
 };
@@ -72,7 +72,7 @@ pub(crate) struct Connection {
     /// The topics that a connect outside of a trial would create, one sentence each; only filled by a trial.
     absent: Vec<String>,
     /// The messages in flight.
-    queue: Queue,
+    in_flight: InFlight,
     /// The event that waits for the inspection of a new topic; it is published again afterwards.
     waiting: Option<(String, Sequence)>,
     /// The topics that accept no events.
@@ -98,7 +98,7 @@ impl Connection {
 
     /// Returns whether no record is in flight.
     pub(crate) fn is_idle(&self) -> bool {
-        self.queue.is_empty()
+        self.in_flight.is_empty()
     }
 
     /// Returns the known topics.
@@ -133,18 +133,18 @@ impl Connection {
     pub(crate) fn ready(&mut self) -> Result<(), PublishError> {
         if let Some(fault) = self.reports.fault() {
             // The reports that arrived before the fault still count: `outcomes` returns them together with the fault.
-            return Err(if self.queue.is_empty() {
+            return Err(if self.in_flight.is_empty() {
                 PublishError::Fault(fault)
             } else {
                 PublishError::Full
             });
         }
-        if self.waiting.is_some() || self.queue.is_full() {
+        if self.waiting.is_some() || self.in_flight.is_full() {
             return Err(PublishError::Full);
         }
         if self.outdated {
             // The old producer first has to report the outcomes of its messages in flight.
-            if !self.queue.is_empty() {
+            if !self.in_flight.is_empty() {
                 return Err(PublishError::Full);
             }
             if self.transactions.is_some() {
@@ -169,7 +169,7 @@ impl Connection {
                     }
                     self.waiting = Some((record.topic.to_owned(), sequence));
                     // The event is not in librdkafka but counts as in flight: its outcome is reported like any other.
-                    self.queue.add(sequence, 0);
+                    self.in_flight.add(sequence, 0);
                     return Ok(());
                 }
             },
@@ -185,7 +185,7 @@ impl Connection {
                 most,
             )));
         }
-        if !self.queue.fits(record.value.len()) {
+        if !self.in_flight.fits(record.value.len()) {
             return Err(PublishError::Full);
         }
         if let Some(transactions) = &mut self.transactions {
@@ -204,7 +204,7 @@ impl Connection {
             .send(topic, key, value, headers, sequence.get() as usize)
         {
             Ok(()) => {
-                self.queue.add(sequence, value.len());
+                self.in_flight.add(sequence, value.len());
                 if let Some(transactions) = &mut self.transactions {
                     transactions.bytes += size as u64;
                 }
@@ -224,7 +224,7 @@ impl Connection {
             acks.append(&mut self.own);
             let new = &acks[before..];
             if !new.is_empty() {
-                self.queue.settle(new, bytes);
+                self.in_flight.settle(new, bytes);
                 let too_large = |ack: &Ack| matches!(&ack.outcome, Outcome::RetryAlone(rejection) if rejection.reason == RejectionReason::TooLarge);
                 if new.iter().any(too_large) {
                     self.next_inspection = self
@@ -281,7 +281,7 @@ impl Connection {
         self.reports.take(&mut Vec::new());
         self.own.clear();
         self.waiting = None;
-        self.queue.clear();
+        self.in_flight.clear();
         match self.reports.take_fault() {
             Some(fault) => Err(fault),
             None => Ok(()),
@@ -329,7 +329,7 @@ impl Connection {
             self.next_inspection = now + INSPECTION_INTERVAL;
             self.inspector = None;
             let names = self.topics().map(|topic| topic.name.clone()).collect();
-            self.inspection = started(self.inspecting(names)).ok();
+            self.inspection = start_on_thread(self.inspecting(names)).ok();
         }
     }
 
@@ -357,12 +357,12 @@ impl Connection {
 
     /// Returns the time since which the messages in flight have been waiting for an acknowledgement.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
-        self.queue.waiting_since()
+        self.in_flight.waiting_since()
     }
 
     /// Returns a time at which the oldest event in flight had been sent already.
     pub(crate) fn oldest_since(&self) -> Option<Instant> {
-        self.queue.oldest_since()
+        self.in_flight.oldest_since()
     }
 
     pub(crate) fn into_producer(self) -> KafkaProducer {
@@ -450,7 +450,7 @@ impl fmt::Debug for Connection {
         // The client properties are left out: they contain secrets.
         f.debug_struct("Connection")
             .field("limits", &self.limits)
-            .field("queue", &self.queue)
+            .field("in_flight", &self.in_flight)
             .finish_non_exhaustive()
     }
 }
@@ -489,7 +489,7 @@ fn start(
     let properties = properties::producer(client, config, limits, transactional_id);
     match KafkaProducer::start(&properties, context) {
         Ok(producer) => Ok((producer, reports)),
-        Err(StartError::Client(error)) => Err(topics::not_made(&error)),
+        Err(StartError::Client(error)) => Err(topics::client_creation_fault(&error)),
         Err(StartError::Thread(error)) => Err(SinkFault::new(
             FaultKind::Other,
             format!("cannot start a thread for the producer: {error}; raise the limit of threads or memory"),

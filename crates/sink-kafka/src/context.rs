@@ -165,7 +165,7 @@ impl ClientContext for Context {
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Warning => {
-                self.health.pass_on(&format!("{facility}: {message}"));
+                self.health.log_client_message(&format!("{facility}: {message}"));
             }
             // These include errors of connections, which the callback `error` receives too.
             _ => debug!("librdkafka: {facility}: {message}"),
@@ -199,7 +199,7 @@ impl ClientContext for Context {
             Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut => {
                 self.connection_failed(reason);
             }
-            _ => self.health.pass_on(reason),
+            _ => self.health.log_client_message(reason),
         }
     }
 }

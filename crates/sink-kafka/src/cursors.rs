@@ -172,7 +172,7 @@ impl Cursors<'_> {
                         .map_err(|error| self.not_a_cursor(id, message.offset(), &error))?;
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
-                Some(Err(error)) if !passes(&error) => return Err(self.unreadable(&error)),
+                Some(Err(error)) if !is_retried_by_client(&error) => return Err(self.unreadable(&error)),
                 Some(Ok(_) | Err(_)) | None => {}
             }
             if Instant::now() >= deadline {
@@ -207,7 +207,7 @@ impl Cursors<'_> {
 }
 
 /// Returns whether a consumer retries by itself after an error.
-pub(crate) fn passes(error: &KafkaError) -> bool {
+pub(crate) fn is_retried_by_client(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::Resolve | Code::OperationTimedOut)

@@ -175,7 +175,7 @@ impl Health {
                 inner.errors.insert(address.to_owned(), (id, error.to_owned()));
             }
         }
-        self.pass_on(reason);
+        self.log_client_message(reason);
     }
 
     /// Records that no broker can be reached.
@@ -216,7 +216,7 @@ impl Health {
 
     /// Logs a message of librdkafka, unless it was logged recently. The message has a log target of its own, so that commands
     /// that show the state of the sink can omit it.
-    pub(crate) fn pass_on(&self, text: &str) {
+    pub(crate) fn log_client_message(&self, text: &str) {
         if self.is_new(text) {
             warn!(target: "neurobridge_sink_kafka::librdkafka", sink = self.sink, "librdkafka: {text}");
         }

@@ -143,7 +143,7 @@ impl KafkaProducer {
 
     /// Ends the producer, and purges at once the queued messages and those in flight: after this call no message is stored,
     /// except those that a broker has already received.
-    pub(crate) fn take_back(self) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn purge_and_close(self) -> impl Future<Output = ()> + Send + use<> {
         if let Some(producer) = &self.producer {
             producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
         }

@@ -104,7 +104,7 @@ impl KafkaSink {
     /// Makes the sink a member of a cluster: it publishes only while it may, and otherwise settles the events that the
     /// leader has published. The topic must not be a template.
     #[must_use]
-    pub fn in_cluster(mut self, lead: Lead) -> Self {
+    pub fn as_member(mut self, lead: Lead) -> Self {
         self.encoder.add_identity();
         self.membership = Some(Membership::new(lead));
         self
@@ -297,7 +297,10 @@ impl Sink for KafkaSink {
         if let Some(old) = self.connection.take() {
             // Purged before the new producer sends: the old one must not store messages after those of the new one.
             self.named = old.named_topics();
-            if timeout(END_LIMIT, old.into_producer().take_back()).await.is_err() {
+            if timeout(END_LIMIT, old.into_producer().purge_and_close())
+                .await
+                .is_err()
+            {
                 info!(
                     sink = self.name,
                     "previous producer is slow to shut down (its queue is empty)"
@@ -434,7 +437,7 @@ impl Sink for KafkaSink {
 pub(crate) async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SinkFault> + Send + 'static,
 ) -> Result<T, SinkFault> {
-    started(work)
+    start_on_thread(work)
         .map_err(|error| no_thread(&error))?
         .await
         .unwrap_or_else(|_| {
@@ -446,7 +449,7 @@ pub(crate) async fn on_thread<T: Send + 'static>(
 }
 
 /// Starts blocking work on a thread of its own.
-pub(crate) fn started<T: Send + 'static>(
+pub(crate) fn start_on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SinkFault> + Send + 'static,
 ) -> io::Result<oneshot::Receiver<Result<T, SinkFault>>> {
     // Capacity for the one result.

@@ -82,7 +82,7 @@ pub(crate) fn has_a_leader(topic: &MetadataTopic) -> bool {
 }
 
 /// Creates a topic from its metadata; the settings of its configuration are unknown.
-pub(crate) fn described(topic: &MetadataTopic, brokers: usize) -> Topic {
+pub(crate) fn topic_of_metadata(topic: &MetadataTopic, brokers: usize) -> Topic {
     Topic {
         name: topic.name().to_owned(),
         partitions: topic.partitions().len(),

@@ -31,7 +31,7 @@ use crate::{
     health::Health,
     producer::reporting,
     reach,
-    topic::{Topic, described, has_a_leader},
+    topic::{Topic, has_a_leader, topic_of_metadata},
 };
 
 pub(crate) use self::{leaders::Demand, limits::DEFAULT_MAX_MESSAGE};
@@ -120,7 +120,7 @@ impl Inspector {
             .clone()
             .set("statistics.interval.ms", STATISTICS_INTERVAL_MS)
             .create_with_context(context)
-            .map_err(|error| not_made(&error))?;
+            .map_err(|error| client_creation_fault(&error))?;
         let inspection = Inspection {
             steps,
             servers: reach::addresses(client.get("bootstrap.servers").unwrap_or_default()),
@@ -194,7 +194,7 @@ impl Inspector {
 }
 
 /// Creates the fault of a client that librdkafka cannot create.
-pub(crate) fn not_made(error: &KafkaError) -> SinkFault {
+pub(crate) fn client_creation_fault(error: &KafkaError) -> SinkFault {
     let reason = match error {
         KafkaError::ClientCreation(reason) => reason.clone(),
         // The value is left out: it may be a secret.
@@ -321,7 +321,7 @@ impl Inspection {
                     let topic = metadata.topics().iter().find(|topic| topic.name() == name);
                     match topic.map(|topic| (topic, topic.error().map(Code::from))) {
                         Some((topic, None | Some(Code::NoError))) if has_a_leader(topic) => {
-                            return Ok(Some(described(topic, brokers)));
+                            return Ok(Some(topic_of_metadata(topic, brokers)));
                         }
                         None | Some((_, Some(Code::UnknownTopicOrPartition | Code::UnknownTopic))) => {
                             return Ok(None);
@@ -353,15 +353,15 @@ impl Inspection {
         if let Some(fault) = self.producer.context().take_fault() {
             return Some(fault);
         }
-        let passes = matches!(
+        let is_temporary = matches!(
             error::blame(code),
             Blame::Sink(FaultKind::Unreachable | FaultKind::Unavailable | FaultKind::Timeout)
         );
-        if passes && Instant::now() < self.deadline {
+        if is_temporary && Instant::now() < self.deadline {
             return None;
         }
         let unavailable = matches!(error::blame(code), Blame::Sink(FaultKind::Unavailable));
-        if !passes || unavailable {
+        if !is_temporary || unavailable {
             return Some(error::fault(code, Some(name), ""));
         }
         if let Some(fault) = self.advertised_silence() {
@@ -442,7 +442,7 @@ impl Inspection {
 }
 
 fn admin(client: &ClientConfig) -> Result<AdminClient<DefaultClientContext>, SinkFault> {
-    client.create().map_err(|error| not_made(&error))
+    client.create().map_err(|error| client_creation_fault(&error))
 }
 
 fn options(limit: Duration) -> AdminOptions {

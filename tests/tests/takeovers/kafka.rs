@@ -28,7 +28,7 @@ fn exactly_once(bootstrap: &str, topic: &str, format: Format) -> KafkaConfig {
 }
 
 fn member(config: KafkaConfig) -> impl Fn(Lead) -> KafkaSink {
-    move |lead| KafkaSink::new("kafka", config.clone()).in_cluster(lead)
+    move |lead| KafkaSink::new("kafka", config.clone()).as_member(lead)
 }
 
 /// Checks that the events 1 to `count` are stored once each, and in order for each person.

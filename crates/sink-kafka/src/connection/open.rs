@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
-    Connection, INSPECTION_INTERVAL, Queue, Unroutable, ended, limits, routes::creation, start,
+    Connection, INSPECTION_INTERVAL, InFlight, Unroutable, ended, limits, routes::creation, start,
     transactions::InTransactions,
 };
 use crate::{
@@ -136,7 +136,7 @@ impl Open {
             }
             _ => None,
         };
-        let queue = Queue::new(QueueBounds::of(&self.config));
+        let in_flight = InFlight::new(QueueBounds::of(&self.config));
         Ok(Connection {
             config: self.config,
             health: self.health,
@@ -148,7 +148,7 @@ impl Open {
             constant,
             cursors,
             absent,
-            queue,
+            in_flight,
             waiting: None,
             unroutable: Unroutable::default(),
             inspector: None,

@@ -24,8 +24,8 @@ use tokio::sync::mpsc;
 
 use super::{partition_numbers, reader::ReaderContext};
 use crate::{
-    background::Background, cursors::passes, encode::IDENTITY, error, health::Health, producer::reporting,
-    properties,
+    background::Background, cursors::is_retried_by_client, encode::IDENTITY, error, health::Health,
+    producer::reporting, properties,
 };
 
 /// The number of records before the ends of the partitions, in total, that a member without resume offsets reads.
@@ -201,7 +201,7 @@ impl TopicToRead {
             match consumer.poll(wait) {
                 Some(Ok(message)) => found.push(Found::of(&message)),
                 Some(Err(KafkaError::PartitionEOF(partition))) => ended(partition.unsigned_abs()),
-                Some(Err(error)) if !passes(&error) => return Err(self.unreadable(&error)),
+                Some(Err(error)) if !is_retried_by_client(&error) => return Err(self.unreadable(&error)),
                 Some(Err(_)) => {}
                 None => break,
             }

@@ -25,7 +25,7 @@ async fn connected_member(kafka: &Kafka, mut config: KafkaConfig, is_leader: boo
         path: None,
     });
     let (lease, receiver) = watch::channel(is_leader.then(lasting).flatten());
-    let mut sink = KafkaSink::new("kafka", config).in_cluster(Lead::new(receiver));
+    let mut sink = KafkaSink::new("kafka", config).as_member(Lead::new(receiver));
     connect(&mut sink).await.unwrap();
     (lease, sink)
 }

@@ -11,7 +11,7 @@ use crate::properties::QueueBounds;
 
 /// The messages that were sent and have no outcome yet. An empty queue is never full.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct InFlight {
     bounds: QueueBounds,
     messages: usize,
     /// The total size of the messages' bodies, in bytes.
@@ -34,7 +34,7 @@ struct Oldest {
     left: usize,
 }
 
-impl Queue {
+impl InFlight {
     pub(super) fn new(bounds: QueueBounds) -> Self {
         Self {
             bounds,
@@ -149,24 +149,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn age_of_the_oldest_message_is_not_hidden_by_later_ones() {
-        let mut queue = Queue::new(QueueBounds {
+        let mut in_flight = InFlight::new(QueueBounds {
             bytes: 100,
             messages: 100,
         });
         let begin = Instant::now();
-        queue.add(sequence(1), 0);
+        in_flight.add(sequence(1), 0);
         for number in 2..10 {
             advance(Duration::from_secs(1)).await;
-            queue.add(sequence(number), 0);
-            queue.settle(&acks([number]), 0);
+            in_flight.add(sequence(number), 0);
+            in_flight.settle(&acks([number]), 0);
         }
-        assert_eq!(queue.oldest_since(), Some(begin));
-        assert_eq!(queue.waiting_since(), Some(Instant::now()));
-        queue.add(sequence(10), 0);
-        queue.settle(&acks([1]), 0);
-        assert_eq!(queue.oldest_since(), Some(Instant::now()));
-        queue.settle(&acks([10]), 0);
-        assert_eq!(queue.oldest_since(), None);
+        assert_eq!(in_flight.oldest_since(), Some(begin));
+        assert_eq!(in_flight.waiting_since(), Some(Instant::now()));
+        in_flight.add(sequence(10), 0);
+        in_flight.settle(&acks([1]), 0);
+        assert_eq!(in_flight.oldest_since(), Some(Instant::now()));
+        in_flight.settle(&acks([10]), 0);
+        assert_eq!(in_flight.oldest_since(), None);
     }
 
     proptest! {
@@ -175,15 +175,15 @@ mod tests {
             steps in proptest::collection::vec((0usize..150, any::<bool>()), 1..200),
         ) {
             let bounds = QueueBounds { bytes: 100, messages: 5 };
-            let mut queue = Queue::new(bounds);
+            let mut in_flight = InFlight::new(bounds);
             let mut sent = VecDeque::new();
             for (body, is_outcome) in steps {
                 if is_outcome {
                     if let Some(body) = sent.pop_front() {
-                        queue.settle(&acks([1]), body);
+                        in_flight.settle(&acks([1]), body);
                     }
-                } else if !queue.is_full() && queue.fits(body) {
-                    queue.add(sequence(1), body);
+                } else if !in_flight.is_full() && in_flight.fits(body) {
+                    in_flight.add(sequence(1), body);
                     sent.push_back(body);
                 } else {
                     prop_assert!(!sent.is_empty(), "an outcome will come");
@@ -191,32 +191,32 @@ mod tests {
                 prop_assert!(sent.len() <= bounds.messages);
                 // A single message may be larger than the queue: the limit of its topic rejects it before.
                 prop_assert!(sent.len() == 1 || sent.iter().sum::<usize>() <= bounds.bytes);
-                prop_assert_eq!(queue.waiting_since().is_some(), !sent.is_empty());
+                prop_assert_eq!(in_flight.waiting_since().is_some(), !sent.is_empty());
             }
         }
     }
 
     #[test]
     fn full_queue_accepts_when_a_quarter_is_free() {
-        let mut queue = Queue::new(QueueBounds {
+        let mut in_flight = InFlight::new(QueueBounds {
             bytes: 100,
             messages: 8,
         });
         for _ in 0..8 {
-            assert!(!queue.is_full() && queue.fits(10));
-            queue.add(sequence(1), 10);
+            assert!(!in_flight.is_full() && in_flight.fits(10));
+            in_flight.add(sequence(1), 10);
         }
-        assert!(queue.is_full());
-        queue.settle(&acks([1, 1]), 20);
-        assert!(queue.is_full(), "six of eight are three quarters");
-        queue.settle(&acks([1]), 10);
-        assert!(!queue.is_full());
+        assert!(in_flight.is_full());
+        in_flight.settle(&acks([1, 1]), 20);
+        assert!(in_flight.is_full(), "six of eight are three quarters");
+        in_flight.settle(&acks([1]), 10);
+        assert!(!in_flight.is_full());
         // The queue is also full when its bytes are exceeded.
         assert!(
-            !queue.fits(51) && !queue.is_full(),
+            !in_flight.fits(51) && !in_flight.is_full(),
             "50 are less than three quarters"
         );
-        queue.clear();
-        assert!(!queue.is_full() && queue.fits(1_000));
+        in_flight.clear();
+        assert!(!in_flight.is_full() && in_flight.fits(1_000));
     }
 }
