@@ -143,7 +143,7 @@ impl<E: Engine> Driver<E> {
                     }
                 }
                 // With a cold standby, a new leader connects its sources only after this renewal: see `settled_stored`.
-                () = self.shared.unstored(), if term.is_some() => state.machine.renew_next(),
+                () = self.shared.wait_for_unstored_settled(), if term.is_some() => state.machine.renew_next(),
                 Some(resign) = self.resignations.recv() => state.resign(resign, Instant::now() + self.ttl * REST),
                 () = self.stop.cancelled(), if !state.is_stopping => {}
             }

@@ -80,7 +80,7 @@ impl Shared {
 
     /// Waits until `own_settled` has a source that `stored_settled` does not have.
     #[cfg(feature = "nats")]
-    pub(crate) async fn unstored(&self) {
+    pub(crate) async fn wait_for_unstored_settled(&self) {
         let mut own = self.own_settled.subscribe();
         let is_unstored = |own: &BTreeMap<String, Settled>| {
             let stored = self.stored_settled.borrow();

@@ -15,7 +15,7 @@ pub(crate) enum Backend {
         /// With strict order; `None` for a replay, and while a member of a cluster follows.
         chain: Option<(Chain, Recovery)>,
         /// The chain header of each message of a replay with strict order.
-        replayed_behind: Option<String>,
+        replayed_after: Option<String>,
     },
     /// No storage (core mode): the server returns an echo to the sink after it has processed all messages before the echo.
     Core(Echoes),

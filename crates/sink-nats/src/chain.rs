@@ -3,7 +3,7 @@
 //! The place of a message is its sequence in the stream. The first message of a connection expects the place of the stream's
 //! last message at the time of the connection (`Nats-Expected-Last-Sequence`), whether that message is foreign, has no id, or
 //! is purged. Each later message expects the place of the message before it, and in a stream of one replica also the id of
-//! that message ([`By`]), so that after a missing message all later ones are refused.
+//! that message ([`ChainedBy`]), so that after a missing message all later ones are refused.
 //!
 //! Each message has a [`HEADER`] with its sequence in the spool. The next connection reads this header to find out which
 //! events are stored, and does not send them again. This works for as long as the stream keeps the message, however long an
@@ -11,7 +11,7 @@
 //!
 //! A replay publishes into the stream while no bridge runs. It does not chain its messages. Each of them repeats the header
 //! of the last own message before the replay, so the next bridge finds the last stored event however long the replay was.
-//! With [`By::Place`] and a replay longer than the look-back, the next bridge finds only that event; events in flight at a
+//! With [`ChainedBy::Place`] and a replay longer than the look-back, the next bridge finds only that event; events in flight at a
 //! kill before the replay are then sent again.
 
 use std::collections::BTreeSet;
@@ -33,7 +33,7 @@ const EXPECTED_PLACE: &str = "Nats-Expected-Last-Sequence";
 
 /// How a message refers to the message before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum By {
+pub(crate) enum ChainedBy {
     /// By id and place, for a stream of one replica. A message is stored only after all messages sent before it. With the id
     /// alone, a message would be stored after a refused one if a duplicate between them is the stream's last message; with the
     /// place alone, if the message of another publisher has taken the place of the refused one.
@@ -50,15 +50,15 @@ pub(crate) enum By {
 pub(crate) struct End {
     /// The place of the last message ever stored.
     pub(crate) place: u64,
-    pub(crate) by: By,
-    /// The own events, the last one in the stream first. With [`By::Id`] only the last one; with [`By::Place`] all that were
-    /// found.
-    pub(crate) ours: Vec<Sequence>,
+    pub(crate) by: ChainedBy,
+    /// The own events, the last one in the stream first. With [`ChainedBy::Id`] only the last one; with [`ChainedBy::Place`]
+    /// all that were found.
+    pub(crate) own_events: Vec<Sequence>,
     /// The end of the log in an earlier epoch, if the stream has later events of it: their sequences now belong to other
     /// events.
     pub(crate) log_end: Option<Sequence>,
     /// Whether the last message is an own one.
-    pub(crate) is_ours: bool,
+    pub(crate) is_last_own: bool,
 }
 
 /// An owned [`Owner`].
@@ -97,7 +97,7 @@ pub(crate) struct Owner<'a> {
 
 /// An own event in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ours {
+pub(crate) struct OwnEvent {
     pub(crate) sequence: Sequence,
     /// The epoch that has sent the event.
     pub(crate) epoch: Epoch,
@@ -105,7 +105,7 @@ pub(crate) struct Ours {
 
 impl Owner<'_> {
     /// Parses the value of a [`HEADER`]; `None` for messages of other sinks or spools.
-    pub(crate) fn event(&self, value: &str) -> Option<Ours> {
+    pub(crate) fn event(&self, value: &str) -> Option<OwnEvent> {
         let rest = value.strip_prefix(&self.name())?;
         // Values without an epoch were written before epochs were introduced.
         let (epoch, sequence) = match rest.strip_prefix('/') {
@@ -115,15 +115,15 @@ impl Owner<'_> {
             }
             None => (Epoch(0), rest.strip_prefix(':')?),
         };
-        Some(Ours {
+        Some(OwnEvent {
             sequence: Sequence::new(sequence.parse().ok()?)?,
             epoch,
         })
     }
 
     /// Returns the value of the [`HEADER`] for messages of a replay after the last own event.
-    pub(crate) fn replayed_behind(&self, ours: Sequence) -> String {
-        value(&self.mark(), ours)
+    pub(crate) fn replayed_after(&self, own: Sequence) -> String {
+        value(&self.mark(), own)
     }
 
     fn name(&self) -> String {
@@ -167,15 +167,15 @@ enum Link {
 impl Chain {
     pub(crate) fn new(owner: &Owner<'_>, end: End) -> Self {
         let (stored, link) = match end.by {
-            By::Id => (
-                Stored::UpTo(end.ours.first().copied()),
+            ChainedBy::Id => (
+                Stored::UpTo(end.own_events.first().copied()),
                 Link::Id {
                     last_id: String::new(),
                     next_id: String::new(),
                 },
             ),
-            By::Place => (
-                Stored::These(end.ours.into_iter().collect()),
+            ChainedBy::Place => (
+                Stored::These(end.own_events.into_iter().collect()),
                 Link::Place { is_anchored: false },
             ),
         };
@@ -244,8 +244,8 @@ impl Chain {
 
     /// Records that the message with this expected place is a duplicate, which has no place. Messages after it are refused.
     pub(crate) fn passed_over(&mut self, place: u64) {
-        // With `By::Id` the next message expects the id of the duplicate at this place: the message with this id that an older
-        // connection has stored there.
+        // With `ChainedBy::Id` the next message expects the id of the duplicate at this place: the message with this id that an
+        // older connection has stored there.
         if matches!(self.link, Link::Place { .. }) && self.last == place {
             self.last -= 1;
         }
@@ -260,13 +260,16 @@ fn value(mark: &str, sequence: Sequence) -> String {
 mod tests {
     use super::*;
 
-    fn chain(by: By, ours: &[u64]) -> Chain {
+    fn chain(by: ChainedBy, own_events: &[u64]) -> Chain {
         let end = End {
             place: 7,
             by,
-            ours: ours.iter().map(|ours| Sequence::new(*ours).unwrap()).collect(),
+            own_events: own_events
+                .iter()
+                .map(|own| Sequence::new(*own).unwrap())
+                .collect(),
             log_end: None,
-            is_ours: true,
+            is_last_own: true,
         };
         let owner = Owner {
             sink: "nats",
@@ -294,7 +297,7 @@ mod tests {
 
     #[test]
     fn by_id_a_message_expects_the_previous_id_and_place() {
-        let mut chain = chain(By::Id, &[41]);
+        let mut chain = chain(ChainedBy::Id, &[41]);
         assert!(has(&chain, 1) && has(&chain, 41) && !has(&chain, 42));
         insta::assert_snapshot!(message(&mut chain, 42, true).0, @r"
         Nats-Expected-Last-Sequence: 7
@@ -312,7 +315,7 @@ mod tests {
 
     #[test]
     fn by_place_a_message_expects_the_previous_place() {
-        let mut chain = chain(By::Place, &[41, 39]);
+        let mut chain = chain(ChainedBy::Place, &[41, 39]);
         assert!(
             has(&chain, 39) && has(&chain, 41) && !has(&chain, 40),
             "40 is not stored"
@@ -346,8 +349,8 @@ mod tests {
                 spool,
                 epochs: &epochs,
             };
-            let ours = owner.event(value)?;
-            Some((ours.epoch.0, ours.sequence.get()))
+            let own = owner.event(value)?;
+            Some((own.epoch.0, own.sequence.get()))
         };
         let value = "nats/11111111-1111-1111-1111-111111111111/3:00000000000000000042";
         assert_eq!(event("nats", &spool, value), Some((3, 42)));
@@ -363,7 +366,7 @@ mod tests {
 
     #[test]
     fn empty_stream_has_no_last_message() {
-        for by in [By::Id, By::Place] {
+        for by in [ChainedBy::Id, ChainedBy::Place] {
             assert!(!has(&chain(by, &[]), 1));
         }
     }

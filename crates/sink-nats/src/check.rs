@@ -100,9 +100,9 @@ impl NatsConfig {
         // A token with a field becomes a wildcard in the pattern; a wildcard in the literal text is an error.
         let literal = self.subject.to_string();
         let message = if literal.contains(['*', '>']) || literal.starts_with('$') {
-            subject::mistake(&literal, false)
+            subject::error_of(&literal, false)
         } else {
-            subject::mistake(&subject::pattern(&self.subject), true)
+            subject::error_of(&subject::pattern(&self.subject), true)
         };
         if let Some(message) = message {
             error("subject", message);
@@ -185,7 +185,7 @@ impl NatsConfig {
 
     fn check_subjects(&self, subjects: &[String], error: &mut impl FnMut(&str, String)) {
         for subject in subjects {
-            if let Some(message) = subject::mistake(subject, true) {
+            if let Some(message) = subject::error_of(subject, true) {
                 error("stream.subjects", message);
             }
         }
@@ -206,7 +206,7 @@ impl NatsConfig {
         match (valid, &place.subject) {
             (Err(message), _) => error("dead_letter", message),
             (Ok(()), Some(subject)) => {
-                if let Some(message) = subject::mistake(subject, false) {
+                if let Some(message) = subject::error_of(subject, false) {
                     error("dead_letter.subject", message);
                 } else if subject::covers(&subject::pattern(&self.subject), subject) {
                     error(

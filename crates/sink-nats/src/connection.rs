@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     backend::{Backend, UsualAnswer},
-    chain::{self, By, Chain, Ownership},
+    chain::{self, Chain, ChainedBy, Ownership},
     config::NatsConfig,
     destination::Places,
     dial::Dialled,
@@ -37,11 +37,11 @@ use crate::{
     limits::Limits,
     payload::payload_in,
     receive_limit::ReceiveLimit,
-    recovery::{Asked, Recovery},
+    recovery::{EndRequest, Recovery},
     routes::Routes,
     stream::Stream,
     subject,
-    subjects::{Given, Subjects},
+    subjects::{MovedSubject, Subjects},
 };
 
 mod answers;
@@ -82,13 +82,13 @@ pub(crate) struct Connection {
     run_began: Option<Instant>,
     reply_subjects: Subjects,
     /// The pending request for the end of the stream.
-    asked: Option<Asked>,
+    end_request: Option<EndRequest>,
     ownership: Ownership,
     places: Places,
     /// Set in a cluster.
     following: Option<Following>,
     /// How messages refer to the message before; `None` without strict order.
-    chained_by: Option<By>,
+    chained_by: Option<ChainedBy>,
 }
 
 impl Connection {
@@ -104,7 +104,7 @@ impl Connection {
                 name: stream.name.as_str().into(),
                 usual: UsualAnswer::of(&stream.name),
                 chain: dialled.chain,
-                replayed_behind: dialled.replayed_behind,
+                replayed_after: dialled.replayed_after,
             },
             None => Backend::Core(Echoes::new(dialled.client.statistics())),
         };
@@ -131,7 +131,7 @@ impl Connection {
             round_trip: None,
             run_began: None,
             reply_subjects: Subjects::default(),
-            asked: None,
+            end_request: None,
             ownership: dialled.ownership,
             places: Places::default(),
             following,
@@ -191,7 +191,7 @@ impl Connection {
                 }
             }
             Backend::Stream {
-                replayed_behind: Some(value),
+                replayed_after: Some(value),
                 ..
             } => message.headers.add(chain::HEADER, value),
             Backend::Stream { .. } | Backend::Core(_) => {}
@@ -207,7 +207,7 @@ impl Connection {
                 error => error,
             });
         }
-        if self.is_left_out(event, &message.subject, message.id) {
+        if self.is_not_sent(event, &message.subject, message.id) {
             return Ok(());
         }
         // Checked only for events that can be sent: one rejected above is not stored, although later ones are.
@@ -252,7 +252,7 @@ impl Connection {
         let size = message.size();
         let at = *self.run_began.get_or_insert_with(Instant::now);
         let subject_bytes = message.subject.len();
-        let subject = Given::from(message.subject);
+        let subject = MovedSubject::from(message.subject);
         let headers = message.headers.into_map();
         let passed = match (&self.backend, headers) {
             (Backend::Stream { .. }, headers) => {
@@ -265,7 +265,7 @@ impl Connection {
                 let headers = headers.unwrap_or_default();
                 now(pin!(self.client.publish_with_reply_and_headers(
                     subject,
-                    Given::from(reply),
+                    MovedSubject::from(reply),
                     headers,
                     payload
                 )))
@@ -358,10 +358,10 @@ impl Connection {
                 return Err(self.broken());
             };
             self.last_answer = Instant::now();
-            self.take(&reply, acks)?;
+            self.apply_answer(&reply, acks)?;
             for _ in 0..MAX_ANSWERS {
                 match now(pin!(self.replies.next())) {
-                    Some(Some(reply)) => self.take(&reply, acks)?,
+                    Some(Some(reply)) => self.apply_answer(&reply, acks)?,
                     Some(None) | None => break,
                 }
             }

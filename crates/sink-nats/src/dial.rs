@@ -61,7 +61,7 @@ pub(crate) struct Dialled {
     /// For a member of a cluster with JetStream.
     pub(crate) reader: Option<StreamReader>,
     /// The chain header of each message of a replay with strict order.
-    pub(crate) replayed_behind: Option<String>,
+    pub(crate) replayed_after: Option<String>,
     /// With strict order: the end of the log in an earlier epoch, if the stream has later events of it.
     pub(crate) log_end: Option<Sequence>,
 }
@@ -112,7 +112,7 @@ pub(crate) async fn dial(
         stream: None,
         chain: None,
         reader: None,
-        replayed_behind: None,
+        replayed_after: None,
         log_end: None,
     };
     if let Some(stream) = config.jetstream() {
@@ -143,8 +143,8 @@ pub(crate) async fn dial(
             let end = api.end(&found, owner, next, in_flight).await?;
             dialled.log_end = end.log_end;
             if is_replay {
-                let ours = end.ours.first();
-                dialled.replayed_behind = ours.map(|ours| owner.replayed_behind(*ours));
+                let own = end.own_events.first();
+                dialled.replayed_after = own.map(|own| owner.replayed_after(*own));
             } else {
                 let recovery = Recovery::new(end.place);
                 dialled.chain = Some((Chain::new(owner, end), recovery));
@@ -255,7 +255,7 @@ impl Attempt<'_> {
         .event_callback({
             let events = Arc::clone(self.events);
             move |event| {
-                events.take(&event);
+                events.record(&event);
                 async {}
             }
         });

@@ -137,8 +137,14 @@ impl Encoder {
             Format::Cloudevents => event.body(),
             Format::CloudeventsJson => {
                 self.structured.clear();
-                let ours = [(REPLAY, self.replay.as_deref()), (STRIPPED, stripped)];
-                cloudevents::write_structured(event, spool, &ours, &mut self.scratch, &mut self.structured);
+                let extensions = [(REPLAY, self.replay.as_deref()), (STRIPPED, stripped)];
+                cloudevents::write_structured(
+                    event,
+                    spool,
+                    &extensions,
+                    &mut self.scratch,
+                    &mut self.structured,
+                );
                 &self.structured
             }
             Format::Raw => event.frame,

@@ -149,7 +149,7 @@ pub(crate) fn misplaced(stream: &str, expected: u64, found: u64) -> SinkFault {
 }
 
 /// Creates the fault of a subject without a receiver: status 503, "no responders".
-pub(crate) fn nobody_takes(what: &str, sequence: Sequence, subject: &str) -> SinkFault {
+pub(crate) fn no_responders(what: &str, sequence: Sequence, subject: &str) -> SinkFault {
     SinkFault::new(
         FaultKind::Unavailable,
         format!(

@@ -21,7 +21,7 @@ pub(crate) struct Events {
 
 impl Events {
     /// Records an event of the client. The first fault is kept, since a refusal is followed by a broken connection.
-    pub(crate) fn take(&self, event: &Event) {
+    pub(crate) fn record(&self, event: &Event) {
         let Some(fault) = error::of_event(event) else {
             return;
         };
@@ -84,15 +84,15 @@ mod tests {
     #[tokio::test]
     async fn first_fault_is_kept() {
         let events = Arc::new(Events::default());
-        events.take(&Event::Connected);
+        events.record(&Event::Connected);
         assert!(events.fault().is_none());
         let waiting = tokio::spawn({
             let events = Arc::clone(&events);
             async move { events.faulted().await.kind }
         });
         let refusal = "Permissions Violation for Publish to \"a\"";
-        events.take(&Event::ServerError(ServerError::Other(refusal.into())));
-        events.take(&Event::Disconnected);
+        events.record(&Event::ServerError(ServerError::Other(refusal.into())));
+        events.record(&Event::Disconnected);
         assert_eq!(waiting.await.unwrap(), FaultKind::Unauthorised);
         assert_eq!(events.faulted().await.kind, FaultKind::Unauthorised);
     }

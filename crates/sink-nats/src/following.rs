@@ -34,7 +34,7 @@ const LOOK_BACK: u64 = 1 << 17;
 
 /// The largest number of messages in flight with strict order. Small, because as many messages of an earlier leader may
 /// arrive late, and the new leader sends each message alone until the stream has passed the places that they expect.
-pub(crate) const MOST_CHAINED: usize = 256;
+pub(crate) const MAX_CHAINED: usize = 256;
 
 /// The pending answer about a place of the stream: `None` if there is no message.
 type PlaceAnswer = Pin<Box<dyn Future<Output = Result<Option<u64>, SinkFault>> + Send>>;
@@ -212,7 +212,7 @@ impl Following {
     }
 
     /// Returns whether the stream may still accept messages of an earlier leader. With strict order each of them expects a
-    /// place that is at most [`MOST_CHAINED`] after the end of the stream at the takeover.
+    /// place that is at most [`MAX_CHAINED`] after the end of the stream at the takeover.
     pub(crate) fn is_contested(&self) -> bool {
         self.membership.copies.next(0).unwrap_or(1) <= self.contested_to
     }
@@ -352,7 +352,7 @@ impl Following {
     fn lead(&mut self, end: u64) -> u64 {
         self.takeover = Takeover::EndUnknown;
         self.is_leading = true;
-        self.contested_to = end + MOST_CHAINED as u64;
+        self.contested_to = end + MAX_CHAINED as u64;
         if let Reading::Subject(reader) = &mut self.reading {
             reader.unsubscribe();
         }

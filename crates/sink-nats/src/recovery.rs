@@ -17,7 +17,7 @@ use crate::chain;
 const MAX_IN_VAIN: u32 = 8;
 
 /// The pending request for the end of the stream.
-pub(crate) type Asked = Pin<Box<dyn Future<Output = Result<chain::End, SinkFault>> + Send>>;
+pub(crate) type EndRequest = Pin<Box<dyn Future<Output = Result<chain::End, SinkFault>> + Send>>;
 
 /// The state of a connection's chain, and how to continue it.
 #[derive(Debug)]

@@ -109,7 +109,7 @@ impl NatsSink {
     /// Makes the sink a member of a cluster: it publishes only while it holds the lead, and otherwise settles the events that
     /// the leader has published. To see these events without JetStream, it subscribes to their subjects.
     #[must_use]
-    pub fn in_cluster(mut self, lead: Lead) -> Self {
+    pub fn as_member(mut self, lead: Lead) -> Self {
         self.is_member = true;
         self.membership = Some(Membership::new(lead));
         self.encoder.add_ids();

@@ -127,7 +127,7 @@ impl SinkType for NatsConfig {
         let sink = NatsSink::new(context.name, self.clone());
         match (context.replay, context.lead) {
             (Some(run), _) => sink.replaying(run),
-            (None, Some(lead)) => sink.in_cluster(lead.clone()),
+            (None, Some(lead)) => sink.as_member(lead.clone()),
             (None, None) => sink,
         }
     }

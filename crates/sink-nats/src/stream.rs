@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use crate::{
-    chain::{self, By, End, Ours, Owner},
+    chain::{self, ChainedBy, End, OwnEvent, Owner},
     config::{NatsConfig, Order, Storage, StreamConfig},
     error::{self, ApiError},
     events::Events,
@@ -140,16 +140,16 @@ impl Api<'_> {
         let mut end = End {
             place: stream.state.last_seq,
             by: stream.chained_by(),
-            ours: Vec::new(),
+            own_events: Vec::new(),
             log_end: None,
-            is_ours: false,
+            is_last_own: false,
         };
         if stream.state.messages == 0 {
             return Ok(end);
         }
         let look_back = match end.by {
-            By::Id => LOOK_BACK,
-            By::Place => LOOK_BACK + in_flight,
+            ChainedBy::Id => LOOK_BACK,
+            ChainedBy::Place => LOOK_BACK + in_flight,
         };
         let first = stream
             .state
@@ -168,19 +168,19 @@ impl Api<'_> {
                 .map(|&place| self.message(&stream.config.name, place, owner));
             for (place, found) in requested.iter().zip(try_join_all(requests).await?) {
                 let Some(found) = found else { continue };
-                end.is_ours |= *place == end.place;
-                let mut ours = found.sequence;
-                if let Some(log_end) = owner.epochs.end_of(found.epoch).filter(|end| *end <= ours) {
+                end.is_last_own |= *place == end.place;
+                let mut own = found.sequence;
+                if let Some(log_end) = owner.epochs.end_of(found.epoch).filter(|end| *end <= own) {
                     end.log_end = end.log_end.min(Some(log_end)).or(Some(log_end));
                     match (end.by, Sequence::new(log_end.get() - 1)) {
                         // The event was stored only after all earlier events, so the last event of the log is stored too.
-                        (By::Id, Some(before)) => ours = before,
-                        (By::Id, None) => return Ok(end),
-                        (By::Place, _) => continue,
+                        (ChainedBy::Id, Some(before)) => own = before,
+                        (ChainedBy::Id, None) => return Ok(end),
+                        (ChainedBy::Place, _) => continue,
                     }
                 }
-                end.ours.push(ours);
-                if end.by == By::Id || ours < next {
+                end.own_events.push(own);
+                if end.by == ChainedBy::Id || own < next {
                     return Ok(end);
                 }
             }
@@ -223,7 +223,12 @@ impl Api<'_> {
     }
 
     /// Returns the own event at a place of the stream, if there is one.
-    async fn message(&self, stream: &str, place: u64, owner: &Owner<'_>) -> Result<Option<Ours>, SinkFault> {
+    async fn message(
+        &self,
+        stream: &str,
+        place: u64,
+        owner: &Owner<'_>,
+    ) -> Result<Option<OwnEvent>, SinkFault> {
         #[derive(Deserialize)]
         struct Found {
             message: Message,
@@ -242,7 +247,7 @@ impl Api<'_> {
                     .message
                     .hdrs
                     .and_then(|hdrs| BASE64.decode(hdrs.as_bytes()).ok());
-                Ok(headers.and_then(|headers| ours(&headers, owner)))
+                Ok(headers.and_then(|headers| own_event(&headers, owner)))
             }
             // Purged or deleted.
             Err(error) if error.err_code == error::NO_MESSAGE => Ok(None),
@@ -371,7 +376,7 @@ fn creation(config: &NatsConfig, stream: &StreamConfig) -> Value {
 }
 
 /// Returns the own event of the message with these headers; `None` for the message of another publisher.
-fn ours(headers: &[u8], owner: &Owner<'_>) -> Option<Ours> {
+fn own_event(headers: &[u8], owner: &Owner<'_>) -> Option<OwnEvent> {
     let headers = std::str::from_utf8(headers).ok()?;
     headers
         .lines()
@@ -388,11 +393,11 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 
 impl Stream {
     /// Returns how messages of a chain refer to the message before.
-    pub(crate) const fn chained_by(&self) -> By {
+    pub(crate) const fn chained_by(&self) -> ChainedBy {
         if self.config.num_replicas > 1 {
-            By::Place
+            ChainedBy::Place
         } else {
-            By::Id
+            ChainedBy::Id
         }
     }
 

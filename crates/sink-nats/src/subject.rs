@@ -53,7 +53,7 @@ fn push_token(token: &str, pattern: &mut String) {
 }
 
 /// Returns the error of a subject, or of a pattern if `wildcards` is set.
-pub(crate) fn mistake(subject: &str, wildcards: bool) -> Option<String> {
+pub(crate) fn error_of(subject: &str, wildcards: bool) -> Option<String> {
     if subject.is_empty() {
         return Some("found an empty text, expected a subject such as \"neuroio.entries\"".into());
     }
@@ -148,13 +148,13 @@ mod tests {
     #[test]
     fn invalid_subjects_and_patterns_are_errors() {
         for wrong in ["", "a..b", ".a", "a.", "a b", "a.*", "a.>", "$JS.API", "a.b*"] {
-            assert!(mistake(wrong, false).is_some(), "{wrong}");
+            assert!(error_of(wrong, false).is_some(), "{wrong}");
         }
         for right in ["a", "a.b-c_d", "a.$b"] {
-            assert_eq!(mistake(right, false), None);
+            assert_eq!(error_of(right, false), None);
         }
-        assert_eq!(mistake("a.*.>", true), None);
-        assert!(mistake("a.>.b", true).is_some());
+        assert_eq!(error_of("a.*.>", true), None);
+        assert!(error_of("a.>.b", true).is_some());
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
             "_GR_.a.b",
         ] {
             assert!(is_reserved(reserved), "{reserved}");
-            assert!(mistake(reserved, true).unwrap().contains("servers and clients"));
+            assert!(error_of(reserved, true).unwrap().contains("servers and clients"));
         }
         for free in ["_INBOXES.x", "a._INBOX", "a.$JS", "_", "neuroio.entries"] {
             assert!(!is_reserved(free), "{free}");

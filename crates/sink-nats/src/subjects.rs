@@ -37,15 +37,15 @@ impl Subjects {
 
 /// A subject that is moved to the client. The client takes it through a reference; a clone would update a shared reference
 /// count twice per message, on two processors.
-pub(crate) struct Given(Cell<Subject>);
+pub(crate) struct MovedSubject(Cell<Subject>);
 
-impl From<Subject> for Given {
+impl From<Subject> for MovedSubject {
     fn from(subject: Subject) -> Self {
         Self(Cell::new(subject))
     }
 }
 
-impl ToSubject for Given {
+impl ToSubject for MovedSubject {
     fn to_subject(&self) -> Subject {
         // A second call returns an empty subject, which the client rejects.
         self.0.replace(Subject::from_static(""))
@@ -83,9 +83,9 @@ mod tests {
     fn subject_is_taken_without_a_copy() {
         let subject = Subjects::default().make(|text| text.push_str("a.b"));
         let memory = subject.as_ptr();
-        let given = Given::from(subject);
-        let taken = given.to_subject();
+        let moved = MovedSubject::from(subject);
+        let taken = moved.to_subject();
         assert_eq!((taken.as_str(), taken.as_ptr()), ("a.b", memory));
-        assert_eq!(given.to_subject().as_str(), "");
+        assert_eq!(moved.to_subject().as_str(), "");
     }
 }

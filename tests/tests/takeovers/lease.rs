@@ -46,7 +46,7 @@ impl LeasedMember {
         let runtime = Runtime::new().unwrap();
         let entered = runtime.enter();
         let membership = Membership::join(&cluster(url), &self.name, "same", CancellationToken::new());
-        let sink = NatsSink::new("nats", strict(url)).in_cluster(membership.lead());
+        let sink = NatsSink::new("nats", strict(url)).as_member(membership.lead());
         let (cursor, spool) = (self.cursor.clone(), self.feed.spool.id());
         let delivery = Delivery::run(&self.feed, sink, cursor, spool, Epochs::default());
         drop(entered);

@@ -20,7 +20,7 @@ pub(super) fn strict(url: &str) -> NatsConfig {
 }
 
 fn member(config: NatsConfig) -> impl Fn(Lead) -> NatsSink {
-    move |lead| NatsSink::new("nats", config.clone()).in_cluster(lead)
+    move |lead| NatsSink::new("nats", config.clone()).as_member(lead)
 }
 
 #[tokio::test(flavor = "multi_thread")]

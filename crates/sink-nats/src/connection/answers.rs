@@ -17,7 +17,11 @@ use crate::{
 
 impl Connection {
     /// Applies an answer of the stream, or in core mode an echo, and appends the outcomes that it determines.
-    pub(super) fn take(&mut self, reply: &async_nats::Message, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    pub(super) fn apply_answer(
+        &mut self,
+        reply: &async_nats::Message,
+        acks: &mut Vec<Ack>,
+    ) -> Result<(), SinkFault> {
         let number = reply
             .subject
             .strip_prefix(self.inbox.as_str())
@@ -38,7 +42,7 @@ impl Connection {
                     Some(seq) => Answer::stored(&name, seq),
                     None if reply.status == Some(StatusCode::NO_RESPONDERS) => {
                         return match self.in_flight.get(number) {
-                            Some(sent) => Err(self.nobody_takes(*sent)),
+                            Some(sent) => Err(self.no_responders(*sent)),
                             None => Ok(()),
                         };
                     }
@@ -50,12 +54,12 @@ impl Connection {
         }
     }
 
-    fn nobody_takes(&self, sent: Sent) -> SinkFault {
+    fn no_responders(&self, sent: Sent) -> SinkFault {
         match &self.dead_letter_subject {
             Some(subject) if sent.role == Role::DeadLetter => {
-                error::nobody_takes("the dead letter of event", sent.sequence, subject)
+                error::no_responders("the dead letter of event", sent.sequence, subject)
             }
-            _ => error::nobody_takes("event", sent.sequence, &self.pattern),
+            _ => error::no_responders("event", sent.sequence, &self.pattern),
         }
     }
 

@@ -29,7 +29,7 @@ impl Connection {
                 recovery.continued(place, false);
             }
             End::Unknown => {
-                let asked = self.asked.get_or_insert_with(|| {
+                let request = self.end_request.get_or_insert_with(|| {
                     let (client, events) = (self.client.clone(), Arc::clone(&self.events));
                     let (name, ownership) = (Arc::clone(name), self.ownership.clone());
                     let (next, in_flight) = (recovery.first_refused(), self.max_in_flight as u64);
@@ -41,10 +41,10 @@ impl Connection {
                         api.end_now(&name, &ownership.owner(), next, in_flight).await
                     })
                 });
-                let answer = asked.await;
-                self.asked = None;
+                let answer = request.await;
+                self.end_request = None;
                 let end = answer?;
-                recovery.continued(end.place, !end.is_ours);
+                recovery.continued(end.place, !end.is_last_own);
                 // Our messages in the stream may have been sent over an older connection.
                 *chain = Chain::new(&self.ownership.owner(), end);
             }

@@ -9,7 +9,7 @@ use super::Connection;
 use crate::{
     backend::Backend,
     chain::{Chain, End},
-    following::{Following, MOST_CHAINED, Membership},
+    following::{Following, MAX_CHAINED, Membership},
     recovery::Recovery,
 };
 
@@ -31,7 +31,7 @@ impl Connection {
     pub(super) fn most_in_flight(&self) -> usize {
         let is_chained = self.following.is_some() && self.backend.chain().is_some();
         if is_chained {
-            self.max_in_flight.min(MOST_CHAINED)
+            self.max_in_flight.min(MAX_CHAINED)
         } else {
             self.max_in_flight
         }
@@ -88,7 +88,7 @@ impl Connection {
 
     /// Returns whether this member does not send an event: because the event is already published, or because this member
     /// follows.
-    pub(super) fn is_left_out(&mut self, event: &Event<'_>, subject: &str, id: Option<&str>) -> bool {
+    pub(super) fn is_not_sent(&mut self, event: &Event<'_>, subject: &str, id: Option<&str>) -> bool {
         let (Some(following), Some(id)) = (&mut self.following, id) else {
             return false;
         };
@@ -134,9 +134,9 @@ impl Connection {
                 place,
                 by,
                 // The events in the stream are known by their ids.
-                ours: Vec::new(),
+                own_events: Vec::new(),
                 log_end: None,
-                is_ours: true,
+                is_last_own: true,
             };
             let mut recovery = chain
                 .take()

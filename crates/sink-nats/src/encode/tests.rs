@@ -118,7 +118,7 @@ proptest! {
         let mut config = config(Format::Cloudevents);
         config.subject = "{x}.a-{x}.{id}".parse().unwrap();
         if let Ok(message) = Encoder::new(&config).encode(&event(1, &frame), &spool(), None) {
-            prop_assert_eq!(subject::mistake(&message.subject, false), None);
+            prop_assert_eq!(subject::error_of(&message.subject, false), None);
             prop_assert!(subject::covers(&subject::pattern(&config.subject), &message.subject));
         }
     }

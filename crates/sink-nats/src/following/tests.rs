@@ -147,7 +147,7 @@ async fn stream_is_contested_until_it_has_passed_the_places_in_flight() {
     lease.send_replace(held());
     let end = within("the takeover", following.take_over(&mut Vec::new())).await;
     assert_eq!(end, Some(1));
-    for place in 2..=1 + MOST_CHAINED as u64 {
+    for place in 2..=1 + MAX_CHAINED as u64 {
         assert!(following.is_contested(), "{place}");
         following.stored(place, 0, None);
     }

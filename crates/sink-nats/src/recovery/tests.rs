@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    chain::{self, By, Chain, Owner},
+    chain::{self, Chain, ChainedBy, Owner},
     headers::Headers,
     in_flight::Role,
 };
@@ -38,20 +38,20 @@ impl Server {
     }
 
     /// Returns the end of the stream, as read by the sink.
-    fn end(&self, by: By, next: u64) -> chain::End {
-        let mut ours = Vec::new();
+    fn end(&self, by: ChainedBy, next: u64) -> chain::End {
+        let mut own_events = Vec::new();
         for event in self.messages.iter().rev().filter_map(|(_, event)| *event) {
-            ours.push(Sequence::new(event).unwrap());
-            if by == By::Id || event < next {
+            own_events.push(Sequence::new(event).unwrap());
+            if by == ChainedBy::Id || event < next {
                 break;
             }
         }
         chain::End {
             place: self.messages.len() as u64,
             by,
-            ours,
+            own_events,
             log_end: None,
-            is_ours: matches!(self.messages.last(), Some((_, Some(_)))),
+            is_last_own: matches!(self.messages.last(), Some((_, Some(_)))),
         }
     }
 
@@ -106,7 +106,7 @@ struct Message {
 /// ids `earlier`, which an earlier log has stored. Returns the server, the events that were answered as duplicates, and the
 /// number of requests for the end of the stream.
 fn deliver(
-    by: By,
+    by: ChainedBy,
     earlier: &[u8],
     ids: &[u8],
     incidents: &[(u16, Incident)],
@@ -194,7 +194,8 @@ fn deliver(
                 // By place alone, the server cannot distinguish a message of an older connection from the expected one if
                 // duplicates or messages of others have moved the places. A message that the server reads after the duplicate
                 // window may then be stored twice. docs/guarantees.md states this limit.
-                Incident::WindowEnds if by == By::Place && older.iter().any(|unread| !unread.is_empty()) => {}
+                Incident::WindowEnds
+                    if by == ChainedBy::Place && older.iter().any(|unread| !unread.is_empty()) => {}
                 Incident::WindowEnds => server.known.clear(),
             }
         }
@@ -221,7 +222,7 @@ fn deliver(
                 End::Unknown => {
                     end_requests += 1;
                     let end = server.end(by, recovery.first_refused().get());
-                    recovery.continued(end.place, !end.is_ours);
+                    recovery.continued(end.place, !end.is_last_own);
                     chain = Chain::new(&owner, end);
                 }
             }
@@ -278,7 +279,7 @@ fn stored(server: &Server) -> Vec<u64> {
 fn duplicates_cause_no_request_and_no_notice() {
     // Each tenth event has the id of an earlier event.
     let ids: Vec<u8> = (0..200u8).map(|n| if n % 10 == 9 { n - 5 } else { n }).collect();
-    for by in [By::Id, By::Place] {
+    for by in [ChainedBy::Id, ChainedBy::Place] {
         let (server, duplicates, end_requests) = deliver(by, &[], &ids, &[], 64);
         assert_eq!((duplicates.len(), end_requests), (20, 0), "{by:?}");
         assert_eq!(stored(&server).len(), 180);
@@ -330,7 +331,7 @@ proptest! {
         is_by_id: bool,
     ) {
         incidents.sort_unstable();
-        let by = if is_by_id { By::Id } else { By::Place };
+        let by = if is_by_id { ChainedBy::Id } else { ChainedBy::Place };
         let (server, duplicates, _) = deliver(by, &earlier, &ids, &incidents, room);
         let stored = stored(&server);
         let distinct: BTreeSet<u64> = stored.iter().copied().collect();

@@ -91,7 +91,7 @@ fn own_message_is_recognised_by_its_header() {
             spool: &spool,
             epochs: &epochs,
         };
-        ours(headers, &owner).map(|ours| ours.sequence.get())
+        own_event(headers, &owner).map(|own| own.sequence.get())
     };
     let headers = b"NATS/1.0\r\nNats-Msg-Id: main/7\r\nNeurobridge-Chain: nats/11111111-1111-1111-1111-111111111111/5:00000000000000000042\r\n\r\n";
     assert_eq!(sequence("nats", headers), Some(42));
