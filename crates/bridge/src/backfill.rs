@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::part::{Bound, Fetched, Marks};
-pub(crate) use self::settings::{FillerSettings, entries, protocol};
+pub(crate) use self::settings::{FillerSettings, missed_events_reader, protocol};
 use crate::{
     cluster::Coverage,
     gaps::Gap,
@@ -267,7 +267,7 @@ impl Filler {
         hold: Option<GapEnded>,
         state: &State,
     ) -> Result<Option<StopReason>, Interrupted> {
-        if self.settings.entries.is_none() {
+        if self.settings.reader.is_none() {
             return Ok(None);
         }
         if gap.ended.is_some_and(|ended| ended < self.started) {
@@ -357,12 +357,12 @@ impl Filler {
         bound: Option<Bound>,
         hold: Option<&GapEnded>,
     ) -> Result<Fetched, Interrupted> {
-        let Some(mut entries) = self.settings.entries.take() else {
+        let Some(mut reader) = self.settings.reader.take() else {
             return Ok(Fetched::default());
         };
         let (sender, mut pages) = mpsc::channel(1);
         let reading = async {
-            let report = entries.fetch(window, &sender).await;
+            let report = reader.fetch(window, &sender).await;
             drop(sender);
             report
         };
@@ -383,7 +383,7 @@ impl Filler {
             Ok(marks)
         };
         let (report, stored) = tokio::join!(reading, storing);
-        self.settings.entries = Some(entries);
+        self.settings.reader = Some(reader);
         let marks = stored?;
         Ok(Fetched {
             sent: marks.sent(),

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::{
     cluster::Cluster,
     config::Config,
-    control::{Control, Greeting, Requested},
+    control::{Control, Greeting, PendingRequest},
     data_dir::DataDir,
     deliveries::{Deliveries, PreparedSink},
     exit::{Exit, Failure, OrExit},
@@ -66,9 +66,9 @@ pub(crate) struct Bridge {
     stop_control: CancellationToken,
     /// What the control socket states about the running configuration.
     greeting: watch::Sender<Greeting>,
-    requests: mpsc::Receiver<Requested>,
+    requests: mpsc::Receiver<PendingRequest>,
     /// The sender of `requests`, so that the channel stays open.
-    requester: mpsc::Sender<Requested>,
+    requester: mpsc::Sender<PendingRequest>,
     /// `None` if the configuration was built in code.
     reloader: Option<Reloader>,
     /// `None` once the end of the run is recorded.
@@ -222,7 +222,7 @@ impl Bridge {
     }
 
     /// Returns a sender of requests, which the bridge performs while it runs.
-    pub(crate) fn requester(&self) -> mpsc::Sender<Requested> {
+    pub(crate) fn requester(&self) -> mpsc::Sender<PendingRequest> {
         self.requester.clone()
     }
 
@@ -258,8 +258,8 @@ impl Bridge {
         };
         // The clients of the requests that are dropped receive the answer that the bridge is stopping.
         self.requests.close();
-        while let Ok(requested) = self.requests.try_recv() {
-            drop(requested);
+        while let Ok(pending) = self.requests.try_recv() {
+            drop(pending);
         }
         let deadline = Deadline::now() + self.drain_timeout;
         systemd::notify_stopping().await;
@@ -298,7 +298,7 @@ impl Bridge {
     async fn failed(&mut self) -> Failure {
         let spool = self.state.spool.clone();
         loop {
-            let requested = tokio::select! {
+            let pending = tokio::select! {
                 failure = self.feed.failed() => return failure,
                 // An append would fail too, but without events there is no append.
                 error = spool.failed() => return Failure::new(Exit::Disk, error),
@@ -307,9 +307,9 @@ impl Bridge {
                     joined(ended);
                     return Failure::message(Exit::Unavailable, "the HTTP server stopped unexpectedly");
                 }
-                Some(requested) = self.requests.recv() => requested,
+                Some(pending) = self.requests.recv() => pending,
             };
-            self.perform(requested).await;
+            self.perform(pending).await;
         }
     }
 

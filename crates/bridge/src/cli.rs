@@ -13,7 +13,7 @@ use neurobridge_core::units;
 use neurobridge_spool::Position;
 
 pub use self::backfill::BackfillFlags;
-pub use self::history::{GapsCommand, GapsCommandFlags, GapsFlags, HistoryFlags, Since};
+pub use self::history::{GapsCommand, GapsCommandFlags, GapsFlags, HistoryFlags, TimeOrAge};
 pub use self::simulate::{FeedFlags, SimulateFlags};
 pub use self::values::HttpAddress;
 use self::{

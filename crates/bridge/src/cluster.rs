@@ -32,7 +32,7 @@ use tracing::warn;
 
 use self::coverage::{covers, is_proven_after};
 use self::published::published_hash;
-pub(crate) use self::{cold::Cold, coverage::Coverage};
+pub(crate) use self::{cold::ColdStandby, coverage::Coverage};
 use crate::{
     config::Config,
     exit::{Exit, Failure},
@@ -55,7 +55,7 @@ pub(crate) struct Cluster {
     lead: Lead,
     changes: Arc<Changes>,
     /// `None` if the sources of a follower are connected.
-    cold: Option<Cold>,
+    cold: Option<ColdStandby>,
     /// Cancelled when the bridge leaves the cluster.
     stop: CancellationToken,
     _leaves: DropGuard,
@@ -114,7 +114,7 @@ impl Cluster {
             membership,
             lead,
             changes,
-            cold: (config.standby == Standby::Cold).then(Cold::default),
+            cold: (config.standby == Standby::Cold).then(ColdStandby::default),
             _leaves: stop.clone().drop_guard(),
             stop,
             _counting: AbortOnDropHandle::new(counting),
@@ -153,7 +153,7 @@ impl Cluster {
     }
 
     /// Returns the standby of the sources; `None` if those of a follower are connected.
-    pub(crate) const fn cold(&self) -> Option<&Cold> {
+    pub(crate) const fn cold(&self) -> Option<&ColdStandby> {
         self.cold.as_ref()
     }
 

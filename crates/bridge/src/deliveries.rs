@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::{
-    config::{Config, SinkEntry},
+    config::{Config, ConfiguredSink},
     exit::{Exit, Failure, OrExit},
     parts::{Parts, SinkHandle},
     redaction::read_redaction,
@@ -219,7 +219,7 @@ impl RunningSink {
 /// A sink that is ready to be started.
 pub(crate) struct PreparedSink {
     name: Arc<str>,
-    entry: SinkEntry,
+    entry: ConfiguredSink,
     options: delivery::DeliveryOptions,
 }
 

@@ -10,13 +10,13 @@ use crate::{
 };
 
 /// Reads frames as a connection of a source does.
-pub(crate) struct FrameReader {
+pub(crate) struct StoredFrameReader {
     source: String,
     attributes: EventAttributes,
     protocol: Protocol,
 }
 
-impl FrameReader {
+impl StoredFrameReader {
     /// Creates the reader of a source. A source that is no longer configured is read as NeuroIO's feed.
     ///
     /// # Errors

@@ -56,7 +56,7 @@ struct Entry {
 
 impl Connections {
     /// Adds a connection. At the limit the oldest other one is closed, so that a health check always gets a response.
-    pub(crate) fn add(self: &Arc<Self>) -> Seat {
+    pub(crate) fn add(self: &Arc<Self>) -> ConnectionSlot {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let evicted = CancellationToken::new();
         let entry = Entry {
@@ -68,7 +68,7 @@ impl Connections {
             self.evict_oldest();
         }
         self.lock().insert(id, entry);
-        Seat {
+        ConnectionSlot {
             id,
             evicted,
             connections: Arc::clone(self),
@@ -113,13 +113,13 @@ impl Connections {
 
 /// The slot of an open connection, released when dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct ConnectionSlot {
     id: u64,
     evicted: CancellationToken,
     connections: Arc<Connections>,
 }
 
-impl Seat {
+impl ConnectionSlot {
     /// Waits until the connection has to be closed for a newer one. Cancel-safe.
     pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
@@ -145,7 +145,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.connections.lock().remove(&self.id);
     }
@@ -162,24 +162,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn oldest_connection_makes_room_and_listeners_stay() {
         let connections = Arc::new(Connections::default());
-        let mut seats = Vec::new();
+        let mut slots = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
-            seats.push(connections.add());
+            slots.push(connections.add());
             advance(Duration::from_millis(1)).await;
         }
-        seats[0].note_listener();
-        seats[1].note_request();
+        slots[0].note_listener();
+        slots[1].note_request();
         let _newest = connections.add();
-        let evicted = |seats: &[Seat]| -> Vec<u64> {
-            let evicted = seats.iter().filter(|seat| seat.evicted.is_cancelled());
-            evicted.map(|seat| seat.id).collect()
+        let evicted = |slots: &[ConnectionSlot]| -> Vec<u64> {
+            let evicted = slots.iter().filter(|slot| slot.evicted.is_cancelled());
+            evicted.map(|slot| slot.id).collect()
         };
-        assert_eq!(evicted(&seats), [2]);
+        assert_eq!(evicted(&slots), [2]);
         assert_eq!(connections.open(), MAX_CONNECTIONS);
         assert_eq!(connections.refused(Refusal::ConnectionLimit), 1);
         connections.evict_oldest();
-        assert_eq!(evicted(&seats), [2, 3]);
-        drop(seats);
+        assert_eq!(evicted(&slots), [2, 3]);
+        drop(slots);
         assert_eq!(connections.open(), 1);
     }
 }

@@ -3,14 +3,14 @@
 use neurobridge_core::{event::Event, event_buf::EventBuf, identity::SpoolId, redact::Redaction};
 
 use crate::{
-    config::{Config, SinkEntry},
+    config::{Config, ConfiguredSink},
     exit::Failure,
     redaction::redaction,
 };
 
 /// Renders the messages of one sink.
 pub(crate) struct Preview<'a> {
-    sink: &'a SinkEntry,
+    sink: &'a ConfiguredSink,
     redaction: Redaction,
     spool: SpoolId,
 }
@@ -51,7 +51,7 @@ impl<'a> Preview<'a> {
 ///
 /// # Errors
 /// Returns an error if the key file cannot be read or is invalid.
-pub(crate) fn of_sink(name: &str, sink: &SinkEntry) -> Result<Redaction, Failure> {
+pub(crate) fn of_sink(name: &str, sink: &ConfiguredSink) -> Result<Redaction, Failure> {
     redaction(
         &sink.common.redact,
         sink.common.pseudonymise.as_ref(),

@@ -10,7 +10,7 @@ use tracing::info;
 use crate::{
     cluster::{Cluster, ClusterView},
     gaps::{SourceGaps, UNRECOVERED},
-    history::{History, HistoryView, Observed},
+    history::{History, HistorySource, HistoryView},
     http_connections::Connections,
     logging,
     parts::Parts,
@@ -129,7 +129,7 @@ impl State {
     }
 }
 
-impl Observed for State {
+impl HistorySource for State {
     fn observe(&self) {
         drop(self.view());
     }

@@ -63,7 +63,7 @@ impl Filler {
         state: &State,
     ) -> Result<(), Interrupted> {
         let reason = match reason {
-            None if self.settings.entries.is_some() => None,
+            None if self.settings.reader.is_some() => None,
             None => Some("the source has no REST interface".to_owned()),
             Some(reason) => Some(sentence(reason)),
         };

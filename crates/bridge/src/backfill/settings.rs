@@ -19,7 +19,7 @@ const MAX_SETTLING_IDS: u64 = 16_384;
 /// The settings of a filler.
 pub(crate) struct FillerSettings {
     /// `None` if the events cannot be fetched, so that each gap is only reported.
-    pub(super) entries: Option<BackfillReader>,
+    pub(super) reader: Option<BackfillReader>,
     pub(super) config: BackfillConfig,
     /// Whether gaps that are not filled are reported to the sinks as events.
     pub(super) reports: bool,
@@ -44,7 +44,7 @@ impl FillerSettings {
             return Ok(None);
         }
         Ok(Some(Self {
-            entries: entries(source).await?,
+            reader: missed_events_reader(source).await?,
             config: source.backfill.clone(),
             reports: source.reports_gaps(),
             protocol: protocol(source, config)?,
@@ -60,12 +60,12 @@ impl FillerSettings {
 
     /// Returns whether missed events can be fetched.
     pub(crate) const fn can_fetch(&self) -> bool {
-        self.entries.is_some()
+        self.reader.is_some()
     }
 
     /// Returns the longest time for which the events of the feed wait.
     pub(crate) fn hold(&self) -> Duration {
-        self.entries.as_ref().map_or(Duration::ZERO, |_| self.config.hold)
+        self.reader.as_ref().map_or(Duration::ZERO, |_| self.config.hold)
     }
 }
 
@@ -74,7 +74,7 @@ impl FillerSettings {
 ///
 /// # Errors
 /// Returns the key and the error of its configuration.
-pub(crate) async fn entries(source: &SourceConfig) -> anyhow::Result<Option<BackfillReader>> {
+pub(crate) async fn missed_events_reader(source: &SourceConfig) -> anyhow::Result<Option<BackfillReader>> {
     let Some(url) = source.backfill_address().map(str::to_owned) else {
         return Ok(None);
     };

@@ -13,7 +13,7 @@ use super::Bridge;
 use crate::{
     cluster::Cluster,
     config::{self, Loaded},
-    control::{Answer, Greeting, Request, Requested},
+    control::{Answer, Greeting, PendingRequest, Request},
     deliveries::PreparedSink,
     exit::{Exit, Failure},
     feed::PreparedSource,
@@ -126,8 +126,8 @@ impl Bridge {
     }
 
     /// Performs a request of the control socket or of `run --watch`. Cancel-safe: nothing is changed, or everything.
-    pub(super) async fn perform(&mut self, requested: Requested) {
-        let Requested { request, answer } = requested;
+    pub(super) async fn perform(&mut self, pending: PendingRequest) {
+        let PendingRequest { request, answer } = pending;
         let (colours, width) = match request {
             Request::Reload { colours, width } => (colours, width),
             Request::Backfill {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{ConfigFlag, Since};
+use super::{ConfigFlag, TimeOrAge};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -24,10 +24,10 @@ pub struct BackfillFlags {
     pub source: String,
     /// The start: a creation time such as 2026-01-31T12:00:00Z, or a duration before now such as 1h.
     #[arg(long, value_name = "TIME")]
-    pub from: Since,
+    pub from: TimeOrAge,
     /// The end, in the same forms [default: now].
     #[arg(long, value_name = "TIME")]
-    pub to: Option<Since>,
+    pub to: Option<TimeOrAge>,
     /// The id of the last known event, such as "last_event" in `gaps ls --json`: fetches only later events. Then --from
     /// has no effect, since an event may have been created long before it was recognised.
     #[arg(long, value_name = "ID")]

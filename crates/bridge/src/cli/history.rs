@@ -26,7 +26,7 @@ pub struct HistoryFlags {
     pub config: ConfigFlag,
     /// Shows only changes since this time, or within this duration, such as 2026-01-31T12:00:00Z or 1h.
     #[arg(long, value_name = "TIME")]
-    pub since: Option<Since>,
+    pub since: Option<TimeOrAge>,
     /// Prints JSON lines.
     #[arg(long)]
     pub json: bool,
@@ -34,9 +34,9 @@ pub struct HistoryFlags {
 
 /// A time, or a duration before now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Since(pub Timestamp);
+pub struct TimeOrAge(pub Timestamp);
 
-impl FromStr for Since {
+impl FromStr for TimeOrAge {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -91,12 +91,12 @@ mod tests {
 
     #[test]
     fn since_is_a_time_or_a_duration_before_now() {
-        let Since(time) = "2026-01-31T12:00:00Z".parse().unwrap();
+        let TimeOrAge(time) = "2026-01-31T12:00:00Z".parse().unwrap();
         assert_eq!(time.to_string(), "2026-01-31T12:00:00Z");
-        let Since(ago) = "90m".parse().unwrap();
+        let TimeOrAge(ago) = "90m".parse().unwrap();
         let minutes = Timestamp::now().duration_since(ago).as_mins();
         assert!((89..=91).contains(&minutes), "{minutes}");
-        let error = "yesterday".parse::<Since>().unwrap_err();
+        let error = "yesterday".parse::<TimeOrAge>().unwrap_err();
         assert!(
             error.starts_with("found \"yesterday\", expected a time"),
             "{error}"

@@ -10,14 +10,14 @@ use tokio::sync::watch;
 
 /// The cold standby of the sources of a member.
 #[derive(Debug, Default)]
-pub(crate) struct Cold {
+pub(crate) struct ColdStandby {
     may_connect: watch::Sender<bool>,
     /// Whether the lease is about to be given up.
     steps_down: watch::Sender<bool>,
     progress: Mutex<Progress>,
 }
 
-impl Cold {
+impl ColdStandby {
     /// Returns whether the sources may connect.
     pub(crate) fn may_connect(&self) -> watch::Receiver<bool> {
         self.may_connect.subscribe()

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use super::{print, print_json, send_request};
 use crate::{
     backfill,
-    cli::{BackfillFlags, Since},
+    cli::{BackfillFlags, TimeOrAge},
     config::Config,
     control::Request,
     exit::{Exit, Failure, OrExit},
@@ -66,7 +66,10 @@ async fn store(config: &Config, flags: &BackfillFlags) -> Result<(), Failure> {
 
 /// Returns the start and the end of the period.
 fn period(flags: &BackfillFlags) -> Result<(Timestamp, Timestamp), Failure> {
-    let (Since(from), Since(to)) = (flags.from, flags.to.unwrap_or_else(|| Since(Timestamp::now())));
+    let (TimeOrAge(from), TimeOrAge(to)) = (
+        flags.from,
+        flags.to.unwrap_or_else(|| TimeOrAge(Timestamp::now())),
+    );
     if from >= to {
         return Err(Failure::new(
             Exit::Usage,
@@ -165,11 +168,11 @@ async fn find(config: &Config, flags: &BackfillFlags) -> Result<Found, Failure> 
 /// Creates a client of the REST interface.
 async fn connect(name: &str, source: SourceConfig) -> Result<BackfillReader, Failure> {
     let place = format!("sources.{name}");
-    let entries = backfill::entries(&source)
+    let reader = backfill::missed_events_reader(&source)
         .await
         .with_context(|| place.clone())
         .or_exit(Exit::Config)?;
-    entries.ok_or_else(|| {
+    reader.ok_or_else(|| {
         let message = format!(
             "{place}.backfill: found no address of a REST interface, expected `url` for a feed other than the platform's \
              own, the table `backfill` in the declaration of a declared feed, and no `enabled = false`"

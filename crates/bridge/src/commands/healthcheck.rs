@@ -41,11 +41,11 @@ pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
             let loaded = config::load(named);
             if loaded.is_err()
                 && named.is_none()
-                && !config::PLACES.iter().any(|place| Path::new(place).exists())
+                && !config::DEFAULT_PATHS.iter().any(|path| Path::new(path).exists())
             {
                 let message = format!(
                     "no configuration file {}; name the configuration of the bridge with -c, or its address with --url",
-                    config::PLACES.join(" or ")
+                    config::DEFAULT_PATHS.join(" or ")
                 );
                 return Err(Failure::message(Exit::Unhealthy, message));
             }

@@ -14,7 +14,7 @@ use crate::{
     config::{self, Config},
     exit::{Exit, Failure, OrExit},
     gaps::Gap,
-    history::{self, Book, Entry, FileState},
+    history::{self, Entry, FileState, HistoryContent},
     table::Table,
 };
 
@@ -23,8 +23,8 @@ use crate::{
 /// # Errors
 /// Fails when the history cannot be read.
 pub(super) fn entries(flags: &HistoryFlags) -> Result<Exit, Failure> {
-    let book = read(flags.config.config.as_deref())?.0;
-    let mut entries = book.newest_entries();
+    let content = read(flags.config.config.as_deref())?.0;
+    let mut entries = content.newest_entries();
     entries.retain(|entry| flags.since.is_none_or(|since| entry.newest() >= since.0));
     entries.reverse();
     if flags.json {
@@ -43,8 +43,8 @@ pub(super) fn entries(flags: &HistoryFlags) -> Result<Exit, Failure> {
 /// # Errors
 /// Fails when the history cannot be read, or the source is neither configured nor known to the history.
 pub(super) fn gaps(config: Option<&Path>, flags: &GapsFlags) -> Result<Exit, Failure> {
-    let (book, config) = read(config)?;
-    let mut gaps: Vec<&Gap> = book.newest_gaps().collect();
+    let (content, config) = read(config)?;
+    let mut gaps: Vec<&Gap> = content.newest_gaps().collect();
     if let Some(source) = &flags.source {
         gaps.retain(|gap| gap.source == *source);
         if gaps.is_empty() && !config.sources.contains_key(source) {
@@ -82,7 +82,7 @@ pub(super) fn gaps(config: Option<&Path>, flags: &GapsFlags) -> Result<Exit, Fai
     Ok(Exit::Ok)
 }
 
-fn read(config: Option<&Path>) -> Result<(Book, Config), Failure> {
+fn read(config: Option<&Path>) -> Result<(HistoryContent, Config), Failure> {
     let config = config::load(config).or_exit(Exit::Config)?.config;
     let place = config.data_dir.display();
     let found = history::read(&config.data_dir).map_err(|error| {
@@ -100,7 +100,7 @@ fn read(config: Option<&Path>) -> Result<(Book, Config), Failure> {
     };
     match unusable {
         Some(reason) => Err(Failure::new(Exit::Disk, anyhow!(reason))),
-        None => Ok((found.book, config)),
+        None => Ok((found.content, config)),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use super::print;
 use crate::{
     cli::ConfigFlag,
-    config::{self, Config, PLACES, PREFIX},
+    config::{self, Config, DEFAULT_PATHS, PREFIX},
     control::{Answer, Client, Request},
     exit::{Exit, Failure, OrExit},
     logging, terminal,
@@ -61,10 +61,10 @@ fn data_dir_of(named: Option<&Path>) -> PathBuf {
     }
     let variable = env::var_os("NEUROBRIDGE_CONFIG").filter(|path| !path.is_empty());
     let named = named.or(variable.as_deref().map(Path::new));
-    let places = PLACES.iter().map(Path::new).filter(|_| named.is_none());
+    let paths = DEFAULT_PATHS.iter().map(Path::new).filter(|_| named.is_none());
     let text = named
         .into_iter()
-        .chain(places)
+        .chain(paths)
         .find_map(|path| fs::read_to_string(path).ok());
     text.as_deref()
         .and_then(data_dir_in)

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use super::{print_until_signal, spool::folder};
 use crate::{
     cli::ReplayFlags,
-    config::{Config, SinkEntry},
+    config::{Config, ConfiguredSink},
     data_dir::DataDir,
     deliveries::open_dead_letters,
     exit::{Exit, Failure, OrExit},
@@ -84,7 +84,7 @@ pub(super) struct Replay<'a> {
     pub(super) config: &'a Config,
     /// The name of the sink.
     pub(super) name: &'a str,
-    pub(super) entry: &'a SinkEntry,
+    pub(super) entry: &'a ConfiguredSink,
     /// The name of the replay, which each replayed message carries.
     pub(super) replay_name: &'a str,
     pub(super) spool: SpoolId,
@@ -154,7 +154,7 @@ impl Replay<'_> {
 ///
 /// Returns `None` without a lock for any other sink.
 pub(super) async fn lock_for_strict_order(
-    entry: &SinkEntry,
+    entry: &ConfiguredSink,
     data_dir: &Path,
     folder: Option<&Path>,
 ) -> Result<Option<(DataDir, Option<LogLock>)>, Failure> {
@@ -272,7 +272,7 @@ fn new_replay_name() -> String {
 }
 
 /// Returns the path of a separate dead letter file: a bridge may be writing to the configured one.
-fn dead_letters_path(config: &Config, entry: &SinkEntry, replay_name: &str) -> PathBuf {
+fn dead_letters_path(config: &Config, entry: &ConfiguredSink, replay_name: &str) -> PathBuf {
     let configured = match entry.config.dead_letter_place() {
         DeadLetterPlace::File(path) => path,
         DeadLetterPlace::Shared | DeadLetterPlace::Destination(_) => &config.dead_letters.path,

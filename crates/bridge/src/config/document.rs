@@ -1,4 +1,4 @@
-//! The configuration as it was given: the values of the file and of the environment, and the place of each key.
+//! The configuration as it was given: the values of the file and of the environment, and the origin of each key.
 
 use std::{
     collections::BTreeMap,
@@ -35,8 +35,8 @@ pub(super) type KeyPath = Vec<String>;
 pub(super) struct Document {
     /// The values. A date or a time, which is never valid, is null.
     pub(super) values: Map<String, Value>,
-    /// The place of each key.
-    pub(super) places: BTreeMap<KeyPath, Place>,
+    /// The origin of each key.
+    pub(super) key_origins: BTreeMap<KeyPath, KeyOrigin>,
     /// The configuration file, then the files that it includes. Empty when all values come from the environment.
     pub(super) files: Vec<TextFile>,
 }
@@ -48,9 +48,9 @@ pub(super) struct TextFile {
     pub(super) text: String,
 }
 
-/// The place that sets a key. An item of an array is its own key.
+/// The file or the variable that sets a key. An item of an array is its own key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum KeyOrigin {
     /// The index of the file, and the byte ranges of the key and of its value in it.
     File {
         file: usize,
@@ -143,13 +143,15 @@ impl Document {
 
     /// Sets a key to the value of an environment variable. The keys of a table are set one by one.
     pub(super) fn set(&mut self, path: &[String], value: Value, variable: &str) {
-        let place = || Place::Variable(variable.to_owned());
+        let key_origin = || KeyOrigin::Variable(variable.to_owned());
         let Some((last, around)) = path.split_last() else {
             return;
         };
         let mut table = &mut self.values;
         for (depth, key) in around.iter().enumerate() {
-            self.places.entry(path[..=depth].to_vec()).or_insert_with(place);
+            self.key_origins
+                .entry(path[..=depth].to_vec())
+                .or_insert_with(key_origin);
             let below = table.entry(key).or_insert_with(|| Value::Object(Map::new()));
             if !below.is_object() {
                 *below = Value::Object(Map::new());
@@ -167,10 +169,10 @@ impl Document {
             }
             value => {
                 table.insert(last.clone(), value);
-                self.places.retain(|known, _| !known.starts_with(path));
+                self.key_origins.retain(|known, _| !known.starts_with(path));
             }
         }
-        self.places.insert(path.to_vec(), place());
+        self.key_origins.insert(path.to_vec(), key_origin());
     }
 
     /// Returns the value of a key.
@@ -190,15 +192,15 @@ impl Document {
                 path: file.path.clone(),
                 position: offset.map(|offset| position(&file.text, offset)),
             },
-            None => Origin::Nowhere,
+            None => Origin::Unknown,
         };
         (1..=key.len())
             .rev()
             .find_map(|length| {
                 let key = &key[..length];
-                Some(match self.places.get(key)? {
-                    Place::File { file, key: range, .. } => (origin(*file, Some(range.start)), key),
-                    Place::Variable(name) => (Origin::Variable(name.clone()), key),
+                Some(match self.key_origins.get(key)? {
+                    KeyOrigin::File { file, key: range, .. } => (origin(*file, Some(range.start)), key),
+                    KeyOrigin::Variable(name) => (Origin::Variable(name.clone()), key),
                 })
             })
             .unwrap_or_else(|| (origin(0, None), &[]))
@@ -212,7 +214,7 @@ impl Document {
         entries.collect()
     }
 
-    /// Records the place of a key or an item, and returns its value.
+    /// Records the origin of a key or an item, and returns its value.
     fn entry(
         &mut self,
         path: &mut KeyPath,
@@ -221,12 +223,12 @@ impl Document {
         value: &Spanned<DeValue<'_>>,
     ) -> Value {
         path.push(key.to_owned());
-        let place = Place::File {
+        let key_origin = KeyOrigin::File {
             file: self.files.len() - 1,
             key: span,
             value: value.span(),
         };
-        self.places.insert(path.clone(), place);
+        self.key_origins.insert(path.clone(), key_origin);
         let value = self.convert(path, value.get_ref());
         path.pop();
         value

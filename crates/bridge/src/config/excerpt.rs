@@ -10,7 +10,7 @@ use neurobridge_core::address;
 use serde_json::Value;
 
 use super::{
-    document::{Document, Place},
+    document::{Document, KeyOrigin},
     shape::Shape,
 };
 
@@ -30,11 +30,11 @@ pub struct Excerpt {
 /// Returns the line of a key of the file. Marks the value, or the key if the schema has no such key, the value is a table, or the
 /// value ends on a later line.
 pub(super) fn of(document: &Document, shape: &Shape<'_>, key: &[String]) -> Option<Excerpt> {
-    let Some(Place::File {
+    let Some(KeyOrigin::File {
         file,
         key: name,
         value,
-    }) = document.places.get(key)
+    }) = document.key_origins.get(key)
     else {
         return None;
     };
@@ -44,12 +44,12 @@ pub(super) fn of(document: &Document, shape: &Shape<'_>, key: &[String]) -> Opti
     let marks_key = shape.at(key).is_empty() || is_table(key) || value.end > line.end;
     let mut hidden = Vec::new();
     let mut end_of_values = line.start;
-    for (path, place) in &document.places {
-        let Place::File {
+    for (path, key_origin) in &document.key_origins {
+        let KeyOrigin::File {
             file: other,
             key,
             value,
-        } = place
+        } = key_origin
         else {
             continue;
         };

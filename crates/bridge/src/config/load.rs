@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Default paths of the configuration file, in the order in which they are tried.
-pub const PLACES: &[&str] = &["neurobridge.toml", "/etc/neurobridge/neurobridge.toml"];
+pub const DEFAULT_PATHS: &[&str] = &["neurobridge.toml", "/etc/neurobridge/neurobridge.toml"];
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -85,8 +85,8 @@ impl Loaded {
 /// The environment variable that names the configuration file.
 const FILE_VARIABLE: &str = "NEUROBRIDGE_CONFIG";
 
-/// Reads the configuration: the named file, that of the variable `NEUROBRIDGE_CONFIG`, or the first of [`PLACES`] that exists,
-/// then the environment.
+/// Reads the configuration: the named file, that of the variable `NEUROBRIDGE_CONFIG`, or the first of [`DEFAULT_PATHS`] that
+/// exists, then the environment.
 ///
 /// # Errors
 /// Returns all configuration errors. A named file that does not exist is one.
@@ -106,7 +106,7 @@ pub fn load_with_keys(named: Option<&Path>) -> Result<Loaded, Report> {
 fn load_with(named: Option<&Path>, keys: Keys) -> Result<Loaded, Report> {
     let variable = env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty());
     let named = named.or(variable.as_deref().map(Path::new));
-    load_from(named, PLACES.iter().map(Path::new), env::vars_os(), keys)
+    load_from(named, DEFAULT_PATHS.iter().map(Path::new), env::vars_os(), keys)
 }
 
 /// Reads a configuration from a text alone, for tests.
@@ -128,14 +128,14 @@ pub(super) enum Keys {
 /// Reads the configuration as [`load`] does, from the given paths and variables.
 pub(super) fn load_from<'p>(
     named: Option<&Path>,
-    places: impl IntoIterator<Item = &'p Path>,
+    paths: impl IntoIterator<Item = &'p Path>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     keys: Keys,
 ) -> Result<Loaded, Report> {
     let schema = schema();
     let shape = Shape::root(&schema);
-    let places: Vec<&Path> = places.into_iter().collect();
-    let mut document = find(named, &places, &shape)?;
+    let paths: Vec<&Path> = paths.into_iter().collect();
+    let mut document = find(named, &paths, &shape)?;
     let mut report = Report::default();
     environment::read(variables, &shape, &mut document, &mut report);
     feeds::include(&mut document, &shape, &mut report);
@@ -151,7 +151,7 @@ pub(super) fn load_from<'p>(
         if document.path().is_none()
             && let Some(hint) = &mut error.hint
         {
-            *hint = no_file(&places, hint);
+            *hint = no_file(&paths, hint);
         }
     }
     report.locate(errors, &document, &shape);
@@ -161,7 +161,7 @@ pub(super) fn load_from<'p>(
     Ok(Loaded {
         config,
         origins: document
-            .places
+            .key_origins
             .keys()
             .map(|key| (key.join("."), document.origin(key).0))
             .collect(),
@@ -183,8 +183,8 @@ pub fn schema() -> Value {
 }
 
 /// Finds and parses the configuration file. Without one, the document is empty.
-fn find(named: Option<&Path>, places: &[&Path], shape: &Shape<'_>) -> Result<Document, Report> {
-    for path in named.map_or(places, |_| &[]).iter().copied().chain(named) {
+fn find(named: Option<&Path>, paths: &[&Path], shape: &Shape<'_>) -> Result<Document, Report> {
+    for path in named.map_or(paths, |_| &[]).iter().copied().chain(named) {
         match read_text(path) {
             Ok(text) => return Document::parse(path, &text, shape),
             Err(ReadError::Io(error)) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {}
@@ -201,13 +201,13 @@ fn find(named: Option<&Path>, places: &[&Path], shape: &Shape<'_>) -> Result<Doc
 }
 
 /// Returns a hint with the paths at which no file was found.
-fn no_file(places: &[&Path], hint: &str) -> String {
-    if places.is_empty() {
+fn no_file(paths: &[&Path], hint: &str) -> String {
+    if paths.is_empty() {
         return hint.to_owned();
     }
-    let looked: Vec<_> = places
+    let looked: Vec<_> = paths
         .iter()
-        .map(|place| Path::new(".").join(place).display().to_string())
+        .map(|path| Path::new(".").join(path).display().to_string())
         .collect();
     format!("no file {}; name a file with -c, {hint}", looked.join(" or "))
 }

@@ -23,13 +23,13 @@ pub(crate) use self::load::load_text;
 pub use self::{
     environment::PREFIX,
     excerpt::Excerpt,
-    load::{Loaded, PLACES, UnreadableFile, load, load_with_keys, schema},
+    load::{DEFAULT_PATHS, Loaded, UnreadableFile, load, load_with_keys, schema},
     model::{
         Config, DEFAULT_SINK, DeduplicateConfig, EventConfig, HttpConfig, LogConfig, LogFormat, LogLevel,
         MetricsAccess,
     },
     report::{Origin, Problem, Report},
-    sink::{SinkCommon, SinkEntry},
+    sink::{ConfiguredSink, SinkCommon},
     warnings::Warning,
 };
 

@@ -23,7 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{checks, document::Document, report::Report, shape::Shape, sink::SinkEntry};
+use super::{checks, document::Document, report::Report, shape::Shape, sink::ConfiguredSink};
 
 /// The name of the default sink, which exists when none is configured.
 pub const DEFAULT_SINK: &str = "events";
@@ -54,7 +54,7 @@ pub struct Config {
     /// name `events`.
     #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9_]+$" }))]
     #[serde(deserialize_with = "no_sinks")]
-    pub sinks: BTreeMap<String, SinkEntry>,
+    pub sinks: BTreeMap<String, ConfiguredSink>,
     /// The cluster of which this bridge is a member: several bridges read the same feeds, and one of them publishes. None by default.
     pub cluster: Option<ClusterConfig>,
     /// The file for dead letters of sinks without their own.
@@ -101,7 +101,7 @@ impl Config {
     }
 
     /// Returns the place of a sink's dead letters, for people: a topic or subject, or the path of a file.
-    pub(crate) fn dead_letter_place(&self, sink: &SinkEntry) -> String {
+    pub(crate) fn dead_letter_place(&self, sink: &ConfiguredSink) -> String {
         let path = match sink.config.dead_letter_place() {
             DeadLetterPlace::Destination(place) => return place,
             DeadLetterPlace::File(path) => path,
@@ -112,7 +112,7 @@ impl Config {
 
     pub(super) fn add_default_sink(&mut self) {
         if self.sinks.is_empty() {
-            let sink = SinkEntry::new(FileConfig::default());
+            let sink = ConfiguredSink::new(FileConfig::default());
             self.sinks.insert(DEFAULT_SINK.to_owned(), sink);
         }
     }
@@ -312,6 +312,6 @@ fn listen_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<S
 }
 
 /// Ignores the sinks, which are deserialised separately, by the parsers of their types.
-fn no_sinks<'de, D: serde::Deserializer<'de>>(_: D) -> Result<BTreeMap<String, SinkEntry>, D::Error> {
+fn no_sinks<'de, D: serde::Deserializer<'de>>(_: D) -> Result<BTreeMap<String, ConfiguredSink>, D::Error> {
     Ok(BTreeMap::new())
 }

@@ -55,7 +55,7 @@ pub enum Origin {
     /// An environment variable.
     Variable(String),
     /// No configuration file was read, and no environment variable set the key.
-    Nowhere,
+    Unknown,
 }
 
 impl Report {
@@ -138,7 +138,7 @@ impl Report {
         let rank = |problem: &Problem| match &problem.origin {
             Origin::File { position, .. } => (0, *position, String::new()),
             Origin::Variable(name) => (1, None, name.clone()),
-            Origin::Nowhere => (2, None, String::new()),
+            Origin::Unknown => (2, None, String::new()),
         };
         self.problems.sort_by_cached_key(rank);
         if self.problems.is_empty() {
@@ -193,7 +193,7 @@ impl Problem {
                         .annotation(annotation),
                 )
             }
-            (Origin::Nowhere, _) => group,
+            (Origin::Unknown, _) => group,
             (origin, None | Some(_)) => group.element(annotate_snippets::Origin::path(origin.to_string())),
         };
         if let Some(expected) = expected {
@@ -247,7 +247,7 @@ impl fmt::Display for Origin {
             }
             Self::File { path, position: None } => write!(f, "{}", path.display()),
             Self::Variable(name) => write!(f, "environment variable {name}"),
-            Self::Nowhere => f.write_str("configuration"),
+            Self::Unknown => f.write_str("configuration"),
         }
     }
 }

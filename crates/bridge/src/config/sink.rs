@@ -16,7 +16,7 @@ use crate::sinks::{self, AnySink};
 
 /// The configuration of a sink.
 #[derive(Clone, Debug)]
-pub struct SinkEntry {
+pub struct ConfiguredSink {
     /// The common keys.
     pub common: SinkCommon,
     /// The keys of the sink's type.
@@ -62,7 +62,7 @@ impl SinkCommon {
     }
 }
 
-impl SinkEntry {
+impl ConfiguredSink {
     /// Returns a sink with this configuration and defaults for the common keys.
     pub fn new(config: impl SinkType) -> Self {
         Self {
@@ -83,7 +83,7 @@ pub(super) fn split_common(table: &mut Map<String, Value>) -> Map<String, Value>
         .collect()
 }
 
-impl JsonSchema for SinkEntry {
+impl JsonSchema for ConfiguredSink {
     fn schema_name() -> Cow<'static, str> {
         "Sink".into()
     }

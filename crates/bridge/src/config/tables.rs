@@ -13,7 +13,7 @@ use super::{
     document::KeyPath,
     model::Config,
     shape::Shape,
-    sink::{self, SinkEntry},
+    sink::{self, ConfiguredSink},
     validate::{self, ConfigError},
 };
 use crate::sinks::{self, ParseError};
@@ -80,7 +80,7 @@ fn read_sinks(
     sinks: Map<String, Value>,
     shape: &Shape<'_>,
     errors: &mut Vec<ConfigError>,
-) -> BTreeMap<String, SinkEntry> {
+) -> BTreeMap<String, ConfiguredSink> {
     let mut read = BTreeMap::new();
     for (name, mut value) in sinks {
         let Value::Object(table) = &mut value else {
@@ -91,7 +91,7 @@ fn read_sinks(
         let common = read_value(parse, &mut common, &at, shape, errors).unwrap_or_default();
         let parser = |kind: &str| sinks::find(kind).map(|sink_type| sink_type.parse);
         if let Some(config) = read_typed(&mut value, &at, parser, shape, errors) {
-            read.insert(name, SinkEntry { common, config });
+            read.insert(name, ConfiguredSink { common, config });
         }
     }
     read

@@ -6,7 +6,7 @@ use neurobridge_core::identity::SpoolId;
 use tokio::{io::BufReader, net::UnixStream, time::timeout};
 
 use super::{
-    Answer, Arrival, Folder, Greeting, Request, SOCKET,
+    Answer, Folder, Greeting, Request, SOCKET, TailMessage,
     protocol::{read_line, version, write_line},
 };
 use crate::config::Config;
@@ -158,8 +158,8 @@ impl Client {
     ///
     /// # Errors
     /// Returns an error if the connection was lost.
-    pub(crate) async fn next(&mut self) -> Result<Arrival, ControlError> {
-        Arrival::read(&mut self.stream)
+    pub(crate) async fn next(&mut self) -> Result<TailMessage, ControlError> {
+        TailMessage::read(&mut self.stream)
             .await
             .map_err(ControlError::ConnectionLost)
     }

@@ -18,8 +18,8 @@ use std::{
 
 pub(crate) use self::{
     client::Client,
-    protocol::{Answer, Arrival, Greeting, Request},
-    server::{Control, Requested},
+    protocol::{Answer, Greeting, Request, TailMessage},
+    server::{Control, PendingRequest},
 };
 
 /// The name of the socket in the data folder.

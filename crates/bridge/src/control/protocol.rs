@@ -128,7 +128,7 @@ fn hash(config: &Config) -> u64 {
 
 /// A message to a tail.
 #[derive(Clone, Debug)]
-pub(crate) enum Arrival {
+pub(crate) enum TailMessage {
     Events(SealedBatch),
     /// The number of events that the tail has missed, because it was too slow.
     Missed(u64),
@@ -136,7 +136,7 @@ pub(crate) enum Arrival {
     End,
 }
 
-impl Arrival {
+impl TailMessage {
     pub(super) async fn write(&self, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         let head_of = |kind: u8, length: u32| {
             let mut head = Vec::with_capacity(HEAD_BYTES + 16);

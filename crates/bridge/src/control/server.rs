@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Answer, Arrival, Folder, Greeting, Request, SOCKET,
+    Answer, Folder, Greeting, Request, SOCKET, TailMessage,
     protocol::{read_line, write_line},
 };
 use crate::exit::Exit;
@@ -98,7 +98,7 @@ impl Control {
         self,
         spool: Spool,
         greeting: watch::Receiver<Greeting>,
-        requests: mpsc::Sender<Requested>,
+        requests: mpsc::Sender<PendingRequest>,
         stop: CancellationToken,
     ) {
         let mut clients = JoinSet::new();
@@ -169,7 +169,7 @@ struct Backlog {
 
 /// A request that the bridge answers.
 #[derive(Debug)]
-pub(crate) struct Requested {
+pub(crate) struct PendingRequest {
     pub(crate) request: Request,
     pub(crate) answer: oneshot::Sender<Answer>,
 }
@@ -180,7 +180,7 @@ struct Client {
     spool: Spool,
     greeting: Greeting,
     tails: Arc<Semaphore>,
-    requests: mpsc::Sender<Requested>,
+    requests: mpsc::Sender<PendingRequest>,
 }
 
 impl Client {
@@ -219,8 +219,8 @@ impl Client {
             return;
         }
         let (answer, answered) = oneshot::channel();
-        let requested = Requested { request, answer };
-        let answer = match self.requests.try_send(requested) {
+        let pending = PendingRequest { request, answer };
+        let answer = match self.requests.try_send(pending) {
             Ok(()) => answered.await.unwrap_or_else(|_| {
                 Answer::failed(
                     Exit::TryLater,
@@ -262,7 +262,7 @@ async fn serve_tail(
 }
 
 /// Reads the spool without ever waiting for the tail, and queues the batches that fit.
-async fn enqueue(mut reader: impl Reader, queue: mpsc::Sender<Arrival>, backlog: &Backlog) {
+async fn enqueue(mut reader: impl Reader, queue: mpsc::Sender<TailMessage>, backlog: &Backlog) {
     let mut missed = 0;
     loop {
         let read = tokio::select! {
@@ -271,7 +271,7 @@ async fn enqueue(mut reader: impl Reader, queue: mpsc::Sender<Arrival>, backlog:
             // The number of missed events is sent when the tail has caught up, without waiting for the next event.
             () = backlog.emptied.notified(), if missed > 0 => {
                 if let Ok(slot) = queue.try_reserve() {
-                    slot.send(Arrival::Missed(std::mem::take(&mut missed)));
+                    slot.send(TailMessage::Missed(std::mem::take(&mut missed)));
                 }
                 continue;
             }
@@ -279,7 +279,7 @@ async fn enqueue(mut reader: impl Reader, queue: mpsc::Sender<Arrival>, backlog:
         match read {
             Ok(Read::Events(batch)) => {
                 let next = batch.end();
-                missed = enqueue_batch(&queue, &backlog.bytes, Arrival::Events(batch), missed);
+                missed = enqueue_batch(&queue, &backlog.bytes, TailMessage::Events(batch), missed);
                 let cursor = Cursor {
                     next,
                     ..reader.cursor().clone()
@@ -295,14 +295,19 @@ async fn enqueue(mut reader: impl Reader, queue: mpsc::Sender<Arrival>, backlog:
     }
     // The last messages may wait for space: no event follows them.
     if missed > 0 {
-        let _ = queue.send(Arrival::Missed(missed)).await;
+        let _ = queue.send(TailMessage::Missed(missed)).await;
     }
-    let _ = queue.send(Arrival::End).await;
+    let _ = queue.send(TailMessage::End).await;
 }
 
 /// Queues a batch, preceded by the number of missed events. Returns the new number: 0, or more if the batch does not fit.
-fn enqueue_batch(queue: &mpsc::Sender<Arrival>, bytes: &AtomicUsize, arrival: Arrival, missed: u64) -> u64 {
-    let Arrival::Events(batch) = &arrival else {
+fn enqueue_batch(
+    queue: &mpsc::Sender<TailMessage>,
+    bytes: &AtomicUsize,
+    message: TailMessage,
+    missed: u64,
+) -> u64 {
+    let TailMessage::Events(batch) = &message else {
         return missed;
     };
     let (events, length) = (batch.events(), batch.bytes().len());
@@ -316,22 +321,22 @@ fn enqueue_batch(queue: &mpsc::Sender<Arrival>, bytes: &AtomicUsize, arrival: Ar
     if missed > 0
         && let Some(slot) = slots.next()
     {
-        slot.send(Arrival::Missed(missed));
+        slot.send(TailMessage::Missed(missed));
     }
     if let Some(slot) = slots.next() {
         bytes.fetch_add(length, Ordering::Relaxed);
-        slot.send(arrival);
+        slot.send(message);
     }
     0
 }
 
 async fn send(
-    mut waiting: mpsc::Receiver<Arrival>,
+    mut waiting: mpsc::Receiver<TailMessage>,
     to_tail: &mut (impl AsyncWrite + Unpin),
     backlog: &Backlog,
 ) {
-    while let Some(arrival) = waiting.recv().await {
-        match timeout(WRITE_LIMIT, arrival.write(to_tail)).await {
+    while let Some(message) = waiting.recv().await {
+        match timeout(WRITE_LIMIT, message.write(to_tail)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
             Err(_) => {
@@ -339,7 +344,7 @@ async fn send(
                 return;
             }
         }
-        if let Arrival::Events(batch) = &arrival {
+        if let TailMessage::Events(batch) = &message {
             backlog.bytes.fetch_sub(batch.bytes().len(), Ordering::Relaxed);
         }
         if waiting.is_empty() {

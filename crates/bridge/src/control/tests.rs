@@ -24,9 +24,9 @@ async fn append(spool: &Spool, events: u64, size: usize) {
 
 fn start(control: Control, spool: &Spool, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
     let greeting = watch::Sender::new(Greeting::new(&spool.id(), &Config::default()));
-    let (requests, mut requested) = mpsc::channel(1);
+    let (requests, mut pending) = mpsc::channel(1);
     tokio::spawn(async move {
-        while let Some(Requested { request, answer }) = requested.recv().await {
+        while let Some(PendingRequest { request, answer }) = pending.recv().await {
             let text = format!("{request:?}");
             let _ = answer.send(Answer { exit: 0, text });
         }
@@ -72,7 +72,7 @@ async fn tail_receives_later_events_and_the_end() {
     assert!(client.runs_with(&Config::default()));
     assert_eq!(client.spool(), spool.id());
     append(&spool, 2, 10).await;
-    let Arrival::Events(batch) = timeout(SOON, client.next()).await.unwrap().unwrap() else {
+    let TailMessage::Events(batch) = timeout(SOON, client.next()).await.unwrap().unwrap() else {
         panic!("expected events")
     };
     assert_eq!((batch.first().get(), batch.iter().count()), (4, 2));
@@ -80,7 +80,7 @@ async fn tail_receives_later_events_and_the_end() {
     stop.cancel();
     assert!(matches!(
         timeout(SOON, client.next()).await.unwrap(),
-        Ok(Arrival::End)
+        Ok(TailMessage::End)
     ));
     serving.await.unwrap();
     assert!(!path(&folder).exists());
@@ -105,9 +105,9 @@ async fn stuck_tail_misses_events_and_blocks_nothing() {
     let (mut received, mut missed) = (0, 0);
     loop {
         match timeout(SOON, client.next()).await.unwrap().unwrap() {
-            Arrival::Events(batch) => received += batch.events(),
-            Arrival::Missed(events) => missed += events,
-            Arrival::End => break,
+            TailMessage::Events(batch) => received += batch.events(),
+            TailMessage::Missed(events) => missed += events,
+            TailMessage::End => break,
         }
     }
     assert_eq!(received + missed, 2000);

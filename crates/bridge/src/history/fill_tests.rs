@@ -13,22 +13,22 @@ fn with_gap(dir: &Path) -> History {
     let history = History::open(dir, &[("main", true)]);
     {
         let mut inner = history.lock();
-        let Inner { book, watch, .. } = &mut *inner;
+        let Inner { content, watch, .. } = &mut *inner;
         let mut facts = SourceFacts {
             handles_gaps: true,
             ..connected_source(10)
         };
-        watch.observe_source(&facts, book, time(10));
+        watch.observe_source(&facts, content, time(10));
         facts.gaps = 1;
         facts.newest_gaps = vec![(time(20), Duration::from_secs(10), "closed", UNRECOVERED)];
-        watch.observe_source(&facts, book, time(31));
+        watch.observe_source(&facts, content, time(31));
     }
     history
 }
 
 fn sums(history: &History) -> SourceGaps {
     let inner = history.lock();
-    gaps_of("main", &inner.book, &inner.watch, time(100))
+    gaps_of("main", &inner.content, &inner.watch, time(100))
 }
 
 #[test]
@@ -87,7 +87,13 @@ fn repeated_outcome_of_a_gap_counts_once() {
         assert_eq!((found.filling, found.newest[0].fetched), (0, 12));
         let lost = u64::from(outcome != RECOVERED);
         assert_eq!((found.lost.gaps, found.lost.seconds), (lost, 10.0 * lost as f64));
-        let entries = history.lock().book.entries.values().cloned().collect::<Vec<_>>();
+        let entries = history
+            .lock()
+            .content
+            .entries
+            .values()
+            .cloned()
+            .collect::<Vec<_>>();
         let filled: Vec<_> = entries
             .iter()
             .filter(|entry| entry.kind == "gap_filled")
@@ -110,7 +116,7 @@ fn gap_is_filled_after_a_restart() {
     assert!(third.filling("main").is_empty());
     let outcomes: Vec<String> = third
         .lock()
-        .book
+        .content
         .gaps
         .values()
         .map(|gap| gap.outcome.to_string())
@@ -120,53 +126,56 @@ fn gap_is_filled_after_a_restart() {
 
 #[test]
 fn gap_has_no_last_event_if_it_may_follow_the_gap() {
-    let mut book = Book::default();
+    let mut content = HistoryContent::default();
     let event = || Some("7".to_owned());
     let alive = |at| ProofOfLife::new(at, event());
     let after = |millis| time(0) + SignedDuration::from_millis(millis);
     for (at, expected) in [(-1000, event()), (200, event()), (201, None)] {
-        book.alive.insert("main".to_owned(), alive(after(at)));
-        book.begin_gap("main", time(0), "pong_timeout");
-        let gap = book.end_gap("main", time(9), UNRECOVERED).unwrap();
+        content.alive.insert("main".to_owned(), alive(after(at)));
+        content.begin_gap("main", time(0), "pong_timeout");
+        let gap = content.end_gap("main", time(9), UNRECOVERED).unwrap();
         assert_eq!(gap.last_event, expected, "{at} ms");
     }
 }
 
 #[test]
 fn gap_extended_while_it_is_filled_is_filled_again() {
-    let mut book = Book::default();
-    let begin = |book: &mut Book, at: i64| {
-        book.begin_gap("main", time(at), "closed");
-        book.end_gap("main", time(at + 1), FILLING).unwrap()
+    let mut content = HistoryContent::default();
+    let begin = |content: &mut HistoryContent, at: i64| {
+        content.begin_gap("main", time(at), "closed");
+        content.end_gap("main", time(at + 1), FILLING).unwrap()
     };
-    let first = begin(&mut book, 0);
+    let first = begin(&mut content, 0);
     // One more than the limit: the closest two are merged.
-    for gap in 0..book::MAX_GAPS as i64 {
-        begin(&mut book, 2 + gap * 10);
+    for gap in 0..content::MAX_GAPS as i64 {
+        begin(&mut content, 2 + gap * 10);
     }
-    let merged = &book.gaps[&first.id];
+    let merged = &content.gaps[&first.id];
     assert_eq!((merged.gaps, merged.ended), (2, Some(time(3))));
     assert!(
-        book.fill_gap(&first, RECOVERED, 1).is_none(),
+        content.fill_gap(&first, RECOVERED, 1).is_none(),
         "a part of it is not fetched"
     );
-    let merged = book.gaps[&first.id].clone();
+    let merged = content.gaps[&first.id].clone();
     assert_eq!(merged.outcome, FILLING);
-    assert_eq!(book.fill_gap(&merged, RECOVERED, 1).unwrap().outcome, RECOVERED);
+    assert_eq!(
+        content.fill_gap(&merged, RECOVERED, 1).unwrap().outcome,
+        RECOVERED
+    );
 }
 
 #[test]
 fn crash_with_a_dead_connection_keeps_event_before_the_gap() {
-    let (mut book, mut watch) = (Book::default(), Watch::default());
+    let (mut content, mut watch) = (HistoryContent::default(), Watch::default());
     let mut facts = connected_source(5);
     facts.handles_gaps = true;
-    watch.observe_source(&facts, &mut book, time(5));
+    watch.observe_source(&facts, &mut content, time(5));
     // One of two connections is dead since second 6; the other one was opened again and receives events from after the gap.
     (facts.may_hide_gap, facts.proof_of_life) = (true, Some(time(6)));
     facts.last_event = Some("99".to_owned());
-    watch.observe_source(&facts, &mut book, time(20));
-    Watch::begin(&mut book, &[("main", true)], time(30));
-    let gap = book.open_gap("main").unwrap();
+    watch.observe_source(&facts, &mut content, time(20));
+    Watch::begin(&mut content, &[("main", true)], time(30));
+    let gap = content.open_gap("main").unwrap();
     assert_eq!((gap.began, &*gap.reason), (time(5), "crash"));
     assert_eq!(gap.last_event.as_deref(), Some("7"));
 }

@@ -4,8 +4,8 @@
 //! view before. So `/status`, the metrics and the history cannot disagree, and the parts of the bridge do not depend on
 //! the history. A task takes a view twice a second and writes the new entries; neither the events nor the parts wait for it.
 
-mod book;
 mod condition;
+mod content;
 mod entry;
 mod entry_limiter;
 mod facts;
@@ -41,13 +41,13 @@ use neurobridge_spool::SpoolStatus;
 use tracing::{info, warn};
 
 pub(crate) use self::{
-    book::Book,
+    content::HistoryContent,
     entry::{Entry, Kind},
-    recorder::{Observed, Recorder},
+    recorder::{HistorySource, Recorder},
     store::{FileState, delete, read},
 };
 use self::{
-    book::Line,
+    content::Line,
     facts::SourceFacts,
     store::{Found, Job, Writer},
     watch::Watch,
@@ -80,7 +80,7 @@ pub(crate) struct History {
 
 #[derive(Debug)]
 struct Inner {
-    book: Book,
+    content: HistoryContent,
     watch: Watch,
     /// Whether the file has to be written as a whole.
     needs_rewrite: bool,
@@ -117,14 +117,14 @@ impl History {
     fn open_with(
         data_dir: &Path,
         sources: &[(&str, bool)],
-        begin: fn(&mut Book, &[(&str, bool)], Timestamp),
+        begin: fn(&mut HistoryContent, &[(&str, bool)], Timestamp),
     ) -> Self {
         let found = read_or_set_aside(data_dir);
-        let mut book = found.book;
+        let mut content = found.content;
         let now = clock::now();
         let is_first = found.state == FileState::Missing;
-        let has_stopped = book.stopped.is_some();
-        begin(&mut book, sources, now);
+        let has_stopped = content.stopped.is_some();
+        begin(&mut content, sources, now);
         let version = env!("CARGO_PKG_VERSION");
         let text = if has_stopped || is_first {
             format!("bridge started, version {version}")
@@ -132,14 +132,14 @@ impl History {
             format!("bridge started, version {version}; the last run ended without an orderly stop")
         };
         let entry = Entry::new(Kind::BridgeStarted, now, &text);
-        book.add(if has_stopped || is_first {
+        content.add(if has_stopped || is_first {
             entry
         } else {
             entry.with_reason(CRASH)
         });
         Self {
             inner: Mutex::new(Inner {
-                book,
+                content,
                 watch: Watch::default(),
                 needs_rewrite: true,
                 written_alive: (BTreeMap::new(), None),
@@ -155,7 +155,7 @@ impl History {
         let fingerprint = config.fingerprint();
         let mut inner = self.lock();
         let kind = Kind::ConfigurationLoaded;
-        let mut earlier = inner.book.newest_entries().into_iter();
+        let mut earlier = inner.content.newest_entries().into_iter();
         let before = earlier
             .find(|entry| entry.kind == kind.as_str())
             .and_then(|entry| entry.fingerprint.clone());
@@ -175,7 +175,7 @@ impl History {
         }
         info!(since_last_run, "{text}");
         entry.fingerprint = Some(fingerprint);
-        inner.book.add(entry);
+        inner.content.add(entry);
     }
 
     /// Records that the process runs.
@@ -192,30 +192,30 @@ impl History {
     ) -> HistoryView {
         let now = clock::now();
         let mut inner = self.lock();
-        let Inner { book, watch, .. } = &mut *inner;
+        let Inner { content, watch, .. } = &mut *inner;
         watch.tick(now);
         for source in &mut *sources {
-            watch.observe_source(&SourceFacts::of(source), book, now);
+            watch.observe_source(&SourceFacts::of(source), content, now);
         }
         for sink in sinks {
             watch.reset_replaced_sink(&sink.name, sink.handle.number);
-            watch.observe_sink(&sink.name, &sink.snapshot, book, now);
+            watch.observe_sink(&sink.name, &sink.snapshot, content, now);
         }
-        watch.observe_spool(spool, book, now);
+        watch.observe_spool(spool, content, now);
         for source in sources {
-            source.gaps = gaps_of(&source.name, book, watch, now);
-            let since = known_since(&source.gaps.newest, first_connection(&source.name, book));
+            source.gaps = gaps_of(&source.name, content, watch, now);
+            let since = known_since(&source.gaps.newest, first_connection(&source.name, content));
             source.gaps.known_since = since.or(source.snapshot.first_authenticated);
         }
         let mut newest = BTreeMap::new();
-        for entry in book.entries.values() {
+        for entry in content.entries.values() {
             let time = newest
                 .entry((entry.part(), entry.kind.clone()))
                 .or_insert(entry.newest());
             *time = entry.newest().max(*time);
         }
         HistoryView {
-            entries: book
+            entries: content
                 .newest_entries()
                 .into_iter()
                 .take(SHOWN_ENTRIES)
@@ -229,7 +229,7 @@ impl History {
     /// Returns the gaps of a source whose events are to be fetched, the oldest first.
     pub(crate) fn filling(&self, source: &str) -> Vec<Gap> {
         let inner = self.lock();
-        let gaps = inner.book.gaps.values();
+        let gaps = inner.content.gaps.values();
         gaps.filter(|gap| gap.source == source && gap.outcome == FILLING)
             .cloned()
             .collect()
@@ -238,23 +238,23 @@ impl History {
     /// Records that the events of a gap were fetched, or why not.
     pub(crate) fn filled(&self, gap: &Gap, outcome: &'static str, fetched: u64, text: &str) {
         let mut inner = self.lock();
-        let Inner { book, watch, .. } = &mut *inner;
-        let Some(filled) = book.fill_gap(gap, outcome, fetched) else {
+        let Inner { content, watch, .. } = &mut *inner;
+        let Some(filled) = content.fill_gap(gap, outcome, fetched) else {
             return;
         };
         if outcome != RECOVERED && outcome != LEFT_TO_LEADER {
             watch.count_lost_gap(filled);
         }
         let entry = Entry::new(Kind::GapFilled, clock::now(), text).of_source(&gap.source);
-        inner.book.add(entry.with_reason(outcome).events(fetched));
+        inner.content.add(entry.with_reason(outcome).events(fetched));
     }
 
     /// Ends the gap of a source that was removed, since nothing will fill it.
     pub(crate) fn remove_source(&self, name: &str) {
         let mut inner = self.lock();
-        let Inner { book, watch, .. } = &mut *inner;
-        book.end_gap(name, clock::now(), UNRECOVERED);
-        book.alive.remove(name);
+        let Inner { content, watch, .. } = &mut *inner;
+        content.end_gap(name, clock::now(), UNRECOVERED);
+        content.alive.remove(name);
         watch.remove_source(name);
     }
 
@@ -263,8 +263,8 @@ impl History {
         let now = clock::now();
         let mut inner = self.lock();
         let text = format!("bridge stopped: {reason}");
-        inner.book.add(Entry::new(Kind::BridgeStopped, now, &text));
-        inner.book.stopped = Some(now);
+        inner.content.add(Entry::new(Kind::BridgeStopped, now, &text));
+        inner.content.stopped = Some(now);
         inner.needs_rewrite = true;
         inner.retry_at = None;
     }
@@ -277,18 +277,18 @@ impl History {
         }
         let (alive, at) = &inner.written_alive;
         let is_due = at.is_none_or(|at| now.saturating_duration_since(at) >= ALIVE_INTERVAL);
-        let writes_alive = is_due && *alive != inner.book.alive;
+        let writes_alive = is_due && *alive != inner.content.alive;
         if writes_alive {
-            let alive = inner.book.alive.clone();
-            inner.book.unwritten.push(Line::Alive(alive.clone()));
+            let alive = inner.content.alive.clone();
+            inner.content.unwritten.push(Line::Alive(alive.clone()));
             inner.written_alive = (alive, Some(now));
         }
-        if inner.needs_rewrite || inner.book.unwritten.len() > MAX_UNWRITTEN {
-            inner.book.unwritten.clear();
+        if inner.needs_rewrite || inner.content.unwritten.len() > MAX_UNWRITTEN {
+            inner.content.unwritten.clear();
             inner.needs_rewrite = false;
-            return Some(Job::rewrite(&inner.book));
+            return Some(Job::rewrite(&inner.content));
         }
-        let lines = std::mem::take(&mut inner.book.unwritten);
+        let lines = std::mem::take(&mut inner.content.unwritten);
         (!lines.is_empty()).then_some(Job::Append(lines))
     }
 
@@ -323,14 +323,14 @@ impl History {
     }
 }
 
-fn gaps_of(source: &str, book: &Book, watch: &Watch, now: Timestamp) -> SourceGaps {
+fn gaps_of(source: &str, content: &HistoryContent, watch: &Watch, now: Timestamp) -> SourceGaps {
     let mut gaps = SourceGaps {
         ended: watch.ended(source),
         lost: watch.lost(source),
-        alive: book.alive.get(source).cloned(),
+        alive: content.alive.get(source).cloned(),
         ..SourceGaps::default()
     };
-    for gap in book.newest_gaps().filter(|gap| gap.source == source) {
+    for gap in content.newest_gaps().filter(|gap| gap.source == source) {
         let seconds = gap.seconds_at(now);
         gaps.total_seconds += seconds;
         if gap.is_open() {
@@ -351,11 +351,11 @@ fn gaps_of(source: &str, book: &Book, watch: &Watch, now: Timestamp) -> SourceGa
 }
 
 /// Returns the time of the first connection of a source that is on record.
-fn first_connection(source: &str, book: &Book) -> Option<Timestamp> {
+fn first_connection(source: &str, content: &HistoryContent) -> Option<Timestamp> {
     let is_connected = |entry: &&Entry| {
         entry.kind == Kind::SourceConnected.as_str() && entry.source.as_deref() == Some(source)
     };
-    book.entries.values().find(is_connected).map(|entry| entry.at)
+    content.entries.values().find(is_connected).map(|entry| entry.at)
 }
 
 /// Returns the time since which a source was connected outside of its newest gaps: its first connection on record, or the start

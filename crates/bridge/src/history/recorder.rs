@@ -18,7 +18,7 @@ const VIEW_INTERVAL: Duration = Duration::from_millis(500);
 const LAST_WRITE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The part of the bridge's state that the recorder needs. A trait, because the state contains the history.
-pub(crate) trait Observed: Send + Sync + 'static {
+pub(crate) trait HistorySource: Send + Sync + 'static {
     /// Takes a view of the state, which passes through [`History::observe`].
     fn observe(&self);
 
@@ -33,7 +33,7 @@ pub(crate) struct Recorder<S> {
     task: JoinHandle<()>,
 }
 
-impl<S: Observed> Recorder<S> {
+impl<S: HistorySource> Recorder<S> {
     pub(crate) fn start(state: Arc<S>) -> Self {
         let stop = CancellationToken::new();
         let task = tokio::spawn(record(Arc::clone(&state), stop.clone()));
@@ -61,7 +61,7 @@ impl<S> Drop for Recorder<S> {
     }
 }
 
-async fn record<S: Observed>(state: Arc<S>, stop: CancellationToken) {
+async fn record<S: HistorySource>(state: Arc<S>, stop: CancellationToken) {
     let (mut view_ticks, mut ticks) = (interval(VIEW_INTERVAL), interval(pause::TICK));
     for interval in [&mut view_ticks, &mut ticks] {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::{
     History, Inner,
-    book::Book,
+    content::HistoryContent,
     entry::{Entry, Kind},
     watch::{Reported, Watch},
 };
@@ -21,9 +21,9 @@ impl History {
     /// time are left to the other member.
     pub(crate) fn set_settled_by_leader(&self, source: &str, settled: ProofOfLife) {
         let mut inner = self.lock();
-        let Inner { book, .. } = &mut *inner;
+        let Inner { content, .. } = &mut *inner;
         let is_before = |gap: &&Gap| gap.ended.is_some_and(|ended| ended <= settled.at);
-        let gaps = book.gaps.values();
+        let gaps = content.gaps.values();
         let gaps: Vec<Gap> = gaps
             .filter(|gap| gap.source == source && gap.outcome == FILLING)
             .filter(is_before)
@@ -32,13 +32,13 @@ impl History {
         for gap in gaps {
             let text = "left to the leader, which has fetched or reported the missed events";
             info!(source, gap_id = gap.id, "{text}");
-            book.fill_gap(&gap, LEFT_TO_LEADER, gap.fetched);
+            content.fill_gap(&gap, LEFT_TO_LEADER, gap.fetched);
             let entry = Entry::new(Kind::GapFilled, clock::now(), text).of_source(source);
-            book.add(entry.with_reason(LEFT_TO_LEADER));
+            content.add(entry.with_reason(LEFT_TO_LEADER));
         }
         let is_later = |own: &ProofOfLife| own.at < settled.at;
-        if book.alive.get(source).is_none_or(is_later) {
-            book.alive.insert(source.to_owned(), settled);
+        if content.alive.get(source).is_none_or(is_later) {
+            content.alive.insert(source.to_owned(), settled);
         }
     }
 
@@ -47,13 +47,13 @@ impl History {
     pub(crate) fn take_over(&self, source: &str) -> Option<ProofOfLife> {
         let now = clock::now();
         let mut inner = self.lock();
-        let Inner { book, watch, .. } = &mut *inner;
+        let Inner { content, watch, .. } = &mut *inner;
         watch.tick(now);
         watch.expect_first_authentication(source);
-        let alive = book.alive.get(source)?.clone();
+        let alive = content.alive.get(source)?.clone();
         // The clock may have been set back meanwhile.
         let began = watch.pause.start_of_gap(alive.at.min(now));
-        book.begin_gap(source, began, TAKEOVER);
+        content.begin_gap(source, began, TAKEOVER);
         Some(alive)
     }
 
@@ -61,16 +61,16 @@ impl History {
     /// contains the rest of it.
     pub(crate) fn stand_by(&self, source: &str) {
         let mut inner = self.lock();
-        inner.book.end_gap(source, clock::now(), LEFT_TO_LEADER);
+        inner.content.end_gap(source, clock::now(), LEFT_TO_LEADER);
     }
 }
 
 impl Watch {
     /// As [`begin`](Self::begin), for a member that follows without a connection: open gaps end.
-    pub(super) fn begin_standby(book: &mut Book, sources: &[(&str, bool)], now: Timestamp) {
-        Self::end_earlier_run(book, sources, now);
+    pub(super) fn begin_standby(content: &mut HistoryContent, sources: &[(&str, bool)], now: Timestamp) {
+        Self::end_earlier_run(content, sources, now);
         for (source, _) in sources {
-            book.end_gap(source, now, LEFT_TO_LEADER);
+            content.end_gap(source, now, LEFT_TO_LEADER);
         }
     }
 

@@ -21,8 +21,8 @@ fn settled(second: i64, event: &str, resume: Option<&str>) -> ProofOfLife {
 /// Observes a source at a second.
 fn observe(history: &History, facts: SourceFacts, second: i64) {
     let mut inner = history.lock();
-    let Inner { book, watch, .. } = &mut *inner;
-    watch.observe_source(&facts, book, time(second));
+    let Inner { content, watch, .. } = &mut *inner;
+    watch.observe_source(&facts, content, time(second));
 }
 
 fn connected(since: i64) -> SourceFacts {
@@ -46,7 +46,7 @@ fn resume_at_takeover(history: &History) -> Option<String> {
 
 fn gaps(history: &History) -> Vec<(Timestamp, Option<Timestamp>, String, String)> {
     let inner = history.lock();
-    let gaps = inner.book.gaps.values();
+    let gaps = inner.content.gaps.values();
     gaps.map(|gap| {
         (
             gap.began,
@@ -106,7 +106,7 @@ fn later_proof_of_life_of_the_leader_is_kept() {
     for second in 51..55 {
         observe(&history, standby(8), second);
     }
-    assert_eq!(history.lock().book.alive["main"].at, time(50));
+    assert_eq!(history.lock().content.alive["main"].at, time(50));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn gaps_of_a_follower_are_left_to_the_leader() {
     assert_eq!(outcomes(&history), [FILLING, LEFT_TO_LEADER]);
     history.set_settled_by_leader("main", settled(20, "9", None));
     assert_eq!(outcomes(&history), [LEFT_TO_LEADER, LEFT_TO_LEADER]);
-    assert_eq!(history.lock().book.alive["main"].at, time(30));
+    assert_eq!(history.lock().content.alive["main"].at, time(30));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::book::{Book, Line};
+use super::content::{HistoryContent, Line};
 use crate::data_dir::HISTORY;
 
 /// The version of the format. A file of a later version is not read.
@@ -25,7 +25,7 @@ const MAX_OUTDATED_BYTES: u64 = 256 << 10;
 /// The history in a file.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    pub(crate) book: Book,
+    pub(crate) content: HistoryContent,
     pub(crate) state: FileState,
     /// The number of lines that could not be read, without an incomplete last line, as a crash leaves one.
     pub(crate) damaged_lines: u64,
@@ -63,15 +63,15 @@ pub(crate) fn read(data_dir: &Path) -> io::Result<Found> {
                 found.state = FileState::Newer(version);
                 return Ok(found);
             }
-            Ok(line) => found.book.apply(line),
+            Ok(line) => found.content.apply(line),
             Err(_) if is_complete => found.damaged_lines += 1,
             Err(_) => {}
         }
         text.clear();
     }
-    found.book.limit_entries();
-    found.book.limit_gaps();
-    found.book.unwritten.clear();
+    found.content.limit_entries();
+    found.content.limit_gaps();
+    found.content.unwritten.clear();
     Ok(found)
 }
 
@@ -110,8 +110,8 @@ pub(super) enum Job {
 }
 
 impl Job {
-    pub(super) fn rewrite(book: &Book) -> Self {
-        Self::Rewrite(book.lines(VERSION))
+    pub(super) fn rewrite(content: &HistoryContent) -> Self {
+        Self::Rewrite(content.lines(VERSION))
     }
 }
 

@@ -12,8 +12,8 @@ use neurobridge_spool::SpoolStatus;
 use tracing::warn;
 
 use super::{
-    book::{Book, MAX_GAPS},
     condition::Condition,
+    content::{HistoryContent, MAX_GAPS},
     entry::{self, Entry, Kind, dead_letters, disconnected},
     entry_limiter::EntryLimiter,
     facts::SourceFacts,
@@ -89,54 +89,58 @@ struct SpoolWatch {
 impl Watch {
     /// Opens a gap for each source from which an earlier run received events. Ends the gaps of sources that are no longer
     /// configured.
-    pub(super) fn begin(book: &mut Book, sources: &[(&str, bool)], now: Timestamp) {
-        let reason = Self::end_earlier_run(book, sources, now);
+    pub(super) fn begin(content: &mut HistoryContent, sources: &[(&str, bool)], now: Timestamp) {
+        let reason = Self::end_earlier_run(content, sources, now);
         for (source, _) in sources {
-            if let Some(alive) = book.alive.get(*source) {
+            if let Some(alive) = content.alive.get(*source) {
                 // The clock may have been set back meanwhile.
                 let began = alive.at.min(now);
-                book.begin_gap(source, began, reason);
+                content.begin_gap(source, began, reason);
             }
         }
     }
 
     /// Ends the gaps of sources that are no longer configured, and sets the event up to which the gaps of an earlier run are
     /// still to be filled. Returns the reason of the gap since that run.
-    pub(super) fn end_earlier_run(book: &mut Book, sources: &[(&str, bool)], now: Timestamp) -> &'static str {
-        let reason = if book.stopped.take().is_some() {
+    pub(super) fn end_earlier_run(
+        content: &mut HistoryContent,
+        sources: &[(&str, bool)],
+        now: Timestamp,
+    ) -> &'static str {
+        let reason = if content.stopped.take().is_some() {
             RESTART
         } else {
             CRASH
         };
         let is_configured = |source: &str| sources.iter().any(|(name, _)| *name == source);
-        let gone: Vec<String> = book
+        let gone: Vec<String> = content
             .gaps
             .values()
             .filter(|gap| gap.is_open() && !is_configured(&gap.source))
             .map(|gap| gap.source.clone())
             .collect();
         for source in gone {
-            book.end_gap(&source, now, UNRECOVERED);
+            content.end_gap(&source, now, UNRECOVERED);
         }
-        let unfilled: Vec<Gap> = book
+        let unfilled: Vec<Gap> = content
             .gaps
             .values()
             .filter(|gap| gap.outcome == FILLING && !sources.contains(&(&*gap.source, true)))
             .cloned()
             .collect();
         for gap in unfilled {
-            book.fill_gap(&gap, UNRECOVERED, 0);
+            content.fill_gap(&gap, UNRECOVERED, 0);
         }
-        book.alive.retain(|source, _| is_configured(source));
+        content.alive.retain(|source, _| is_configured(source));
         // The last event that an earlier run received is the next event, if it is not the last event before the gap.
-        let next_events: Vec<(u64, String)> = book
+        let next_events: Vec<(u64, String)> = content
             .gaps
             .values()
             .filter(|gap| gap.outcome == FILLING && gap.next_event.is_none())
             .filter_map(|gap| {
                 Some((
                     gap.id,
-                    book.alive.get(&gap.source)?.event.clone()?,
+                    content.alive.get(&gap.source)?.event.clone()?,
                     gap.last_event.clone()?,
                 ))
             })
@@ -144,7 +148,7 @@ impl Watch {
             .map(|(id, event, _)| (id, event))
             .collect();
         for (id, event) in next_events {
-            book.set_next_event(id, event);
+            content.set_next_event(id, event);
         }
         reason
     }
@@ -155,7 +159,12 @@ impl Watch {
     }
 
     /// Compares a source with its state in the last view.
-    pub(super) fn observe_source(&mut self, source: &SourceFacts, book: &mut Book, now: Timestamp) {
+    pub(super) fn observe_source(
+        &mut self,
+        source: &SourceFacts,
+        content: &mut HistoryContent,
+        now: Timestamp,
+    ) {
         let name = &*source.name;
         let watch = self.sources.entry(source.name.clone()).or_default();
         if let Some(at) = source.first_authenticated
@@ -167,9 +176,9 @@ impl Watch {
             } else {
                 source.outcome(UNRECOVERED)
             };
-            match book.end_gap(name, at, outcome) {
-                Some(gap) => watch.gap_ended(&gap, source, book, true),
-                None => book.add(Entry::new(Kind::SourceConnected, at, "authenticated").of_source(name)),
+            match content.end_gap(name, at, outcome) {
+                Some(gap) => watch.gap_ended(&gap, source, content, true),
+                None => content.add(Entry::new(Kind::SourceConnected, at, "authenticated").of_source(name)),
             }
         }
         let ended = source.gaps.saturating_sub(watch.gaps_seen);
@@ -178,27 +187,27 @@ impl Watch {
         for (began, length, reason, outcome) in source.newest_gaps.iter().take(ended).rev() {
             if watch.reported == Reported::Nothing {
                 // The gap is shorter than the interval of the views, so no view has shown the lost connection.
-                book.add(disconnected(name, *began, reason, None));
+                content.add(disconnected(name, *began, reason, None));
             }
             watch.reported = Reported::Nothing;
-            book.begin_gap(name, self.pause.start_of_gap(*began), *reason);
-            if let Some(gap) = book.end_gap(
+            content.begin_gap(name, self.pause.start_of_gap(*began), *reason);
+            if let Some(gap) = content.end_gap(
                 name,
                 entry::saturating_add(*began, *length),
                 source.outcome(outcome),
             ) {
-                watch.gap_ended(&gap, source, book, false);
+                watch.gap_ended(&gap, source, content, false);
             }
         }
         if let Some((began, reason)) = source.open_gap {
-            book.begin_gap(name, self.pause.start_of_gap(began), reason);
+            content.begin_gap(name, self.pause.start_of_gap(began), reason);
         }
-        watch.set_next_events(source, book);
-        watch.report_outage(source, book);
-        watch.update_proof_of_life(source, book);
+        watch.set_next_events(source, content);
+        watch.report_outage(source, content);
+        watch.update_proof_of_life(source, content);
         if let Some(count) = watch.dead_letters.report(source.dead_letters, now) {
             let reason = source.newest_dead_letter.unwrap_or("unknown");
-            book.add(dead_letters(count, reason, now).of_source(name));
+            content.add(dead_letters(count, reason, now).of_source(name));
         }
     }
 
@@ -207,7 +216,7 @@ impl Watch {
         &mut self,
         name: &str,
         sink: &ProgressSnapshot,
-        book: &mut Book,
+        content: &mut HistoryContent,
         now: Timestamp,
     ) {
         let watch = self.sinks.entry(name.to_owned()).or_default();
@@ -219,7 +228,7 @@ impl Watch {
                     let text = format!("the sink is down: {reason}");
                     let mut entry = Entry::new(Kind::SinkDown, change.at, &text).of_sink(name);
                     entry.reason = change.kind.map(|kind| Cow::Borrowed(kind.as_str()));
-                    book.add(entry);
+                    content.add(entry);
                 }
                 SinkState::Up => {
                     let entry = match watch.down_since.take() {
@@ -227,7 +236,7 @@ impl Watch {
                             .lasting_since(since),
                         None => Entry::new(Kind::SinkUp, change.at, "the sink is up"),
                     };
-                    book.add(entry.of_sink(name));
+                    content.add(entry.of_sink(name));
                 }
                 SinkState::Connecting | SinkState::Draining => {}
             }
@@ -236,7 +245,7 @@ impl Watch {
         if sink.is_stopped && !std::mem::replace(&mut watch.is_stopped, true) {
             let reason = sink.reason.as_deref().unwrap_or("no reason is known");
             let text = format!("the sink is stopped until the bridge is restarted: {reason}");
-            book.add(Entry::new(Kind::SinkStopped, now, &text).of_sink(name));
+            content.add(Entry::new(Kind::SinkStopped, now, &text).of_sink(name));
         }
         let recreations = sink.recreations.count;
         if std::mem::replace(&mut watch.recreations, recreations) < recreations {
@@ -245,7 +254,7 @@ impl Watch {
                 .last
                 .as_deref()
                 .unwrap_or("the destination was recreated");
-            book.add(Entry::new(Kind::DestinationRecreated, now, text).of_sink(name));
+            content.add(Entry::new(Kind::DestinationRecreated, now, text).of_sink(name));
         }
         let changes = &sink.file_changes;
         let lost = changes
@@ -257,13 +266,13 @@ impl Watch {
                 .as_deref()
                 .unwrap_or("another program changed the file");
             let entry = Entry::new(Kind::FileChanged, now, text).of_sink(name);
-            book.add(if lost > 0 { entry.events(lost) } else { entry });
+            content.add(if lost > 0 { entry.events(lost) } else { entry });
         }
         let total = sink.dead_letters.total();
         if let Some(count) = watch.dead_letters.report(total, now) {
             let reason = sink.newest_dead_letters.iter().next();
             let reason = reason.map_or("unknown", |dead_letter| dead_letter.reason);
-            book.add(dead_letters(count, reason, now).of_sink(name));
+            content.add(dead_letters(count, reason, now).of_sink(name));
         }
     }
 
@@ -283,14 +292,19 @@ impl Watch {
     }
 
     /// Compares the spool with its state in the last view.
-    pub(super) fn observe_spool(&mut self, spool: &SpoolStatus, book: &mut Book, now: Timestamp) {
+    pub(super) fn observe_spool(
+        &mut self,
+        spool: &SpoolStatus,
+        content: &mut HistoryContent,
+        now: Timestamp,
+    ) {
         let dropped = self.dropped.get_or_insert(EntryLimiter {
             reported: spool.dropped_events,
             reported_at: None,
         });
         if let Some(events) = dropped.report(spool.dropped_events, now) {
             let text = "the spool is full and drops its oldest events";
-            book.add(Entry::new(Kind::EventsDropped, now, text).events(events));
+            content.add(Entry::new(Kind::EventsDropped, now, text).events(events));
         }
         let condition = Condition::of(spool);
         let watch = &mut self.spool;
@@ -332,7 +346,7 @@ impl Watch {
             ),
         };
         let entry = Entry::new(kind, since, text);
-        book.add(match (condition, watch.since) {
+        content.add(match (condition, watch.since) {
             (Condition::Fine, Some(began)) => entry.lasting_since(began),
             _ => entry,
         });
@@ -366,7 +380,7 @@ impl Watch {
 
 impl SourceWatch {
     /// Counts a gap that has ended, and adds the entry about it. `is_first`: the first authentication of this run has ended it.
-    fn gap_ended(&mut self, gap: &Gap, source: &SourceFacts, book: &mut Book, is_first: bool) {
+    fn gap_ended(&mut self, gap: &Gap, source: &SourceFacts, content: &mut HistoryContent, is_first: bool) {
         if gap.outcome == FILLING {
             if self.without_next.len() == MAX_GAPS {
                 self.without_next.remove(0);
@@ -394,11 +408,11 @@ impl SourceWatch {
             warn!(source = gap.source, reason = &*gap.reason, gap = length, "{text}");
         }
         let entry = Entry::new(Kind::Gap, ended, text).of_source(&gap.source);
-        book.add(entry.with_reason(gap.reason.clone()).lasting_since(gap.began));
+        content.add(entry.with_reason(gap.reason.clone()).lasting_since(gap.began));
     }
 
     /// Sets for each gap that is being filled the first event of the feed that is observed after the gap.
-    fn set_next_events(&mut self, source: &SourceFacts, book: &mut Book) {
+    fn set_next_events(&mut self, source: &SourceFacts, content: &mut HistoryContent) {
         self.without_next.retain(|(gap, before)| {
             let next = source
                 .last_event
@@ -406,14 +420,14 @@ impl SourceWatch {
                 .filter(|event| Some(event) != before.as_ref());
             let is_found = next.is_some();
             if let Some(event) = next {
-                book.set_next_event(*gap, event);
+                content.set_next_event(*gap, event);
             }
             !is_found
         });
     }
 
     /// Adds one entry about the loss of the connection, and one about the refusal of the token.
-    fn report_outage(&mut self, source: &SourceFacts, book: &mut Book) {
+    fn report_outage(&mut self, source: &SourceFacts, content: &mut HistoryContent) {
         if source.is_connected() {
             self.reported = Reported::Nothing;
             return;
@@ -429,7 +443,7 @@ impl SourceWatch {
         }
         let label = source.open_gap.map_or("not_connected", |(_, reason)| reason);
         let reason = source.reason.as_deref();
-        book.add(match (report, self.reported) {
+        content.add(match (report, self.reported) {
             (Reported::Refused, _) => {
                 let text = format!("not connected: {}", reason.unwrap_or("the token is refused"));
                 Entry::new(Kind::SourceRefused, source.since, &text)
@@ -442,27 +456,27 @@ impl SourceWatch {
     }
 
     /// Records the last proof of life once all events that were received before it are stored.
-    fn update_proof_of_life(&mut self, source: &SourceFacts, book: &mut Book) {
+    fn update_proof_of_life(&mut self, source: &SourceFacts, content: &mut HistoryContent) {
         // While another member leads, its proofs of life replace the last one of this member.
-        let is_outdated = |at: Timestamp, book: &Book| {
-            let known = book.alive.get(&source.name);
+        let is_outdated = |at: Timestamp, content: &HistoryContent| {
+            let known = content.alive.get(&source.name);
             source.state == SourceState::Standby && known.is_some_and(|known| at <= known.at)
         };
         let stored = source.received.saturating_sub(source.in_flight);
         if let Some((_, received)) = &self.candidate
             && stored >= *received
             && let Some((alive, _)) = self.candidate.take()
-            && !is_outdated(alive.at, book)
+            && !is_outdated(alive.at, content)
         {
-            book.alive.insert(source.name.clone(), alive);
+            content.alive.insert(source.name.clone(), alive);
         }
         // The last event may follow a gap that is not detected yet.
         let can_prove = self.candidate.is_none() && !source.may_hide_gap;
         let Some(at) = source.proof_of_life.filter(|_| can_prove) else {
             return;
         };
-        let known = book.alive.get(&source.name);
-        if known.is_some_and(|known| known.at == at) || is_outdated(at, book) {
+        let known = content.alive.get(&source.name);
+        if known.is_some_and(|known| known.at == at) || is_outdated(at, content) {
             return;
         }
         let event = source
@@ -471,7 +485,7 @@ impl SourceWatch {
             .or_else(|| known.and_then(|known| known.event.clone()));
         let alive = ProofOfLife::new(at, event);
         if source.in_flight == 0 {
-            book.alive.insert(source.name.clone(), alive);
+            content.alive.insert(source.name.clone(), alive);
         } else {
             self.candidate = Some((alive, source.received));
         }

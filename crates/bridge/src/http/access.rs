@@ -233,22 +233,26 @@ impl IntoResponse for Denied {
 
 /// The state of the middleware that checks the password.
 #[derive(Clone, Debug)]
-pub(super) struct Gate {
+pub(super) struct PasswordCheck {
     pub(super) access: Arc<Access>,
     pub(super) connections: Arc<Connections>,
 }
 
 /// Refuses requests without the password.
-pub(super) async fn check(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+pub(super) async fn check(
+    State(password_check): State<PasswordCheck>,
+    request: Request,
+    next: Next,
+) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
     let client = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |Peer(client)| client);
-    match gate
+    match password_check
         .access
         .examine(request.uri().path(), request.headers(), client)
     {
         Ok(()) => next.run(request).await,
         Err(denied) => {
-            gate.connections.refuse(denied.refusal());
+            password_check.connections.refuse(denied.refusal());
             denied.into_response()
         }
     }

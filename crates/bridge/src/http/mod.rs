@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{access::Access, answer::summary, status::Status};
-use self::{access::Gate, hosts::Hosts, stream::StatusStream};
+use self::{access::PasswordCheck, hosts::Hosts, stream::StatusStream};
 use crate::state::State;
 
 /// The path of the stream of server-sent events.
@@ -65,7 +65,7 @@ pub(crate) async fn serve(
             stream: Arc::clone(&stream),
         })
         .layer(middleware::from_fn_with_state(
-            Gate {
+            PasswordCheck {
                 access: Arc::clone(&access),
                 connections: Arc::clone(&state.http),
             },

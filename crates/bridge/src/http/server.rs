@@ -38,7 +38,7 @@ use super::{
     access::{Access, Peer},
     timed::Timed,
 };
-use crate::http_connections::{Connections, Refusal, Seat};
+use crate::http_connections::{ConnectionSlot, Connections, Refusal};
 
 /// The time limit for a request head, which fits into one packet, and for an idle connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
@@ -72,7 +72,7 @@ pub(super) async fn accept(
                     let connection = Connection {
                         peer: Peer(peer.ip()),
                         router: TowerToHyperService::new(router.clone()),
-                        seat: connections.add(),
+                        slot: connections.add(),
                         connections: Arc::clone(connections),
                         stop: stop.clone(),
                     };
@@ -108,7 +108,7 @@ fn is_of_client(error: &io::Error) -> bool {
 struct Connection {
     peer: Peer,
     router: TowerToHyperService<Router>,
-    seat: Seat,
+    slot: ConnectionSlot,
     connections: Arc<Connections>,
     stop: CancellationToken,
 }
@@ -127,7 +127,7 @@ impl Connection {
         let handshake = timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls).accept(stream));
         let accepted = tokio::select! {
             biased;
-            () = self.seat.evicted() => return,
+            () = self.slot.evicted() => return,
             () = self.stop.cancelled() => return,
             accepted = handshake => accepted,
         };
@@ -158,7 +158,7 @@ impl Connection {
         );
         let ended = tokio::select! {
             biased;
-            () = self.seat.evicted() => return,
+            () = self.slot.evicted() => return,
             () = self.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
@@ -178,12 +178,12 @@ impl Connection {
 
     async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         use hyper::service::Service;
-        self.seat.note_request();
+        self.slot.note_request();
         request.extensions_mut().insert(self.peer);
         let is_stream = request.uri().path() == STREAM;
         let response = self.router.call(request).await?;
         if is_stream && response.status() == StatusCode::OK {
-            self.seat.note_listener();
+            self.slot.note_listener();
         }
         Ok(response)
     }

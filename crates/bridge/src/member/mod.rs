@@ -15,7 +15,7 @@ pub(crate) use self::{
     standby::{stand_by, update_settled_positions},
 };
 use crate::{
-    cluster::{Cluster, Cold},
+    cluster::{Cluster, ColdStandby},
     control::Answer,
     exit::Exit,
     state::State,
@@ -79,7 +79,7 @@ async fn resign(cluster: &Cluster, state: &State) {
 }
 
 /// A guard for the hand-over of a member with a cold standby: its sources stay closed until the guard is dropped.
-struct StepDown<'a>(&'a Cold);
+struct StepDown<'a>(&'a ColdStandby);
 
 impl Drop for StepDown<'_> {
     fn drop(&mut self) {

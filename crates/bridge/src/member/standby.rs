@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use crate::{
-    cluster::{Cluster, Cold},
+    cluster::{Cluster, ColdStandby},
     gaps::ProofOfLife,
     state::{State, View},
     view::SourceView,
@@ -27,7 +27,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Closes the connections of the sources, and waits for a limited time until the received events are settled.
-pub(super) async fn step_down(cold: &Cold, state: &State) {
+pub(super) async fn step_down(cold: &ColdStandby, state: &State) {
     cold.step_down();
     let _ = cold.may_connect().wait_for(|may_connect| !*may_connect).await;
     if timeout(CLOSE_LIMIT, closed(state)).await.is_err() {
@@ -58,7 +58,7 @@ pub(crate) async fn stand_by(state: Arc<State>) {
 }
 
 /// Connects the sources whenever this member begins to lead, and closes the connections whenever it stops leading. Never returns.
-async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
+async fn alternate(cluster: &Cluster, cold: &ColdStandby, state: &State) {
     let mut lead = cluster.lead().clone();
     let mut settled = cluster.membership().settled();
     let mut steps_down = cold.steps_down();
@@ -103,7 +103,7 @@ async fn alternate(cluster: &Cluster, cold: &Cold, state: &State) {
 }
 
 /// Begins a gap of each source at its settled position, before the sources connect.
-async fn take_over(cluster: &Cluster, cold: &Cold, state: &State) {
+async fn take_over(cluster: &Cluster, cold: &ColdStandby, state: &State) {
     let now = (clock::now(), Instant::now());
     let in_lease = cluster.membership().settled().borrow().clone();
     let mut new = BTreeMap::new();

@@ -11,7 +11,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    control::{Request, Requested},
+    control::{PendingRequest, Request},
     exit::Exit,
 };
 
@@ -23,7 +23,7 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Requests a reload after each change of the content of a file, until the bridge ends. The content is compared, because a file
 /// may be written, replaced by another one, or be the target of a symbolic link that is replaced, as in Kubernetes. A change
 /// counts after two equal reads, because a file that is being written is incomplete.
-pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
+pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<PendingRequest>) {
     let mut known = hash(path.clone()).await.ok();
     let mut changing = None;
     let mut ticks = interval(READ_INTERVAL);
@@ -52,7 +52,7 @@ pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
             colours: false,
             width: 100,
         };
-        if requests.send(Requested { request, answer }).await.is_err() {
+        if requests.send(PendingRequest { request, answer }).await.is_err() {
             return;
         }
         // The bridge logs the result and shows it in its status.

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::table::Table;
 use crate::{
-    config::{Config, SinkEntry},
+    config::{Config, ConfiguredSink},
     exit::{Exit, chain},
     feed::build_source,
     terminal::{Paint, Style},
@@ -44,7 +44,7 @@ pub(super) struct Attempt {
     pub(super) kind: &'static str,
     /// The name in the configuration, or the address.
     pub(super) name: String,
-    pub(super) answer: Answer,
+    pub(super) result: AttemptResult,
 }
 
 /// Runs all attempts concurrently.
@@ -53,15 +53,15 @@ pub(super) async fn attempt_all(config: &Config) -> Vec<Attempt> {
     for (name, source) in &config.sources {
         let (name, source) = (name.clone(), source.clone());
         attempts.spawn(async move {
-            let answer = try_source(&name, source).await;
-            ("source", name, answer)
+            let result = try_source(&name, source).await;
+            ("source", name, result)
         });
     }
     for (name, sink) in &config.sinks {
         let (name, sink, data_dir) = (name.clone(), sink.clone(), config.data_dir.clone());
         attempts.spawn(async move {
-            let answer = try_sink(&name, &sink, &data_dir).await;
-            ("sink", name, answer)
+            let result = try_sink(&name, &sink, &data_dir).await;
+            ("sink", name, result)
         });
     }
     if let Some(cluster) = config.cluster.clone() {
@@ -73,7 +73,7 @@ pub(super) async fn attempt_all(config: &Config) -> Vec<Attempt> {
     // A panic in an attempt is a bug and is propagated.
     let attempts = attempts.join_all().await.into_iter();
     let mut attempts: Vec<Attempt> = attempts
-        .map(|(kind, name, answer)| Attempt { kind, name, answer })
+        .map(|(kind, name, result)| Attempt { kind, name, result })
         .collect();
     attempts.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
     attempts
@@ -93,10 +93,10 @@ pub(super) fn worst(attempts: &[Attempt]) -> Exit {
 
 /// Returns the table of the results, for people. One row for each attempt, or for each of its warnings.
 pub(super) fn table(attempts: &[Attempt]) -> String {
-    let mut table = Table::new(["", "tried", "answer"]);
-    for Attempt { kind, name, answer } in attempts {
+    let mut table = Table::new(["", "tried", "result"]);
+    for Attempt { kind, name, result } in attempts {
         let what = format!("{kind} {name}");
-        match answer {
+        match result {
             Ok(Passed { time, warnings }) if warnings.is_empty() => {
                 table.row([PASSED.to_owned(), what, format!("ok, {} ms", time.as_millis())]);
             }
@@ -134,11 +134,11 @@ pub(super) struct Passed {
     pub(super) warnings: Vec<String>,
 }
 
-pub(super) type Answer = Result<Passed, (Exit, String)>;
+pub(super) type AttemptResult = Result<Passed, (Exit, String)>;
 
 /// Connects, authenticates, and closes the connection. With `token_from` the credential itself is used, so that no token
 /// is created.
-async fn try_source(name: &str, mut config: SourceConfig) -> Answer {
+async fn try_source(name: &str, mut config: SourceConfig) -> AttemptResult {
     let begin = Instant::now();
     let unavailable = |error: &SourceError| (Exit::Unavailable, chain(error));
     if let Some(from) = config.token_from.take() {
@@ -216,7 +216,7 @@ async fn try_credential(config: &SourceConfig, from: &TokenFromConfig) -> Result
 }
 
 /// Binds the HTTP address. An address in use is only a warning, because this bridge may be running.
-async fn try_listening(address: SocketAddr) -> Answer {
+async fn try_listening(address: SocketAddr) -> AttemptResult {
     let begin = Instant::now();
     let bound = TcpListener::bind(address).await;
     let mut warnings = Vec::new();
@@ -236,7 +236,7 @@ async fn try_listening(address: SocketAddr) -> Answer {
 }
 
 /// Probes a sink: connects as for delivery, and publishes nothing.
-async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &Path) -> Answer {
+async fn try_sink(name: &str, sink: &ConfiguredSink, data_dir: &Path) -> AttemptResult {
     let begin = Instant::now();
     let context = BuildContext {
         name,
@@ -258,7 +258,7 @@ async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &Path) -> Answer {
 }
 
 /// Connects to the engine of a lease without acquiring the lease.
-async fn try_lease(cluster: &ClusterConfig) -> Answer {
+async fn try_lease(cluster: &ClusterConfig) -> AttemptResult {
     let begin = Instant::now();
     let probed = timeout(SINK_TIMEOUT, cluster.probe("check")).await;
     let time = begin.elapsed();
@@ -333,10 +333,10 @@ mod tests {
 
     #[test]
     fn table_has_either_success_or_warnings_of_an_attempt() {
-        let attempt = |name: &str, answer| Attempt {
+        let attempt = |name: &str, result| Attempt {
             kind: "sink",
             name: name.to_owned(),
-            answer,
+            result,
         };
         let fine = |warnings: &[&str]| Passed {
             time: Duration::from_millis(7),
@@ -393,7 +393,7 @@ mod tests {
                 path: path.into(),
                 ..Default::default()
             };
-            SinkEntry::new(config)
+            ConfiguredSink::new(config)
         };
         try_sink("a", &sink("events.jsonl"), folder.path()).await.unwrap();
         let file = folder.path().join("events.jsonl");

@@ -102,7 +102,7 @@ impl Note {
                 (note.line, note.column) = position.unzip();
             }
             Some(Origin::Variable(name)) => note.variable = Some(name.clone()),
-            Some(Origin::Nowhere) | None => {}
+            Some(Origin::Unknown) | None => {}
         }
         note
     }
@@ -110,7 +110,7 @@ impl Note {
 
 impl<'a> AttemptDocument<'a> {
     fn of(attempt: &'a Attempt) -> Self {
-        let (result, seconds, messages) = match &attempt.answer {
+        let (result, seconds, messages) = match &attempt.result {
             Ok(Passed { time, warnings }) => {
                 let result = if warnings.is_empty() { "ok" } else { "warning" };
                 let messages = warnings.iter().map(String::as_str).collect();

@@ -8,7 +8,7 @@ use neurobridge_core::{event_buf::EventBuf, identity::SpoolId, neuroio::Frames};
 use crate::{
     config::Config,
     exit::{Exit, Failure, OrExit},
-    frames::FrameReader,
+    frames::StoredFrameReader,
     preview::{self, Preview},
     redaction::redaction,
 };
@@ -47,7 +47,7 @@ pub(super) fn render(
         .with_context(|| format!("--event: {} cannot be read", file.display()))
         .or_exit(Exit::Usage)?;
     let redaction = redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event")?;
-    let mut reader = FrameReader::new(config, source_named(config, source)?)?;
+    let mut reader = StoredFrameReader::new(config, source_named(config, source)?)?;
     let rendered = reader.first_event(&frame, |event| {
         if !config.event.filter.matches(&event) {
             return Ok("no sink gets this event: it does not pass event.filter\n".to_owned());

@@ -13,7 +13,7 @@ use super::event::source_named;
 use crate::{
     config::Config,
     exit::{Exit, Failure, OrExit, chain},
-    frames::FrameReader,
+    frames::StoredFrameReader,
     preview::Preview,
     redaction::redaction,
     table::Table,
@@ -42,7 +42,7 @@ pub(super) fn classify(
     let frames = frames
         .with_context(|| format!("--frames: {} cannot be read", file.display()))
         .or_exit(Exit::Usage)?;
-    let mut reader = FrameReader::new(config, source)?;
+    let mut reader = StoredFrameReader::new(config, source)?;
     reader.begin();
     let destinations = Destinations::new(config)?;
     let sinks = config.sinks.keys().map(|name| format!("to {name}"));

@@ -6,7 +6,9 @@ use neurobridge_core::{address, filter::Filter, redact::Pattern, units};
 use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, WhenFull};
 
-use crate::config::{Config, HttpConfig, Loaded, MetricsAccess, Origin, SinkEntry, UnreadableFile, Warning};
+use crate::config::{
+    Config, ConfiguredSink, HttpConfig, Loaded, MetricsAccess, Origin, UnreadableFile, Warning,
+};
 use crate::table::Table;
 
 /// Returns the origin of the configuration, its effect, and the warnings.
@@ -107,7 +109,7 @@ fn sinks(config: &Config) -> Table {
     table
 }
 
-fn events(sink: &SinkEntry) -> String {
+fn events(sink: &ConfiguredSink) -> String {
     let which = filter(&sink.common.filter).unwrap_or_else(|| "all".to_owned());
     if sink.common.redacts() {
         format!("{which}, redacted")

@@ -1,7 +1,7 @@
 //! `neurobridge dead-letters`: lists, shows and replays the dead letters in files.
 
-mod record;
 mod replay;
+mod replayed;
 mod stored;
 
 use std::{
@@ -14,7 +14,7 @@ use neurobridge_core::{event::Sequence, foreign_text, units::ByteSize};
 use serde::Serialize;
 
 pub(super) use self::replay::replay;
-use self::{record::Replayed, stored::StoredDeadLetter};
+use self::{replayed::Replayed, stored::StoredDeadLetter};
 use super::{print, print_json};
 use crate::{
     config,
@@ -30,7 +30,7 @@ pub(super) fn ls(config: Option<&Path>, sink: Option<&str>, json: bool) -> Resul
     let config = config::load(config).or_exit(Exit::Config)?.config;
     let mut found = stored::read(&config)?;
     found.retain(|dead_letter| sink.is_none_or(|sink| dead_letter.fields.sink.as_deref() == Some(sink)));
-    let replayed = record::read(&config.data_dir)?;
+    let replayed = replayed::read(&config.data_dir)?;
     if json {
         let dead_letters = found
             .iter()

@@ -26,13 +26,13 @@ use super::{
         print_until_signal,
         replay::{Replay, lock_for_strict_order},
     },
-    record::Record,
+    replayed::ReplayedList,
     stored::{self, StoredDeadLetter},
 };
 use crate::{
-    config::{Config, SinkEntry},
+    config::{Config, ConfiguredSink},
     exit::{Exit, Failure, OrExit},
-    frames::FrameReader,
+    frames::StoredFrameReader,
     redaction::read_redaction,
     signals::Signals,
 };
@@ -63,12 +63,12 @@ pub(in super::super) async fn replay(
     if selected.is_empty() {
         return print_until_signal("no dead letters to replay\n".to_owned(), &mut signals).await;
     }
-    let (mut record, mut replayed) = Record::open(&config.data_dir)?;
+    let (mut list, mut replayed) = ReplayedList::open(&config.data_dir)?;
     if let Some(stored) = stored::read_unless_renamed(config)? {
         let ids = stored.iter().map(|dead_letter| &*dead_letter.id).collect();
-        record.remove_others(&mut replayed, &ids).or_exit(Exit::Disk)?;
+        list.remove_others(&mut replayed, &ids).or_exit(Exit::Disk)?;
     }
-    let record = Arc::new(Mutex::new(record));
+    let list = Arc::new(Mutex::new(list));
     let all = selected.len();
     selected.retain(|dead_letter| !replayed.contains_key(&dead_letter.id));
     let done = all - selected.len();
@@ -107,7 +107,7 @@ pub(in super::super) async fn replay(
         };
         let mut counts = Counts::default();
         let result = intake
-            .replay_sink(name, entry, &selected, &record, &mut counts, &mut signals)
+            .replay_sink(name, entry, &selected, &list, &mut counts, &mut signals)
             .await;
         summary.push_str(&format!(
             "sink {name}: {} dead letters = {} delivered + {} filtered + {} duplicate + {} rejected again + {} left\n",
@@ -161,9 +161,9 @@ impl Intake<'_> {
     async fn replay_sink(
         &self,
         name: &str,
-        entry: &SinkEntry,
+        entry: &ConfiguredSink,
         selected: &[&StoredDeadLetter],
-        record: &Arc<Mutex<Record>>,
+        list: &Arc<Mutex<ReplayedList>>,
         counts: &mut Counts,
         signals: &mut Signals,
     ) -> Result<(), Failure> {
@@ -188,7 +188,7 @@ impl Intake<'_> {
                     }
                     Prepared::Filtered => {
                         counts.filtered += 1;
-                        lock(record).note([dead_letter.id.as_str()]).or_exit(Exit::Disk)?;
+                        lock(list).note([dead_letter.id.as_str()]).or_exit(Exit::Disk)?;
                     }
                 }
             }
@@ -199,7 +199,7 @@ impl Intake<'_> {
             let noting = Noting {
                 events,
                 noted: 0,
-                record: Arc::clone(record),
+                list: Arc::clone(list),
                 rejected: Arc::clone(&rejected),
                 error: Arc::default(),
             };
@@ -239,7 +239,7 @@ impl Intake<'_> {
         let (Some(stored), Some(sequence)) = (dead_letter.event()?, fields.sequence) else {
             return Ok(Prepared::Damaged);
         };
-        let mut reader = FrameReader::new(self.config, &fields.source)?;
+        let mut reader = StoredFrameReader::new(self.config, &fields.source)?;
         let prepared = reader.first_event(stored.get(), |event| {
             let whole = Event {
                 sequence,
@@ -309,7 +309,7 @@ fn spool_folder(config: &Config) -> Option<PathBuf> {
 struct Noting {
     events: Vec<(Sequence, String)>,
     noted: usize,
-    record: Arc<Mutex<Record>>,
+    list: Arc<Mutex<ReplayedList>>,
     rejected: Arc<Rejected>,
     error: Arc<Mutex<Option<io::Error>>>,
 }
@@ -326,7 +326,7 @@ impl Noting {
         let passed: Vec<&(Sequence, String)> = passed.collect();
         let rejected = lock(&self.rejected.0);
         let delivered = passed.iter().filter(|(sequence, _)| !rejected.contains(sequence));
-        let noted = lock(&self.record).note(delivered.map(|(_, id)| id.as_str()));
+        let noted = lock(&self.list).note(delivered.map(|(_, id)| id.as_str()));
         drop(rejected);
         self.noted += passed.len();
         if let Err(error) = noted {

@@ -21,7 +21,7 @@ use self::{
 };
 use crate::{
     bridge::Bridge,
-    config::{Config, DEFAULT_SINK, SinkEntry, feeds},
+    config::{Config, ConfiguredSink, DEFAULT_SINK, feeds},
     data_dir::DataDir,
     exit::{Exit, Failure, OrExit},
     history,
@@ -175,7 +175,7 @@ fn config(
     // any event arrives.
     source.backoff.max = MAX_BACKOFF;
     config.sources = BTreeMap::from([("platform".to_owned(), source)]);
-    let sink = SinkEntry::new(StoppableFile::new(is_stopped));
+    let sink = ConfiguredSink::new(StoppableFile::new(is_stopped));
     config.sinks = BTreeMap::from([(DEFAULT_SINK.to_owned(), sink)]);
     config.complete().or_exit(Exit::Config)?;
     Ok(config)

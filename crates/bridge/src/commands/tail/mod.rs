@@ -1,17 +1,17 @@
 //! `neurobridge tail`: writes events to standard output as they arrive.
 
+mod event_input;
 mod line;
-mod origin;
 mod printer;
 
 use neurobridge_core::{filter::Filter, identity::SpoolId};
 use tracing::warn;
 
-use self::{origin::Origin, printer::Printer};
+use self::{event_input::EventInput, printer::Printer};
 use crate::{
     cli::TailFlags,
     config::Config,
-    control::Arrival,
+    control::TailMessage,
     exit::{Exit, Failure, OrExit},
     preview::Preview,
     signals::Signals,
@@ -33,21 +33,21 @@ pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failur
         // A mistyped name is reported before connecting.
         Preview::new(config, name, SpoolId::from_bytes([0; 16]))?;
     }
-    let mut origin = Origin::open(config).await?;
+    let mut input = EventInput::open(config).await?;
     let preview = match &flags.sink {
-        Some(name) => Some(Preview::new(config, name, origin.spool())?),
+        Some(name) => Some(Preview::new(config, name, input.spool())?),
         None => None,
     };
     let mut printer = Printer::new(preview, flags.json, flags.raw, config.sources.len() > 1);
     let mut left = flags.count.unwrap_or(u64::MAX);
     while left > 0 {
-        let arrival = tokio::select! {
+        let message = tokio::select! {
             biased;
             _ = signals.next() => return Ok(()),
-            arrival = origin.next() => arrival?,
+            message = input.next() => message?,
         };
-        match arrival {
-            Arrival::Events(batch) => {
+        match message {
+            TailMessage::Events(batch) => {
                 for event in batch.iter() {
                     let event = event.or_exit(Exit::Unavailable)?;
                     if left > 0 && only.matches(&event) && printer.add(&event) {
@@ -63,19 +63,19 @@ pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failur
                 if !is_open {
                     return Ok(());
                 }
-                origin.settle(&batch);
+                input.settle(&batch);
             }
-            Arrival::Missed(events) => {
+            TailMessage::Missed(events) => {
                 warn!(
                     events,
                     "standard output is too slow: events were not shown (a running bridge delivers them to its sinks)"
                 );
             }
-            Arrival::End if flags.count.is_some() => {
+            TailMessage::End if flags.count.is_some() => {
                 let message = format!("the bridge stopped before {left} of the events of --count arrived");
                 return Err(Failure::message(Exit::Unavailable, message));
             }
-            Arrival::End => {
+            TailMessage::End => {
                 warn!("the bridge stopped; tail ends too");
                 return Ok(());
             }

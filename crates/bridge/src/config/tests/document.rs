@@ -19,9 +19,9 @@ fn values_and_places_of_keys_are_known() {
     );
     let at = |key: &str| {
         let key: KeyPath = key.split('.').map(str::to_owned).collect();
-        document.places.get(&key).map(|place| match place {
-            Place::File { key, .. } => position(text, key.start),
-            Place::Variable(name) => panic!("{name}"),
+        document.key_origins.get(&key).map(|origin| match origin {
+            KeyOrigin::File { key, .. } => position(text, key.start),
+            KeyOrigin::Variable(name) => panic!("{name}"),
         })
     };
     assert_eq!(at("a"), Some((1, 1)));

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::config::{
-    document::{Document, Place},
+    document::{Document, KeyOrigin},
     report::{Problem, Report},
     shape::Shape,
 };
@@ -130,10 +130,12 @@ fn variable_replaces_the_places_of_an_array_in_the_file() {
         Value::Object(document.values),
         json!({ "event": { "redact": [7] } })
     );
-    let places = document.places.values();
+    let origins = document.key_origins.values();
     assert_eq!(
-        places.filter(|place| matches!(place, Place::Variable(_))).count(),
+        origins
+            .filter(|origin| matches!(origin, KeyOrigin::Variable(_)))
+            .count(),
         1
     );
-    assert_eq!(document.places.len(), 2);
+    assert_eq!(document.key_origins.len(), 2);
 }

@@ -130,7 +130,7 @@ proptest! {
         );
         let path = std::env::temp_dir();
         let document = Document::parse(&path, &text, &shape).unwrap();
-        for key in document.places.keys() {
+        for key in document.key_origins.keys() {
             let excerpt = of(&document, &shape, key).unwrap();
             prop_assert!(!excerpt.text.contains("hunter2"), "{}", excerpt.text);
         }
@@ -152,7 +152,7 @@ proptest! {
         let excerpt = of_broken(&text, &shape, &(start..end));
         prop_assert!(excerpt.text.get(excerpt.span).is_some());
         if let Ok(document) = Document::parse(Path::new("n"), &text, &shape) {
-            for key in document.places.keys() {
+            for key in document.key_origins.keys() {
                 let excerpt = of(&document, &shape, key).unwrap();
                 prop_assert!(excerpt.text.get(excerpt.span).is_some());
             }

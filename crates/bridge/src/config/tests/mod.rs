@@ -16,7 +16,7 @@ mod validate;
 use super::{
     load::{Keys, Loaded, load_from},
     report::{Origin, Report},
-    sink::SinkEntry,
+    sink::ConfiguredSink,
 };
 
 /// Reads `text` as the file `neurobridge.toml`, overridden by these environment variables.
@@ -50,7 +50,7 @@ fn report(loaded: Result<Loaded, Report>) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn file(sink: &SinkEntry) -> &FileConfig {
+fn file(sink: &ConfiguredSink) -> &FileConfig {
     let config: &dyn std::any::Any = &*sink.config;
     config.downcast_ref().unwrap()
 }
@@ -305,7 +305,7 @@ fn log_level_is_one_word_and_log_filter_names_parts() {
 
 #[test]
 fn missing_configuration_reports_the_default_paths() {
-    let places = crate::config::PLACES
+    let places = crate::config::DEFAULT_PATHS
         .iter()
         .map(|place| Path::new("/nowhere").join(place));
     let places: Vec<_> = places.collect();

@@ -4,7 +4,7 @@ use super::*;
 
 fn problem(key: &str, line: Option<usize>) -> Problem {
     Problem {
-        origin: line.map_or(Origin::Nowhere, |line| Origin::File {
+        origin: line.map_or(Origin::Unknown, |line| Origin::File {
             path: "n.toml".into(),
             position: Some((line, 1)),
         }),

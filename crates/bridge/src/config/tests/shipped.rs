@@ -51,7 +51,7 @@ fn every_key_is_explained_and_no_other() {
     let mut expected = BTreeSet::new();
     keys(&Shape::root(&schema), &all_keys().values, "", &mut expected);
     let written: BTreeSet<String> = all_keys()
-        .places
+        .key_origins
         .keys()
         .filter(|key| key.iter().all(|part| part.parse::<usize>().is_err()))
         .map(|key| key.join("."))
@@ -117,7 +117,7 @@ fn schema_has_a_description_and_an_example_for_every_key() {
     let schema = load::schema();
     let document = all_keys();
     let (mut described, mut with_examples) = (0, 0);
-    for key in document.places.keys() {
+    for key in document.key_origins.keys() {
         let Some((last, around)) = key.split_last() else {
             continue;
         };
@@ -169,7 +169,7 @@ fn commented_keys_show_their_defaults() {
         "sinks",
     ];
     let mut compared = 0;
-    for key in document.places.keys() {
+    for key in document.key_origins.keys() {
         let name = key.join(".");
         let table = key
             .split_last()
@@ -251,7 +251,7 @@ fn value_of_any_type_is_reported_without_words_of_serde() {
         json!({ "?": 1 }),
     ];
     let mut compared = 0;
-    for key in document.places.keys() {
+    for key in document.key_origins.keys() {
         for value in &values {
             let mut document = all_keys();
             document.set(key, value.clone(), "V");

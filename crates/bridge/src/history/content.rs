@@ -44,7 +44,7 @@ pub(super) enum Line {
 
 /// The content of the history.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Book {
+pub(crate) struct HistoryContent {
     /// The next id of an entry or a gap.
     pub(super) next: u64,
     /// The entries by id.
@@ -59,7 +59,7 @@ pub(crate) struct Book {
     pub(super) unwritten: Vec<Line>,
 }
 
-impl Book {
+impl HistoryContent {
     /// Applies a line of the file.
     pub(super) fn apply(&mut self, line: Line) {
         match line {

@@ -1,4 +1,4 @@
-//! The origin of a tail's events: the running bridge or the feed.
+//! The input of a tail: events of the running bridge or of the feed.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    control::{self, Arrival, Client},
+    control::{self, Client, TailMessage},
     exit::{Exit, Failure, OrExit},
     feed::Feed,
     intake::LoggedDeadLetters,
     spool,
 };
 
-/// Where the events of a tail come from.
-pub(super) enum Origin {
+/// The input of a tail.
+pub(super) enum EventInput {
     /// The running bridge, so that the platform sees no second connection.
     Bridge(Client),
     /// The feed itself, if no bridge runs.
@@ -34,7 +34,7 @@ pub(super) struct OwnFeed {
     reader: SpoolReader,
 }
 
-impl Origin {
+impl EventInput {
     /// Connects to the bridge of the configuration's data folder if one runs there, otherwise to the feed.
     ///
     /// # Errors
@@ -79,11 +79,11 @@ impl Origin {
         }
     }
 
-    /// Waits for the next arrival. Not cancel-safe: must not be called again after a cancellation.
+    /// Waits for the next message. Not cancel-safe: must not be called again after a cancellation.
     ///
     /// # Errors
     /// Fails when no more events can arrive.
-    pub(super) async fn next(&mut self) -> Result<Arrival, Failure> {
+    pub(super) async fn next(&mut self) -> Result<TailMessage, Failure> {
         let own = match self {
             Self::Bridge(client) => return client.next().await.or_exit(Exit::Unavailable),
             Self::Feed(own) => own,
@@ -92,9 +92,9 @@ impl Origin {
             biased;
             failure = own.feed.failed() => Err(failure),
             read = own.reader.next() => Ok(match read.or_exit(Exit::Unavailable)? {
-                Read::Events(batch) => Arrival::Events(batch),
-                Read::Skipped { events, .. } => Arrival::Missed(events),
-                Read::End => Arrival::End,
+                Read::Events(batch) => TailMessage::Events(batch),
+                Read::Skipped { events, .. } => TailMessage::Missed(events),
+                Read::End => TailMessage::End,
             }),
         }
     }

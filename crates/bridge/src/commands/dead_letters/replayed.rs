@@ -41,12 +41,12 @@ pub(super) fn read(data_dir: &Path) -> Result<Replayed, Failure> {
 }
 
 /// The list of replayed dead letters, open for this process alone.
-pub(super) struct Record {
+pub(super) struct ReplayedList {
     path: PathBuf,
     file: File,
 }
 
-impl Record {
+impl ReplayedList {
     /// Opens, locks and reads the list.
     pub(super) fn open(data_dir: &Path) -> Result<(Self, Replayed), Failure> {
         let path = data_dir.join(FILE);
@@ -147,24 +147,22 @@ mod tests {
     #[test]
     fn removed_dead_letter_is_removed_from_the_list() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut record, _) = Record::open(folder.path()).unwrap();
-        record
-            .note(
-                (0..100)
-                    .map(|number| number.to_string())
-                    .collect::<Vec<_>>()
-                    .iter()
-                    .map(|id| &**id),
-            )
-            .unwrap();
-        drop(record);
-        let (mut record, mut replayed) = Record::open(folder.path()).unwrap();
+        let (mut list, _) = ReplayedList::open(folder.path()).unwrap();
+        list.note(
+            (0..100)
+                .map(|number| number.to_string())
+                .collect::<Vec<_>>()
+                .iter()
+                .map(|id| &**id),
+        )
+        .unwrap();
+        drop(list);
+        let (mut list, mut replayed) = ReplayedList::open(folder.path()).unwrap();
         let before = replayed.clone();
-        record
-            .remove_others(&mut replayed, &BTreeSet::from(["7", "42", "other"]))
+        list.remove_others(&mut replayed, &BTreeSet::from(["7", "42", "other"]))
             .unwrap();
-        record.note(["new"]).unwrap();
-        let failure = Record::open(folder.path()).err().unwrap();
+        list.note(["new"]).unwrap();
+        let failure = ReplayedList::open(folder.path()).err().unwrap();
         assert_eq!(failure.exit, Exit::TryLater, "the new file is locked too");
         let lines = fs::read_to_string(folder.path().join(FILE)).unwrap();
         assert_eq!(lines.lines().count(), 3, "{lines}");
@@ -180,18 +178,18 @@ mod tests {
     fn incomplete_line_is_omitted_and_the_next_one_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path()).unwrap().is_empty());
-        let (mut record, replayed) = Record::open(folder.path()).unwrap();
+        let (mut list, replayed) = ReplayedList::open(folder.path()).unwrap();
         assert!(replayed.is_empty());
-        record.note(["a", "b"]).unwrap();
-        let failure = Record::open(folder.path()).err().unwrap();
+        list.note(["a", "b"]).unwrap();
+        let failure = ReplayedList::open(folder.path()).err().unwrap();
         assert_eq!(failure.exit, Exit::TryLater, "{failure}");
-        drop(record);
+        drop(list);
         let path = folder.path().join(FILE);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, &text[..text.len() - 9]).unwrap();
-        let (mut record, replayed) = Record::open(folder.path()).unwrap();
+        let (mut list, replayed) = ReplayedList::open(folder.path()).unwrap();
         assert_eq!(replayed.into_keys().collect::<Vec<_>>(), ["a"]);
-        record.note(["c"]).unwrap();
+        list.note(["c"]).unwrap();
         assert_eq!(
             read(folder.path()).unwrap().into_keys().collect::<Vec<_>>(),
             ["a", "c"]
