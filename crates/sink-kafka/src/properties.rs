@@ -122,7 +122,10 @@ pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
                 format!("found among the properties, expected {own} of the sink instead"),
             ));
         } else if let Some((_, reason)) = FIXED.iter().find(|(property, _)| property == name) {
-            errors.push((name.clone(), format!("found a value, expected no value: {reason}")));
+            errors.push((
+                name.clone(),
+                format!("found a value, expected no value: {reason}"),
+            ));
         } else {
             allowed.set(name, value.expose());
         }

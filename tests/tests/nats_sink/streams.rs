@@ -296,7 +296,7 @@ async fn rejected_event_without_dead_letter_blocks_later_events() {
     assert_eq!(stored(&url, STREAM).await.len(), 10);
 
     // Applies the advice in the reason: without the picture the event is small enough.
-    config.oversize = Oversize::Strip;
+    config.oversize = OversizeAction::Strip;
     let ending = Delivery::resume(&feed, config, cursor).finish(&feed).await;
     assert_eq!(ending.cursor.counts.delivered, 20);
     assert_once_and_in_order(&stored(&url, STREAM).await, 20);

@@ -255,7 +255,8 @@ impl Claim {
         if let Some((_, lost @ 1..)) = committed {
             warn!(
                 id,
-                lost, "the end of the spool is lost, for example after a power cut; the lost events had been delivered"
+                lost,
+                "the end of the spool is lost, for example after a power cut; the lost events had been delivered"
             );
         }
         let committed = committed.map(|(committed, _)| committed);

@@ -83,7 +83,7 @@ pub(super) async fn attempt_all(config: &Config) -> Vec<Attempt> {
 pub(super) fn worst(attempts: &[Attempt]) -> Exit {
     let failures: Vec<Exit> = attempts
         .iter()
-        .filter_map(|attempt| Some(attempt.answer.as_ref().err()?.0))
+        .filter_map(|attempt| Some(attempt.result.as_ref().err()?.0))
         .collect();
     // Only an operator can correct these two, while most other failures may be temporary.
     let permanent = [Exit::TokenRefused, Exit::Config];
