@@ -30,7 +30,7 @@ use crate::ports::free_ports;
 use crate::process::Process;
 use crate::relay::Relay;
 
-/// The id of every test cluster: the sixteen letters `neurobridge-test` in base64, Kafka's format for ids.
+/// The id of every test cluster: the sixteen characters `neurobridge-test` in base64, Kafka's format for ids.
 const CLUSTER_ID: &str = "bmV1cm9icmlkZ2UtdGVzdA";
 
 /// The time limit for a start, which takes three seconds on two idle cores, and several times as long during a compilation.
@@ -76,6 +76,7 @@ impl Kafka {
         let installation = KafkaInstallation::find()?;
         let ports = Ports::from(free_ports()?);
         let controller = format!("127.0.0.1:{}", ports.controller);
+        // The broker reaches the controller in its own process through this relay, so that the connection can be cut.
         let relay = options.fenceable.then(|| Relay::to(controller)).transpose()?;
         let mut kafka = Self {
             process: None,
@@ -260,8 +261,8 @@ impl Kafka {
         // Java would add the values of these variables to its arguments and print a line about them.
         command
             .env_remove("JAVA_TOOL_OPTIONS")
-            .env_remove("_JAVA_OPTIONS")
-            .env_remove("KAFKA_OPTS");
+            .env_remove("JDK_JAVA_OPTIONS")
+            .env_remove("_JAVA_OPTIONS");
         command
     }
 }

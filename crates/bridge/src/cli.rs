@@ -13,7 +13,7 @@ use neurobridge_core::units;
 use neurobridge_spool::Position;
 
 pub use self::backfill::BackfillFlags;
-pub use self::history::{GapsCommand, GapsCommandFlags, GapsFlags, HistoryFlags, TimeOrAge};
+pub use self::history::{GapsCommand, GapsFlags, GapsLsFlags, HistoryFlags, TimeOrAge};
 pub use self::simulate::{FeedFlags, SimulateFlags};
 pub use self::values::HttpAddress;
 use self::{
@@ -96,7 +96,7 @@ pub enum Command {
     #[command(after_help = history::EXAMPLES)]
     History(HistoryFlags),
     /// Lists the gaps: the times without an authenticated connection to a feed.
-    Gaps(GapsCommandFlags),
+    Gaps(GapsFlags),
     /// Shows the members of the cluster of the running bridge, or hands the leadership over.
     #[command(after_help = CLUSTER_EXAMPLES)]
     Cluster(ClusterFlags),

@@ -23,7 +23,7 @@ use tokio::runtime::{self, Handle, Runtime};
 
 use self::load::{Meter, Policy};
 
-/// The time between two measurements of the load: a rising load waits for one or two of them.
+/// The time between two measurements of the load. Resting workers become active one or two measurements after the load rises.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// The active workers of the process, for the metrics.
@@ -50,7 +50,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// The number of workers that are to rest: always less than all.
+    /// The number of workers that should rest; at least one stays active.
     wanted: usize,
     /// The workers that rest, by index.
     resting: BTreeSet<usize>,
@@ -93,7 +93,7 @@ impl Drop for Workers {
         self.shared.lock().has_ended = true;
         self.shared.changed.notify_all();
         if let Some(monitor) = self.monitor.take() {
-            // A panic of the monitor was reported already, and only ended the adjustment.
+            // A panic of the monitor has already been reported. It only stopped the adjustment.
             let _ = monitor.join();
         }
     }
@@ -104,7 +104,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the number of workers that are to rest.
+    /// Sets the number of workers that should rest.
     fn rest(self: &Arc<Self>, wanted: usize, handle: &Handle) {
         let before = std::mem::replace(&mut self.lock().wanted, wanted);
         self.changed.notify_all();
@@ -114,13 +114,13 @@ impl Shared {
         }
     }
 
-    /// Blocks the calling worker until fewer workers are to rest.
+    /// Blocks the calling worker until fewer workers should rest.
     fn occupy(&self) {
         let Some(index) = runtime::worker_index() else {
             return;
         };
         let mut state = self.lock();
-        // This task ran late: enough workers rest already, or fewer are to rest since.
+        // This task started late: by now enough workers rest, or fewer should rest.
         if state.resting.len() >= state.wanted || state.has_ended {
             return;
         }
@@ -137,10 +137,12 @@ impl Shared {
 
 /// Prepares the calling worker for blocking, with two tasks that do nothing.
 ///
-/// Each worker has a slot for its next task, from which other workers cannot steal. The first of the two tasks takes this slot,
-/// and so moves a task that is there to the queue, from which other workers can steal. The second one moves the first to the
-/// queue, too, and for this the scheduler wakes another worker, unless a worker is looking for work or all are running. So
-/// another worker parks after this one has parked for the last time, and polls the sockets and timers.
+/// Only one parked worker polls the sockets and timers, and it may have been this worker. A resting worker does not park, so
+/// another worker has to wake up: when that worker parks again, it takes over the polling.
+///
+/// Each worker also has a slot for its next task, from which other workers cannot steal. The first of the two tasks takes this
+/// slot, and pushes a task that is there to the queue, from which other workers can steal. The second task pushes the first to
+/// the queue, too, which wakes another worker, unless a worker is already looking for work or all are running.
 fn leave_nothing_to_this_worker() {
     for _ in 0..2 {
         tokio::spawn(async {});

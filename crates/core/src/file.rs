@@ -22,7 +22,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 /// seconds.
 pub const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// The maximum number of files that hang at the same time: each has a thread.
+/// The number of hanging files from which no further file is opened, because each has a thread.
 const MAX_HANGING: usize = 64;
 
 /// The time after which an unfinished access to a file counts as hanging.
@@ -182,9 +182,7 @@ impl<T: Clone + Send + 'static> Calls<T> {
             return Ok(Arc::clone(call));
         }
         // A hundred files may be read at the same time at a start.
-        let hanging = pending
-            .values()
-            .filter(|call| call.since.elapsed() >= HANGING_AFTER);
+        let hanging = pending.values().filter(|call| call.is_hanging());
         if hanging.count() >= MAX_HANGING {
             let message = format!("not opened, because {MAX_HANGING} other files are hanging");
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
@@ -224,6 +222,10 @@ impl<T: Clone + Send + 'static> Calls<T> {
 }
 
 impl<T> Call<T> {
+    fn is_hanging(&self) -> bool {
+        self.since.elapsed() >= HANGING_AFTER && lock(&self.state).answer.is_none()
+    }
+
     fn is_outdated(&self) -> bool {
         let state = lock(&self.state);
         state
@@ -316,6 +318,35 @@ mod tests {
             io::ErrorKind::TimedOut
         );
         fs::write(&path, "").unwrap();
+    }
+
+    #[test]
+    fn many_concurrent_reads_are_allowed_until_they_hang() {
+        static CALLS: Calls<()> = Calls::new();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let ended = Arc::new(Mutex::new(ended));
+        let begin = |number: usize| {
+            let ended = Arc::clone(&ended);
+            CALLS.begin(Path::new(&number.to_string()), move |_| {
+                let _ = lock(&ended).recv();
+                Ok(())
+            })
+        };
+        for number in 0..2 * MAX_HANGING {
+            assert!(begin(number).is_ok(), "only {number} files at the same time");
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !lock(&CALLS.0)
+            .iter()
+            .flat_map(HashMap::values)
+            .all(|call| call.is_hanging())
+        {
+            assert!(Instant::now() < deadline, "a file does not hang");
+            thread::yield_now();
+        }
+        let error = begin(2 * MAX_HANGING).err().map(|error| error.kind());
+        assert_eq!(error, Some(io::ErrorKind::ResourceBusy));
+        drop(end);
     }
 
     #[test]

@@ -58,12 +58,12 @@ pub(crate) struct Allowed<'a> {
 }
 
 impl Allowed<'_> {
-    /// Returns the valid placeholders, as errors list them.
+    /// Returns the valid placeholders of a text that is not part of a request for a list, as errors list them.
     const fn expected(&self) -> &'static str {
-        if self.request_id {
-            "{secret.NAME}, {request_id}"
-        } else {
-            "{secret.NAME}"
+        match (self.request_id, self.values) {
+            (false, _) => "{secret.NAME}",
+            (true, false) => "{secret.NAME}, {request_id}",
+            (true, true) => "{secret.NAME}, {request_id}, {value}, {values:json}",
         }
     }
 }
@@ -194,7 +194,7 @@ fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, 
             let suggestion = match name.contains('.') {
                 true => nearest(first, &["secret"]).map(|_| "{secret.NAME}"),
                 false => nearest(name, &["request_id"])
-                    .filter(|_| name.contains('_'))
+                    .filter(|_| name.contains('_') && allowed.request_id)
                     .map(|_| "{request_id}"),
             };
             return match suggestion {
@@ -487,13 +487,10 @@ mod tests {
         assert!(error("{request_di}", ALLOWED).contains("did you mean {request_id}?"));
         assert!(error("a{value:json}", ALLOWED).contains("as the whole text"));
         assert!(error("{values}", ALLOWED).contains("{values:json}"));
-        let none = Allowed {
-            secrets: &[],
-            request_id: false,
-            values: false,
-            ..ALLOWED
-        };
+        let none = Allowed::default();
         assert!(error("{request_id}", none).contains("valid only in messages"));
+        assert!(!error("{secrets.token}", none).contains("request_id"));
+        assert!(Text::parse("{request_di}", none).is_ok());
         assert!(error("{value}", none).contains("valid only in \"ack.send\""));
     }
 }

@@ -217,7 +217,7 @@ impl Following {
         self.membership.copies.next(0).unwrap_or(1) <= self.contested_to
     }
 
-    /// Returns whether the lease is held, and has not ended since this member leads.
+    /// Returns whether the lease is held, and no call has noticed its end since this member leads.
     pub(crate) fn may_publish(&self) -> bool {
         self.membership.lead.is_held() && !self.must_step_down
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use neurobridge_core::{clock, reader::Reader};
+use neurobridge_core::{clock, event::Sequence, reader::Reader};
 use neurobridge_spool::inspect;
 use support::*;
 use tempfile::TempDir;
@@ -93,6 +93,28 @@ async fn flipped_bit_loses_at_most_one_event() {
             assert_eq!(report.findings.len(), 1, "bit {bit}: {report:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn damage_before_the_first_read_event_is_not_reported() {
+    let log = small_log().await;
+    let path = &segments(log.path())[0];
+    let mut bytes = fs::read(path).unwrap();
+    let last = EVENTS / 2;
+    let end = record_ends(&bytes)[last as usize];
+    bytes[end - 1] ^= 1;
+    fs::write(path, bytes).unwrap();
+    let damaged = |first: u64| -> Vec<u64> {
+        let entries =
+            inspect::from_sequence(&log.path().join("spool"), Sequence::new(first).unwrap()).unwrap();
+        let damaged = entries.filter_map(|entry| match entry.unwrap() {
+            inspect::Entry::Damaged(finding) => Some(finding.from.get()),
+            inspect::Entry::Events(_) => None,
+        });
+        damaged.collect()
+    };
+    assert_eq!(damaged(last), [last]);
+    assert_eq!(damaged(last + 1), [0; 0]);
 }
 
 #[tokio::test]

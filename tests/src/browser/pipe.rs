@@ -72,7 +72,7 @@ impl Pipe {
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the browser exited before it answered {method}")
+                    bail!("no answer to {method}: the output of the browser is unreadable (no JSON message)")
                 }
             };
             if message["id"] != self.last_id {
@@ -108,8 +108,8 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        // An empty message ends the thread that reads the pipe. The end of the browser would not, because this process has
-        // the pipe open for writing too.
+        // An empty message ends the thread that reads the pipe. The exit of the browser does not end the thread, because this
+        // process has the pipe open for writing too.
         let _ = both_ways(&self.answers).and_then(|mut answers| Ok(answers.write_all(b"\0")?));
     }
 }

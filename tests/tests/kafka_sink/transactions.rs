@@ -87,6 +87,7 @@ async fn deleted_topic_duplicates_no_event() {
     let mut config = config(&bootstrap, &topic);
     config.create = false;
     (config.partitions, config.replicas) = (None, None);
+    // Without the topic, and then without the topic of cursors, the sink does not connect.
     let fault = connect(config.clone()).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Missing, "{fault}");
     let admin = KafkaAdmin::new(&bootstrap).unwrap();
@@ -105,6 +106,7 @@ async fn deleted_topic_duplicates_no_event() {
     delivery.append_many(100).await;
     delivery.until_settled().await;
     assert_complete_and_in_order(&records(&bootstrap, &topic).await, 100);
+    // After the deletion, events wait until the topic is created again.
     admin.delete_topic(&topic).unwrap();
     for id in 101..=200 {
         delivery.append(&frame(id)).await;
@@ -130,6 +132,6 @@ async fn deleted_topic_duplicates_no_event() {
     .await;
     let ending = delivery.finish().await;
     assert_eq!(ending.snapshot.cursor.counts.delivered, 200);
-    let ids: Vec<_> = records(&bootstrap, &topic).await;
-    assert_eq!(ids.len(), 100, "all events after the deletion, each once");
+    let records: Vec<_> = records(&bootstrap, &topic).await;
+    assert_eq!(records.len(), 100, "as many records as events after the deletion");
 }

@@ -27,7 +27,7 @@ enum Broker<'a> {
 }
 
 impl Bench {
-    /// Creates a topic or starts a server. The program under measurement creates its stream.
+    /// Creates a topic in Kafka, or starts a NATS server, in which the measured program creates the stream itself.
     pub(super) fn destination(&self, case: Case, name: &str) -> Result<Destination<'_>> {
         let broker = match case.sink {
             Sink::Kafka => {

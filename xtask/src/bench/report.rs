@@ -69,8 +69,8 @@ fn ratios(what: &str, times: &[Times]) -> Vec<String> {
         .collect()
 }
 
-/// Compares the CPU time of two programs run by run, and returns the minimum, the median and the maximum. Both programs
-/// of a pair ran within the same minute, so other load cancels out, unlike in a comparison of two medians.
+/// Compares the CPU time of two programs run by run, and returns the minimum, the median and the maximum. The two runs of a pair
+/// happen within the same minute, so other load affects both and cancels out; in a comparison of two medians it would not.
 fn compared(
     programs: &[Times],
     one: Program,

@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(900);
 
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
 
-/// Installs Java, Maven and the JAR files of Kafka where they are missing.
+/// Installs those of Java, Maven and Kafka's JAR files that are missing.
 pub(super) fn install() -> Result<()> {
     let jars = KafkaInstallation::jars_dir();
     if !jars.is_dir() {
@@ -27,6 +27,7 @@ pub(super) fn install() -> Result<()> {
     }
     if KafkaInstallation::find_java().is_none() {
         let reason = format!("Kafka {VERSION} needs Java {MINIMUM_JAVA} or newer");
+        // The first package that the distribution offers is installed.
         let packages = [
             "openjdk-21-jre-headless",
             "openjdk-17-jre-headless",

@@ -21,7 +21,7 @@ Examples:
 /// Flags of `history`.
 #[derive(Clone, Debug, Args)]
 pub struct HistoryFlags {
-    /// The configuration, with the data folder.
+    /// The configuration, which names the data folder with the history.
     #[command(flatten)]
     pub config: ConfigFlag,
     /// Shows only changes since this time, or within this duration, such as 2026-01-31T12:00:00Z or 1h.
@@ -57,7 +57,7 @@ impl FromStr for TimeOrAge {
 
 /// Flags of `gaps`.
 #[derive(Clone, Debug, Args)]
-pub struct GapsCommandFlags {
+pub struct GapsFlags {
     /// The configuration file [default: $NEUROBRIDGE_CONFIG, ./neurobridge.toml, /etc/neurobridge/neurobridge.toml, or none].
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -69,14 +69,14 @@ pub struct GapsCommandFlags {
 /// The commands of `gaps`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum GapsCommand {
-    /// Lists the gaps of all sources, with start, end, reason and outcome, the oldest first.
+    /// Lists the gaps of all sources, with start, end, reason, and whether the events were fetched, the oldest first.
     #[command(after_help = GAPS_EXAMPLES)]
-    Ls(GapsFlags),
+    Ls(GapsLsFlags),
 }
 
 /// Flags of `gaps ls`.
 #[derive(Clone, Debug, Args)]
-pub struct GapsFlags {
+pub struct GapsLsFlags {
     /// Shows only the gaps of this source.
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::print;
 use crate::{
-    cli::{GapsFlags, HistoryFlags},
+    cli::{GapsLsFlags, HistoryFlags},
     config::{self, Config},
     exit::{Exit, Failure, OrExit},
     gaps::Gap,
@@ -42,7 +42,7 @@ pub(super) fn entries(flags: &HistoryFlags) -> Result<Exit, Failure> {
 ///
 /// # Errors
 /// Fails when the history cannot be read, or the source is neither configured nor known to the history.
-pub(super) fn gaps(config: Option<&Path>, flags: &GapsFlags) -> Result<Exit, Failure> {
+pub(super) fn gaps(config: Option<&Path>, flags: &GapsLsFlags) -> Result<Exit, Failure> {
     let (content, config) = read(config)?;
     let mut gaps: Vec<&Gap> = content.newest_gaps().collect();
     if let Some(source) = &flags.source {

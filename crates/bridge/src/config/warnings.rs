@@ -72,7 +72,10 @@ impl Loaded {
                 let place = if source.feed.is_some() { ".feed" } else { "" };
                 found.add(format!("sources.{name}{place}.backfill.url"), message);
             }
-            if self.config.deduplicate.max_events == 0 && source.backfill_address().is_some() {
+            if self.config.deduplicate.max_events == 0
+                && source.feed.is_some()
+                && source.backfill_address().is_some()
+            {
                 let message = "events that the feed sends and the bridge also fetches after a gap are published twice; \
                                deduplicate.max_events > 0 prevents it";
                 found.add(format!("sources.{name}.backfill"), message);

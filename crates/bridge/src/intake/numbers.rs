@@ -1,4 +1,4 @@
-//! A bounded set of event numbers, with which fetched events are compared.
+//! A bounded set of event numbers, with which events are compared.
 
 use std::collections::BTreeMap;
 

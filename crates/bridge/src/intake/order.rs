@@ -23,6 +23,16 @@ struct SourceOrder {
     newest: Newest,
     /// The numbers of the stored events.
     known: NumberSet,
+    fetched: FetchedNumbers,
+}
+
+/// The numbers of the stored events that were fetched: the feed may send the same events later. Cleared when the feed has long passed
+/// them, so that a feed that restarts its numbers loses no event.
+#[derive(Debug, Default)]
+struct FetchedNumbers {
+    numbers: NumberSet,
+    /// The largest number; `None` for an empty set.
+    last: Option<u64>,
 }
 
 /// The event of a source with the largest number, in the order of ids.
@@ -39,6 +49,7 @@ struct Newest {
 pub(super) struct BatchOrder<'a> {
     newest: &'a mut Newest,
     known: &'a mut NumberSet,
+    fetched: &'a mut FetchedNumbers,
     origin: Origin,
     connection: Option<u64>,
     /// Whether the batch has events of a feed, received or fetched.
@@ -63,10 +74,15 @@ impl Orders {
 
     /// Returns the order of a batch from a connection of a source, or of fetched events.
     pub(super) fn of(&mut self, source: &Arc<str>, origin: Origin, connection: u64) -> BatchOrder<'_> {
-        let SourceOrder { newest, known } = self.source(source);
+        let SourceOrder {
+            newest,
+            known,
+            fetched,
+        } = self.source(source);
         BatchOrder {
             newest,
             known,
+            fetched,
             origin,
             connection: origin.is_feed().then_some(connection),
             is_ordered: origin.is_feed() || origin.is_backfill(),
@@ -79,16 +95,27 @@ impl Orders {
 }
 
 impl BatchOrder<'_> {
-    /// Returns whether a fetched event is stored already; false for an event of the feed, for which the deduplication window
-    /// decides.
+    /// Returns whether an event that the deduplication window does not contain is stored already: a fetched event that was stored
+    /// before, or an event of the feed that was fetched before.
     pub(super) fn is_known(&self, number: Option<u64>) -> bool {
-        self.origin.is_backfill() && number.is_some_and(|number| self.known.contains(number))
+        number.is_some_and(|number| {
+            if self.origin.is_backfill() {
+                self.known.contains(number)
+            } else {
+                self.origin.is_feed() && self.fetched.contains(number)
+            }
+        })
     }
 
     /// Adds a stored event.
     pub(super) fn add(&mut self, number: Option<u64>) {
         if let Some(number) = number.filter(|_| self.is_ordered) {
             self.known.insert(number);
+            if self.origin.is_backfill() {
+                self.fetched.insert(number);
+            } else {
+                self.fetched.passed(number);
+            }
         }
     }
 
@@ -114,6 +141,7 @@ impl BatchOrder<'_> {
         if self.newest.late > MAX_LATE {
             // The feed has restarted its numbers.
             *self.known = NumberSet::default();
+            *self.fetched = FetchedNumbers::default();
             *self.newest = Newest {
                 number,
                 connection: self.connection,
@@ -121,6 +149,27 @@ impl BatchOrder<'_> {
             };
         }
         is_late
+    }
+}
+
+impl FetchedNumbers {
+    fn contains(&self, number: u64) -> bool {
+        self.last.is_some_and(|last| number <= last) && self.numbers.contains(number)
+    }
+
+    fn insert(&mut self, number: u64) {
+        self.numbers.insert(number);
+        self.last = self.last.max(Some(number));
+    }
+
+    /// Clears the set if the feed has long passed its largest number.
+    fn passed(&mut self, number: u64) {
+        if self
+            .last
+            .is_some_and(|last| number > last.saturating_add(MAX_LATE.into()))
+        {
+            *self = Self::default();
+        }
     }
 }
 
@@ -189,6 +238,25 @@ mod tests {
         assert!(!order.is_known(Some(7)), "the feed may repeat a number");
         let order = orders.of(&"other".into(), Origin::Backfill, 0);
         assert!(!order.is_known(Some(7)), "each source has its own numbers");
+    }
+
+    #[test]
+    fn event_of_the_feed_is_known_if_it_was_fetched_recently() {
+        let mut orders = Orders::default();
+        let main = "main".into();
+        for number in [5, 6] {
+            orders.of(&main, Origin::LateBackfill, 0).add(Some(number));
+        }
+        let limit = 6 + u64::from(MAX_LATE);
+        orders.of(&main, Origin::Feed, 1).add(Some(limit));
+        let order = orders.of(&main, Origin::Feed, 1);
+        let numbers = [4, 5, 6, 7].map(|number| order.is_known(Some(number)));
+        assert_eq!(numbers, [false, true, true, false]);
+        orders.of(&main, Origin::Feed, 1).add(Some(limit + 1));
+        let order = orders.of(&main, Origin::Feed, 1);
+        assert!(!order.is_known(Some(5)), "the feed has long passed the number");
+        let order = orders.of(&main, Origin::Backfill, 0);
+        assert!(order.is_known(Some(5)), "a further fetch");
     }
 
     #[test]

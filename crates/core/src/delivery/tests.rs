@@ -207,7 +207,7 @@ fn too_many_consecutive_dead_letters_stop_the_sink() {
         assert_eq!(outcome.progress.state, SinkState::Down);
         let reason = outcome.progress.reason.unwrap();
         assert!(
-            reason.starts_with("more than 4 events in a row were rejected, the last one with \"found"),
+            reason.starts_with("more than 4 events in a row were rejected, the last one with \"found 2 MiB"),
             "{reason}"
         );
         assert!(

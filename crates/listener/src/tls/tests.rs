@@ -111,3 +111,25 @@ fn encrypted_or_missing_private_key_is_reported() {
     std::fs::write(&key_file, key.serialize_pem()).unwrap();
     client_config(&files).unwrap();
 }
+
+#[test]
+fn damaged_certificate_of_a_chain_is_reported_with_its_position() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert_file, key_file) = (folder.path().join("client.pem"), folder.path().join("client.key"));
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["client".to_owned()])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap()
+        .pem();
+    let damaged = certificate.replace("MII", "!!!");
+    std::fs::write(&cert_file, format!("{certificate}{damaged}")).unwrap();
+    std::fs::write(&key_file, key.serialize_pem()).unwrap();
+    let files = TlsFiles {
+        ca_file: None,
+        cert_file: Some(cert_file),
+        key_file: Some(key_file),
+    };
+    let error = client_config(&files).unwrap_err().to_string();
+    assert!(error.starts_with("certificate 2 in `tls.cert_file`"), "{error}");
+}

@@ -80,7 +80,7 @@ impl Outbox {
         self.push(Opcode::Text, json.to_string().as_bytes());
     }
 
-    /// Appends an entry of the sequence, in its usual size or with `bytes` bytes.
+    /// Appends the entry at a position, in its usual size or padded to `bytes` bytes.
     pub(super) fn push_entry(&mut self, entries: &Entries, position: u64, bytes: Option<usize>) {
         let content = Content::Events {
             first: position,
@@ -121,8 +121,7 @@ impl Outbox {
         });
     }
 
-    /// Appends an entry that was sent before, with the same id and another body; `variant`, from 1, distinguishes such
-    /// bodies.
+    /// Appends an entry that was sent before, with the same id and another body; `variant`, from 1, selects the body.
     pub(super) fn push_variant(&mut self, entries: &Entries, position: u64, variant: u64) {
         self.push_event(Content::Copy, Opcode::Text, entries.frame_bytes_hint(), |out| {
             entries.write_variant(position, variant, out)
@@ -161,18 +160,21 @@ impl Outbox {
         index.checked_sub(1).map_or(0, |before| self.frames[before].end)
     }
 
-    /// Records bytes that the socket accepted, and reports the frames that are now completely written.
+    /// Records bytes that the socket accepted. For each frame that is now completely written, marks its events as sent, counts the
+    /// frame, and writes it to the journal: an event only if no connection has sent it before, and a deliberate copy always
+    /// (copies of a declared feed never).
     pub(super) fn advance(&mut self, bytes: usize, connection: u64, platform: &Platform) {
         self.written += bytes;
         let through = self.frames[self.reported..].partition_point(|frame| frame.end <= self.written);
         let frames = &self.frames[self.reported..self.reported + through];
         self.reported += through;
-        let mut events = 0;
+        let mut sent_frames = 0;
         // Ranges of consecutive positions, almost always the whole batch, are reported in one call.
         for run in frames.chunk_by(|one, next| follows(one.content, next.content)) {
             match (run[0].content, run[run.len() - 1].content) {
                 (Content::Other, _) => continue,
                 (Content::Events { first, .. }, Content::Events { last, .. }) => {
+                    // The positions that no connection had sent before.
                     let fresh = platform.mark_sent(connection, first..=last);
                     let is_fresh = |position: u64| fresh.iter().any(|range| range.contains(&position));
                     match &platform.declared {
@@ -191,16 +193,16 @@ impl Outbox {
                         ),
                     }
                 }
-                // The record of a declared feed contains each event once.
+                // The journal of a declared feed contains each event once, so copies are not written.
                 _ if platform.declared.is_some() => {}
                 _ => platform
                     .journal
                     .write(run.iter().map(|frame| &self.bytes[frame.payload..frame.end])),
             }
-            events += run.len() as u64;
+            sent_frames += run.len() as u64;
         }
-        if events > 0 {
-            platform.count_frames(events);
+        if sent_frames > 0 {
+            platform.count_frames(sent_frames);
         }
     }
 }

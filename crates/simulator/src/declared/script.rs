@@ -1,4 +1,4 @@
-//! A script: frames of a declared feed, for example from the documentation of the feed, and fault rules.
+//! A script contains frames of a declared feed, for example from the documentation of the feed, and fault rules.
 
 use crate::faults::{FaultRule, escaped};
 
@@ -7,7 +7,8 @@ use super::FeedError;
 /// The frames of a declared feed, and fault rules.
 ///
 /// A script has one frame in each line. A line that begins with `#` is a comment, and a line that begins with `#!` is a fault
-/// rule. The rule `send` without a text sends the frame in the next line, which is sent at no other time.
+/// rule, such as `#! cut,after=3`. The rule `send` without a text takes the next line that is not empty as its frame; this line
+/// is not part of the sequence of frames.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     frames: Vec<Line>,

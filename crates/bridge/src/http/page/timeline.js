@@ -56,7 +56,7 @@ function words(gap, now) {
   const until = gap.to === Infinity ? "now" : moment(new Date(gap.to * 1000));
   const length = gap.gaps > 1 ? `${number(gap.gaps)} gaps, ${seconds(gap.seconds)}` : seconds(Math.min(gap.to, now) - gap.from);
   const fetched = gap.fetched ? `, ${number(gap.fetched)} ${gap.fetched === 1 ? "event" : "events"} fetched` : "";
-  return `${moment(from)} – ${until}, ${length}\n${plain(gap.reason)}; ${gap.outcome}${fetched}`;
+  return `${moment(from)} – ${until}, ${length}\n${plain(gap.reason)}; ${plain(gap.outcome)}${fetched}`;
 }
 
 /** A strip that shows the connection of a source between two times. */
