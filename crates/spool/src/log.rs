@@ -237,6 +237,8 @@ pub(crate) struct Finder {
     /// The number of the reader in a log in memory. The log records which events it has passed to each reader, because a
     /// full log drops these events last.
     reader: Option<u64>,
+    /// The name of the reader of a log on disk, for log lines.
+    name: Option<String>,
     walk: Walk,
     /// The running look-up on the disk.
     running: Option<LookUp>,
@@ -256,6 +258,7 @@ impl Finder {
         Self {
             log,
             reader: None,
+            name: None,
             walk: Walk::default(),
             running: None,
             retry_at: None,
@@ -264,12 +267,14 @@ impl Finder {
 
     /// Creates a finder for a reader.
     pub(crate) fn of_reader(log: Log, key: &ReaderKey) -> Self {
-        let reader = match key {
-            ReaderKey::Memory(number) => Some(*number),
-            _ => None,
+        let (reader, name) = match key {
+            ReaderKey::Memory(number) => (Some(*number), None),
+            ReaderKey::Disk(name) => (None, Some(name.clone())),
+            ReaderKey::Observer => (None, None),
         };
         Self {
             reader,
+            name,
             ..Self::new(log)
         }
     }
@@ -330,7 +335,12 @@ impl Finder {
                 }
                 Ok(found) => return Ok(found),
                 Err(error) if ErrorClass::of(&error).is_retryable() => {
-                    warn!(%error, "the spool cannot be read; retrying");
+                    warn!(
+                        reader = self.name,
+                        sequence = sequence.get(),
+                        %error,
+                        "the spool cannot be read; retrying in {RETRY_INTERVAL:?}"
+                    );
                     self.retry_at = Some(Instant::now() + RETRY_INTERVAL);
                 }
                 Err(source) => return Err(ReadError::Disk { sequence, source }),
@@ -345,7 +355,12 @@ impl Finder {
             Log::Disk(log) => loop {
                 match self.walk.find(log.shared(), sequence) {
                     Err(error) if ErrorClass::of(&error).is_retryable() && !*log.closed().borrow() => {
-                        warn!(%error, "the spool cannot be read; retrying");
+                        warn!(
+                            reader = self.name,
+                            sequence = sequence.get(),
+                            %error,
+                            "the spool cannot be read; retrying in {RETRY_INTERVAL:?}"
+                        );
                         std::thread::sleep(RETRY_INTERVAL);
                     }
                     found => return found.map_err(|source| ReadError::Disk { sequence, source }),

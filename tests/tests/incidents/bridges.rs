@@ -128,10 +128,14 @@ fn full_disk_is_reported_until_there_is_space() {
                 "at_risk",
                 "The disk is full: main is not read, and the platform may discard events",
             ),
-            Log("the disk is full; the spool waits for room"),
+            Log("the disk is full; the spool stores no events until there is room"),
             Metric("neurobridge_spool_full", &[], 1.0),
             Alert("NeurobridgeSpoolFull"),
-            History("disk_full", "spool", "the disk is full; the spool waits for room"),
+            History(
+                "disk_full",
+                "spool",
+                "the disk is full; the spool stores no events until there is room",
+            ),
         ]);
         let status = scene.status();
         assert_eq!(status["spool"]["is_disk_full"], true, "{status}");

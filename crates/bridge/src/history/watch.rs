@@ -303,7 +303,8 @@ impl Watch {
             reported_at: None,
         });
         if let Some(events) = dropped.report(spool.dropped_events, now) {
-            let text = "the spool is full and drops its oldest events";
+            let text =
+                "the spool is full and drops its oldest events; sinks that have not delivered them lose them";
             content.add(Entry::new(Kind::EventsDropped, now, text).events(events));
         }
         let condition = Condition::of(spool);
@@ -327,14 +328,17 @@ impl Watch {
                 Kind::SpoolFull,
                 "the spool is full; it stores no events until there is room",
             ),
-            Condition::DiskFull => (Kind::DiskFull, "the disk is full; the spool waits for room"),
+            Condition::DiskFull => (
+                Kind::DiskFull,
+                "the disk is full; the spool stores no events until there is room",
+            ),
             Condition::Retrying => (
                 Kind::SpoolRetrying,
                 "spool cannot write now; retrying until the system allows it",
             ),
             Condition::Failed => (
                 Kind::SpoolFailed,
-                "the spool has failed and accepts no more events",
+                "the spool has failed and accepts no more events; stored events can still be delivered",
             ),
             Condition::Fine => (
                 Kind::SpoolRecovered,

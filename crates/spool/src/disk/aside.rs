@@ -55,7 +55,12 @@ impl Shared {
             Ok(false) => return,
             Ok(true) => {}
             Err(error) => {
-                warn!(%error, segment = %path.display(), "damaged bytes cannot be copied into the folder \"damaged\"");
+                warn!(
+                    %error,
+                    segment = %path.display(),
+                    offset = region.offset,
+                    "damaged bytes cannot be copied into the folder \"damaged\"; they stay in the segment until it is deleted"
+                );
             }
         }
         error!(
@@ -136,7 +141,11 @@ impl Shared {
         }
         aside.size = left;
         if removed > 0 {
-            info!(files = removed, "removed old copies of damaged bytes");
+            info!(
+                folder = %self.folder.join(DAMAGED).display(),
+                files = removed,
+                "removed copies of damaged bytes that have reached their maximum age"
+            );
         }
     }
 }

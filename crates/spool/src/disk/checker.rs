@@ -38,7 +38,7 @@ pub(super) fn run(shared: Arc<Shared>) {
             Ok(false) => return,
             Err(error) if error.kind() == io::ErrorKind::NotFound => next = located.limit,
             Err(error) if ErrorClass::of(&error).is_retryable() => {
-                debug!(%error, segment = %located.path.display(), "segment cannot be checked now; retrying");
+                debug!(%error, segment = %located.path.display(), "segment cannot be checked for damage now; retrying");
                 let state = shared.lock();
                 drop(shared.wait(&shared.maintenance_condvar, state, RETRY_INTERVAL));
                 if shared.lock().is_ending() {
@@ -46,12 +46,16 @@ pub(super) fn run(shared: Arc<Shared>) {
                 }
             }
             Err(error) => {
-                warn!(%error, segment = %located.path.display(), "the segment cannot be checked");
+                warn!(
+                    %error,
+                    segment = %located.path.display(),
+                    "the segment cannot be checked for damage; damage in it is reported when a sink reads it"
+                );
                 next = located.limit;
             }
         }
     }
-    debug!("the spool is checked");
+    debug!("all segments of the spool are checked for damage");
 }
 
 /// Checks a segment and indexes its records; returns false if the log is closed.

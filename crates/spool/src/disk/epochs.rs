@@ -32,7 +32,8 @@ pub(super) fn begin(folder: &Path, end: Sequence) -> Result<Epochs, DiskError> {
     let before = read(folder)?.unwrap_or_else(|| {
         warn!(
             file = %path(folder).display(),
-            "epochs file damaged; committed cursors in a broker are valid only up to the current end of the spool"
+            "epochs file damaged and replaced; nothing is lost, unless the end of the spool was lost earlier: then a sink whose \
+             cursor is committed in a broker may skip events"
         );
         Epochs::default()
     });

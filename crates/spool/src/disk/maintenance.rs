@@ -67,7 +67,12 @@ pub(super) fn run(shared: Arc<Shared>) {
             }
             Err(error) if error.is_retryable() => {
                 if !was_retrying {
-                    warn!(%error, cause = %error.source, "cursors or resume values cannot be saved now; retrying");
+                    warn!(
+                        %error,
+                        cause = %error.source,
+                        "cursors or resume values cannot be saved now; retrying; after a crash before the next save, events are \
+                         sent or received again"
+                    );
                 }
                 (RETRY_INTERVAL, true)
             }
@@ -189,7 +194,8 @@ impl Shared {
                 error!(
                     reader = name,
                     next = cursor.next.get(),
-                    "cursor note too long and not saved; events are sent again after a restart"
+                    "the cursor is not saved, because the data that the sink stores in it is too long; after a restart the \
+                     events since the last saved cursor are sent again"
                 );
             }
             // After the cursor is saved: a registered reader without a cursor counts as a reader whose cursor was lost.

@@ -230,7 +230,11 @@ impl Disk {
         let mut has_panicked = false;
         for thread in threads.drain(..) {
             if thread.join().is_err() {
-                error!("a thread of the spool has panicked; this is a bug");
+                error!(
+                    folder = %self.shared.folder.display(),
+                    "a thread of the spool has panicked, which is a bug; cursors may not be saved, and after the next start \
+                     events may be sent again"
+                );
                 has_panicked = true;
             }
         }
@@ -286,7 +290,7 @@ impl Disk {
                 reason = damage.reason,
                 next = cursor.next.get(),
                 pending,
-                "cursor lost; delivering from the oldest record in the spool"
+                "cursor lost; delivering from the oldest record in the spool, including events that were delivered before"
             ),
             None => {}
         }
@@ -399,7 +403,7 @@ impl Shared {
             %error,
             cause = %error.source,
             pending = state.next.since(state.needed()),
-            "the spool has failed and accepts no more events"
+            "the spool has failed and accepts no more events; stored events can still be delivered"
         );
         for pending in state.queue.drain(..) {
             // The caller may have ended.
@@ -423,7 +427,11 @@ impl Shared {
         };
         let recorded = retry::retry_briefly(|| stop_record::write(&self.folder, epoch, next));
         if let Err(error) = recorded {
-            warn!(%error, cause = %error.source, "orderly stop cannot be recorded; a loss at the end of the spool won't be detected");
+            warn!(
+                %error,
+                cause = %error.source,
+                "orderly stop cannot be recorded; the next start cannot detect a loss at the end of the spool"
+            );
         }
     }
 

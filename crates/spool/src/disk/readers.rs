@@ -28,7 +28,9 @@ pub(super) fn recover(
     let mut registry = lock(&shared.registry);
     if registry.state() == FileState::Damaged {
         warn!(
-            "registry of readers damaged; a sink without a cursor starts from the oldest record in the spool"
+            folder = %shared.folder.display(),
+            "the file \"readers\" with the names of known sinks is damaged; a sink without a cursor counts as known and starts \
+             from the oldest record in the spool"
         );
     }
     let mut names: BTreeSet<String> = registry.names().cloned().collect();

@@ -57,6 +57,9 @@ const ID: &str = "spool.id";
 const LOCK: &str = "spool.lock";
 /// The name of the retention marker: a cursor at the end of the intentionally deleted events.
 pub(crate) const TRIMMED: &str = "trimmed";
+/// The end of the log texts about an unreadable retention marker.
+const UNREADABLE_MARKER: &str = "that records up to where old events were deleted is unreadable; intentionally deleted \
+                                 events may be reported as damaged";
 
 /// Opens the log in a folder.
 pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenError> {
@@ -136,8 +139,10 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     let next = end.max(trimmed.next).max(settled.unwrap_or(end));
     if next > end {
         warn!(
+            folder = %folder.display(),
             events = next.since(end),
-            "the end of the spool is missing: sinks have settled events after its last one"
+            "the end of the spool is missing, for example after a power cut: a sink has settled events after the last stored \
+             one; sinks that have not settled these events lose them"
         );
     }
     shared.epochs = epochs::begin(folder, next)?;
@@ -281,9 +286,9 @@ fn make_id(folder: &Path, segments: &[(Sequence, PathBuf)]) -> Result<SpoolId, D
         Some(header.spool)
     });
     if let Some(id) = found {
-        warn!(%id, "spool id missing or damaged; using the id in a segment");
+        warn!(folder = %folder.display(), %id, "spool id missing or damaged; using the id in a segment");
     } else if !segments.is_empty() {
-        warn!("spool id missing or damaged in all files; creating a new one");
+        warn!(folder = %folder.display(), "spool id not found; creating a new one; events may be sent again");
     }
     let id = found.unwrap_or_else(SpoolId::generate);
     files::replace(folder, ID, id_line(id).as_bytes())?;
@@ -298,13 +303,13 @@ fn read_trimmed(path: PathBuf, id: SpoolId) -> Result<(CursorFile, Cursor), Disk
     Ok(match cursor::read(&path, id)? {
         Stored::Cursor { slot, damage } => {
             if let Some(error) = damage {
-                warn!(%error, "one of two copies of the retention marker is damaged; removed segments may be reported as damage");
+                warn!(file = %path.display(), %error, "one of the two entries in the file {UNREADABLE_MARKER}");
             }
             (CursorFile::new(path, id, Some(&slot)), slot.cursor)
         }
         stored => {
             if let Stored::Damaged(error) = stored {
-                warn!(%error, "retention marker unreadable; removed segments may be reported as damage");
+                warn!(file = %path.display(), %error, "the file {UNREADABLE_MARKER}");
             }
             (
                 CursorFile::new(path, id, None),
@@ -328,7 +333,10 @@ fn segments(
         let begins_at = match segment::read_header(&file).map_err(DiskError::of("read", &path))? {
             Ok(header) if header.spool == id => Some(header.begins_at),
             Ok(header) => {
-                warn!(segment = %path.display(), spool = %header.spool, "segment belongs to another spool; moved into the folder \"damaged\"");
+                warn!(
+                    segment = %path.display(), spool = %header.spool,
+                    "segment of another spool moved into the folder \"damaged\"; its events are not delivered"
+                );
                 let aside = folder.join(DAMAGED);
                 files::make_folder(&aside)?;
                 if let Some(name) = path.file_name() {
@@ -337,7 +345,7 @@ fn segments(
                 }
                 // The retention in the folder `damaged` begins now, whatever the age of the segment.
                 if let Err(error) = file.set_modified(SystemTime::now()) {
-                    debug!(%error, "modification time cannot be set");
+                    debug!(%error, segment = %path.display(), "modification time of the moved file cannot be set");
                 }
                 continue;
             }
@@ -390,8 +398,9 @@ fn recover_end(shared: &Shared, stored: Option<&Epochs>, trimmed: Sequence) -> R
             to: recorded,
         };
         warn!(
+            segment = %path.display(),
             events = recorded.since(from),
-            "end of the spool missing or damaged after an orderly stop"
+            "the end of the spool is missing or damaged since the last orderly stop; the events in it are lost"
         );
         shared.note_damage(&path, &region);
     }
@@ -443,10 +452,15 @@ fn recover_last(shared: &Shared) -> Result<Sequence, OpenError> {
             warn!(
                 segment = %last.path.display(),
                 offset = end,
-                "the last write is incomplete; truncating it after a copy into the folder \"damaged\""
+                "the last write is incomplete, so its events were not confirmed as stored; truncating it, after a copy into the \
+                 folder \"damaged\" if the copies there do not exceed 64 MiB"
             );
             if let Err(error) = shared.set_aside(&last.path, &torn) {
-                warn!(%error, "bytes of the incomplete write cannot be copied into the folder \"damaged\"");
+                warn!(
+                    segment = %last.path.display(), offset = end, %error,
+                    "the bytes of the incomplete last write cannot be copied into the folder \"damaged\"; they are deleted \
+                     without a copy"
+                );
             }
         }
         files::truncate(&file, &last.path, end)?;

@@ -163,6 +163,8 @@ pub(super) fn recover(shared: &Shared, paths: &ResumePaths) -> Result<(), DiskEr
     }
     let end = shared.lock().next;
     let stored = resume_file::read(&shared.folder, shared.id)?;
+    let path = shared.folder.join(resume_file::NAME);
+    let file = path.display();
     let (saved, covered) = match stored {
         Stored::Missing => (None, Sequence::FIRST),
         Stored::Values {
@@ -172,7 +174,11 @@ pub(super) fn recover(shared: &Shared, paths: &ResumePaths) -> Result<(), DiskEr
         } => {
             lock(&shared.resume_file).adopt(&slot, slot_length);
             if let Some(error) = damage {
-                warn!(%error, "one of the two copies of the resume values is damaged; if it was the newer one, events may be received again");
+                warn!(
+                    %file,
+                    %error,
+                    "one of the two copies of the resume values is damaged; if it was the newer one, events may be received again"
+                );
             }
             let saved = Snapshot {
                 values: Values::new(slot.values),
@@ -180,8 +186,10 @@ pub(super) fn recover(shared: &Shared, paths: &ResumePaths) -> Result<(), DiskEr
             };
             if saved.next > end {
                 warn!(
+                    %file,
                     events = saved.next.since(end),
-                    "the resume values are ahead of the spool, whose end is missing; using the values of stored events where they exist"
+                    "the resume values are ahead of the spool, whose end is missing; each source continues after its last event \
+                     in the spool, if there is one"
                 );
                 (Some(saved), Sequence::FIRST)
             } else {
@@ -190,11 +198,18 @@ pub(super) fn recover(shared: &Shared, paths: &ResumePaths) -> Result<(), DiskEr
             }
         }
         Stored::Foreign => {
-            warn!("the resume values belong to another spool; using the values of stored events");
+            warn!(
+                %file,
+                "the resume values belong to another spool; each source continues after its last event in the spool"
+            );
             (None, Sequence::FIRST)
         }
         Stored::Damaged(error) => {
-            warn!(%error, "the resume values cannot be read; using the values of stored events");
+            warn!(
+                %file,
+                %error,
+                "the resume values cannot be read; each source continues after its last event in the spool"
+            );
             (None, Sequence::FIRST)
         }
     };
@@ -254,7 +269,11 @@ fn read_records(
                 return Err(error);
             }
             // The log opens and reports the damage where a sink reads it. An older value only causes duplicates.
-            warn!(%error, cause = %error.source, "the spool cannot be read; sources may continue at an earlier event");
+            warn!(
+                %error,
+                cause = %error.source,
+                "resume values cannot be read from the spool; sources may continue at an earlier event and receive events again"
+            );
             return Ok(());
         }
         (stop, step) = (start, step.saturating_mul(4));

@@ -49,14 +49,16 @@ impl Shortage {
     /// The log has reached its limit, and its oldest events were dropped.
     pub(super) fn dropping(&mut self) {
         if self.change(Condition::Dropping, Instant::now()) {
-            warn!("the spool is full and drops its oldest events");
+            warn!(
+                "the spool is full and drops its oldest events; sinks that have not delivered them lose them"
+            );
         }
     }
 
     /// The disk has no space.
     pub(super) fn disk_full(&mut self, error: &DiskError) {
         if self.change(Condition::DiskFull, Instant::now()) {
-            error!(%error, cause = %error.source, "the disk is full; the spool waits for room");
+            error!(%error, cause = %error.source, "the disk is full; the spool stores no events until there is room");
         }
     }
 
