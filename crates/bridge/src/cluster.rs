@@ -231,7 +231,10 @@ impl Cluster {
     pub(crate) async fn leave(&self) {
         self.stop.cancel();
         if timeout(LEAVE_LIMIT, self.membership.ended()).await.is_err() {
-            warn!(cluster = self.name, "lease not released; it expires by itself");
+            warn!(
+                cluster = self.name,
+                "lease not released; another member can lead only after it has expired"
+            );
         }
     }
 }

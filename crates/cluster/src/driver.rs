@@ -66,7 +66,7 @@ impl<E: Engine> Driver<E> {
                 warn!(
                     cluster = self.cluster,
                     reason = "no answer from NATS",
-                    "lease not released; it expires by itself"
+                    "lease not released; another member can lead only after it has expired"
                 );
             }
         }
@@ -82,7 +82,11 @@ impl<E: Engine> Driver<E> {
             };
             let reason = reason_of(&fault);
             if shown.as_ref() != Some(&reason) {
-                warn!(cluster = self.cluster, reason, "lease unreachable");
+                warn!(
+                    cluster = self.cluster,
+                    reason,
+                    "lease unreachable; retrying; without it this member cannot become or remain the leader"
+                );
                 shown = Some(reason.clone());
             }
             self.shared.set_join_state(JoinState::Unreachable(reason));

@@ -72,7 +72,11 @@ impl GroupDriver {
         while let Err(fault) = self.session() {
             self.shared.set_role(Role::Follower);
             if shown.as_ref() != Some(&fault.reason) {
-                warn!(cluster = self.cluster, reason = fault.reason, "lease unreachable");
+                warn!(
+                    cluster = self.cluster,
+                    reason = fault.reason,
+                    "lease unreachable; retrying; without it this member cannot become or remain the leader"
+                );
                 shown = Some(fault.reason.clone());
             }
             self.shared.set_join_state(JoinState::Unreachable(fault.reason));
@@ -169,7 +173,11 @@ impl GroupDriver {
             let mut record = LeaseRecord::new(&self.me, term, self.lease.ttl, group.renewals + 1);
             record.released = true;
             if let Err(error) = self.commit(group, &record) {
-                warn!(cluster = self.cluster, %error, "lease not released; it expires by itself");
+                warn!(
+                    cluster = self.cluster,
+                    %error,
+                    "lease not released; another member can lead only after it has expired"
+                );
             }
         }
         if group.is_subscribed {

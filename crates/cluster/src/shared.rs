@@ -112,9 +112,17 @@ impl Shared {
         self.role.send_if_modified(|current| {
             match (term(current), term(&role)) {
                 (before, Some(now)) if before != Some(now) => {
-                    info!(cluster = self.cluster, term = now, "leadership acquired");
+                    info!(
+                        cluster = self.cluster,
+                        term = now,
+                        "leadership acquired; this member begins to publish"
+                    );
                 }
-                (Some(before), None) => info!(cluster = self.cluster, term = before, "leadership ended"),
+                (Some(before), None) => info!(
+                    cluster = self.cluster,
+                    term = before,
+                    "leadership ended; this member stops publishing"
+                ),
                 _ => {}
             }
             let is_changed = *current != role;
@@ -131,7 +139,11 @@ impl Shared {
             }
             match &join_state {
                 JoinState::OtherConfiguration(reason) | JoinState::Refused(reason) => {
-                    warn!(cluster = self.cluster, reason, "membership refused")
+                    warn!(
+                        cluster = self.cluster,
+                        reason,
+                        "membership refused; retrying; this member does not lead until it is accepted"
+                    )
                 }
                 JoinState::Joined => info!(cluster = self.cluster, "joined the cluster"),
                 JoinState::Joining | JoinState::Unreachable(_) => {}
@@ -179,7 +191,7 @@ impl Shared {
         if has_expired {
             warn!(
                 cluster = self.cluster,
-                "leadership expired: the lease could not be renewed"
+                "leadership expired: the lease could not be renewed; this member publishes nothing until it leads again"
             );
         }
     }

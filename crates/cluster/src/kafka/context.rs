@@ -50,7 +50,7 @@ impl Context {
 impl ClientContext for Context {
     // For debugging only: the client reports each error that matters by `poll` too.
     fn error(&self, error: KafkaError, reason: &str) {
-        debug!(%error, reason, "Kafka client reports an error");
+        debug!(%error, reason, "the Kafka client of the lease reports an error");
     }
 }
 
