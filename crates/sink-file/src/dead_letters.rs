@@ -170,7 +170,7 @@ impl FileDeadLetters {
             warn!(
                 limit = %ByteSize::from_bytes(budget.per_day),
                 "too many dead letters: the limit of dead_letters.max_size_per_day is exceeded; further ones are counted and \
-                 not stored"
+                 not stored, so they cannot be replayed"
             );
         }
         Ok(())

@@ -121,7 +121,7 @@ impl Log {
             warn!(
                 path = %resumed.path().display(),
                 error = error.sentence(),
-                "existing lines cannot be synced; the lines of resent events are written to a new file"
+                "existing lines cannot be synced; their events are sent again to a new file, so both files contain them"
             );
             self.resumed = None;
             self.needs_new_file = true;
@@ -138,8 +138,8 @@ impl Log {
                 warn!(
                     path = %self.place.active.display(),
                     lines = kept,
-                    "lines after the sink's cursor are not removed: the spool does not send their events again (it may be an \
-                     older copy); new lines are appended after them"
+                    "the file has lines after the sink's cursor whose events the spool does not contain, probably because the \
+                     spool was restored from an older copy; the lines stay, and new lines are appended after them"
                 );
             }
         }
@@ -180,7 +180,7 @@ impl Log {
                         removed += 1;
                         self.rotated_here.remove(&old.number);
                     }
-                    Err(error) => warn!(path = %old.path.display(), "cannot remove an old file: {error}"),
+                    Err(error) => warn!(path = %old.path.display(), "old file not removed yet: {error}"),
                 }
             }
         }
@@ -440,7 +440,8 @@ impl Log {
         let whole =
             end_of_lines(&self.active, self.end).map_err(FileError::io("read", &self.place.active))?;
         if whole < self.end {
-            warn!(path = %self.place.active.display(), bytes = self.end - whole, "incomplete last line removed");
+            let bytes = self.end - whole;
+            warn!(path = %self.place.active.display(), bytes, "incomplete last line removed; it was not acknowledged");
             self.truncate(whole)?;
             self.end = whole;
             self.tail = Tail::read(&self.active, whole).map_err(FileError::io("read", &self.place.active))?;

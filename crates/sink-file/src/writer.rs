@@ -129,7 +129,10 @@ impl Writer {
                     slot.log.as_mut().map_or(Ok(()), Log::tidy)
                 });
                 if let Ok(Err(error)) = tidied.await {
-                    warn!("cannot rotate or remove old files: {}", error.sentence());
+                    warn!(
+                        "cannot rotate or remove old files; retrying: {}",
+                        error.sentence()
+                    );
                 }
             }
         });

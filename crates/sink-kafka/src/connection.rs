@@ -344,7 +344,7 @@ impl Connection {
                 return Err(fault);
             }
             // Any other error of an inspection occurs again with the next record, and is reported there.
-            Some(Err(fault)) => debug!("cannot inspect the topics now: {fault}"),
+            Some(Err(fault)) => debug!("cannot inspect the topics now; retrying: {fault}"),
             None => {}
         }
         Ok(())
@@ -414,6 +414,7 @@ impl Connection {
     fn replace_producer(&mut self) -> Result<(), SinkFault> {
         let limits = limits(self.topics(), &self.config);
         info!(
+            sink = self.health.sink(),
             ?limits,
             "the topics' limits have changed: continuing with a new producer"
         );

@@ -168,7 +168,7 @@ impl ClientContext for Context {
                 self.health.log_client_message(&format!("{facility}: {message}"));
             }
             // These include errors of connections, which the callback `error` receives too.
-            _ => debug!("librdkafka: {facility}: {message}"),
+            _ => debug!(sink = self.health.sink(), "librdkafka: {facility}: {message}"),
         }
     }
 

@@ -207,6 +207,11 @@ impl Health {
         self.lock().logged.allow(without_state(text)).is_some()
     }
 
+    /// Returns the name of the sink.
+    pub(crate) fn sink(&self) -> &str {
+        &self.sink
+    }
+
     /// Logs a warning of this sink, unless it was logged recently.
     pub(crate) fn warn(&self, text: &str) {
         if self.is_new(text) {

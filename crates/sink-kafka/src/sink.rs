@@ -205,7 +205,7 @@ impl KafkaSink {
             .is_some_and(|sasl| sasl.mechanism == SaslMechanism::Plain);
         if is_plain && self.config.tls.is_none() {
             self.warnings.push(
-                "the password is sent unencrypted; expected tls in addition to sasl with the mechanism \"plain\""
+                "the password is sent unencrypted; set `tls` in addition to `sasl` with the mechanism \"plain\""
                     .into(),
             );
         }

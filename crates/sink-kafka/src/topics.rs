@@ -405,7 +405,13 @@ impl Inspection {
             Err(error) => error.rdkafka_error_code().unwrap_or(Code::OperationTimedOut),
         };
         match code {
-            Code::NoError => info!(topic = name, partitions, replicas, "the topic is created"),
+            Code::NoError => info!(
+                sink = self.health.sink(),
+                topic = name,
+                partitions,
+                replicas,
+                "the topic is created"
+            ),
             // Another client has created the topic first.
             Code::TopicAlreadyExists => {}
             code => {

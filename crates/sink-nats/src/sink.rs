@@ -165,8 +165,8 @@ impl NatsSink {
             })
         {
             self.warnings.push(
-                "the password or token is sent unencrypted if the server does not require TLS; expected tls in addition to \
-                 auth".into(),
+                "the password or token is sent unencrypted if the server does not require TLS; set `tls` in addition to \
+                 `auth`".into(),
             );
         }
         if !self.is_trial && !std::mem::replace(&mut self.warned, true) {
@@ -258,7 +258,8 @@ impl Sink for NatsSink {
             warn!(
                 sink = self.name,
                 log_end = log_end.get(),
-                "the end of the spool is lost, for example after a power cut; the lost events had been delivered"
+                "the end of the spool is lost, for example after a power cut; this sink had delivered the lost events, other sinks may \
+                 miss them"
             );
         }
         let following = self.follow(&mut dialled, context.cursor);

@@ -249,14 +249,15 @@ impl Claim {
         if found.is_some() && committed.is_none() {
             info!(
                 id,
-                "the cursor in the cursor topic belongs to another spool; using the local one"
+                "the cursor in the cursor topic belongs to another spool; using the cursor in this spool"
             );
         }
         if let Some((_, lost @ 1..)) = committed {
             warn!(
                 id,
                 lost,
-                "the end of the spool is lost, for example after a power cut; the lost events had been delivered"
+                "the end of the spool is lost, for example after a power cut; this sink had delivered the lost events, other sinks may \
+                 miss them"
             );
         }
         let committed = committed.map(|(committed, _)| committed);
@@ -315,7 +316,7 @@ fn inspect_cursors(
     if !is_compacted {
         warn!(
             topic = name,
-            "the cursor topic is not compacted: old records are removed, and with them the cursor of an idle sink; expected \
+            "the cursor topic is not compacted: old records are removed, and with them the cursor of an idle sink; set \
              cleanup.policy=compact"
         );
     }

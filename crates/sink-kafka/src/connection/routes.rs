@@ -100,7 +100,10 @@ impl Connection {
     }
 
     fn unroutable(&mut self, topic: String, reason: String) -> Outcome {
-        warn!("events for the topic \"{topic}\" become dead letters: {reason}");
+        warn!(
+            sink = self.health.sink(),
+            "events for the topic \"{topic}\" become dead letters: {reason}"
+        );
         self.unroutable.insert(topic, reason.clone());
         Outcome::Rejected(rejection(reason))
     }

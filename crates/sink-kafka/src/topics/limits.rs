@@ -54,7 +54,10 @@ impl Inspection {
         let resources = match described {
             Ok(resources) => resources,
             Err(error) => {
-                debug!("cannot read the topics' limits: {error}");
+                debug!(
+                    sink = self.health.sink(),
+                    "cannot read the limits of the topics: {error}"
+                );
                 Vec::new()
             }
         };
