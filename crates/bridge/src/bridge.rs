@@ -265,11 +265,11 @@ impl Bridge {
         systemd::notify_stopping().await;
         tokio::select! {
             biased;
-            signal = signals.next() => warn!(signal, "stopping at once"),
+            signal = signals.next() => warn!(signal, "stopping at once; pending events are not delivered before the exit"),
             drained = timeout_at(deadline, self.drain()) => match drained {
                 Ok(failure) => cause = cause.or(failure),
                 Err(_) if self.state.view().sinks.iter().all(|sink| sink.ledger.pending == 0) => {}
-                Err(_) => warn!(timeout = ?self.drain_timeout, "drain timeout exceeded; undelivered events remain"),
+                Err(_) => warn!(timeout = ?self.drain_timeout, "drain timeout exceeded; pending events are not delivered before the exit"),
             }
         }
         // The member leaves after its last message, so that the next leader continues at once.
@@ -284,7 +284,7 @@ impl Bridge {
             Ok(Err(error)) => cause.or_else(|| Some(Failure::new(Exit::Disk, error))),
             Ok(Ok(())) => cause,
             Err(_) => {
-                warn!("cursors not saved in time; events may be sent again");
+                warn!(limit = ?ABORT_LIMIT, "cursors not saved within the limit; the next start may send events again");
                 cause
             }
         };

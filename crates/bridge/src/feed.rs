@@ -352,7 +352,9 @@ impl Feed {
         // The intake ends by itself, since the last sender of its channel was dropped with the listeners.
         while let Some(ended) = self.intake.join_next().await {
             if let Err(error) = joined(ended) {
-                error!("intake failed: {error}");
+                error!(
+                    "intake failed: {error}; received events that are not stored are lost, unless the feed sends them again"
+                );
             }
         }
     }

@@ -33,7 +33,8 @@ pub(crate) fn paths(config: &Config) -> ResumePaths {
         if kept.is_none() {
             warn!(
                 source = name,
-                "events are not stored with their resume value as received; after a crash events may be received again"
+                "stored events do not contain their resume value as received, for example because a redaction changes it; after \
+                 a crash events may be received again"
             );
         }
         paths.insert(name.clone(), kept);

@@ -104,7 +104,10 @@ impl Ignored {
 
     fn listen(&self, name: &'static str, kind: SignalKind) -> io::Result<Option<Signal>> {
         if self.has(kind) {
-            info!(signal = name, "signal was ignored at the start and stays ignored");
+            info!(
+                signal = name,
+                "this signal was ignored when the process started, for example by nohup, and stays ignored"
+            );
             return Ok(None);
         }
         signal(kind).map(Some)

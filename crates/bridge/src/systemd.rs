@@ -92,6 +92,6 @@ async fn send(messages: Vec<Message>) {
         sd_notify::notify(&states)
     });
     if let Ok(Err(error)) = sent.await {
-        debug!(%error, "systemd not notified");
+        debug!(%error, "systemd not notified; it may regard the bridge as hanging");
     }
 }

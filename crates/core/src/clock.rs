@@ -88,7 +88,7 @@ fn with<T>(work: impl FnOnce(&mut Guard, Timestamp, Instant) -> (T, Option<Chang
         Some(Change::Adopted) => info!("adopted the forward step of the system clock"),
         Some(Change::Contradicted(ahead)) => warn!(
             ahead_seconds = ahead.as_secs(),
-            "the server's clock contradicts the system clock; nothing is deleted by age; correct the clock"
+            "a server's clock contradicts the system clock; nothing is deleted by age; correct the system clock"
         ),
     }
     answer
@@ -199,7 +199,7 @@ impl Guard {
             return None;
         }
         if self.is_contradicted {
-            let sentence = "the server's clock contradicts the system clock; nothing is deleted by age; correct the clock";
+            let sentence = "a server's clock contradicts the system clock; nothing is deleted by age; correct the system clock";
             return Some(sentence.to_owned());
         }
         self.has_stepped.then(|| {

@@ -93,7 +93,7 @@ async fn keep_open_while<D: Dial, O: Outlet>(
         let end = allowed.stop.clone();
         let forbidden = async {
             if may_connect.wait_for(|may_connect| !*may_connect).await.is_ok() {
-                info!(source = %link.name, "standby: closing the connections");
+                info!(source = %link.name, "standby: closing the connections until this member leads");
                 end.cancel();
             }
             std::future::pending::<Result<(), SourceError>>().await

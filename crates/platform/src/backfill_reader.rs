@@ -407,6 +407,7 @@ impl Requester {
                 requested => requested.unwrap_or_default().max(backoff.next_delay()),
             };
             debug!(
+                ?delay,
                 "request for missed events failed, retrying: {}",
                 crate::sentence(&error)
             );

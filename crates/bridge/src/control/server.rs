@@ -123,7 +123,7 @@ impl Control {
                     }
                     Ok(_) => debug!(limit = MAX_CONNECTIONS, "connection to the control socket refused: limit exceeded"),
                     Err(error) => {
-                        debug!(%error, "control socket: accept failed");
+                        debug!(%error, "control socket cannot accept a connection; retrying");
                         let _ = timeout(ACCEPT_PAUSE, stop.cancelled()).await;
                     }
                 },
@@ -143,12 +143,12 @@ fn is_peer_allowed(stream: &UnixStream, owner: u32) -> bool {
         Ok(peer) => {
             warn!(
                 uid = peer.uid(),
-                "connection to the control socket refused: another user"
+                "connection to the control socket refused: only root and the user of the bridge may use it"
             );
             false
         }
         Err(error) => {
-            warn!(%error, "connection to the control socket refused: unknown user");
+            warn!(%error, "connection to the control socket refused: the user of the client cannot be determined");
             false
         }
     }
@@ -204,7 +204,10 @@ impl Client {
         let request = match serde_json::from_slice(&line) {
             Ok(request) => request,
             Err(error) => {
-                warn!(%error, "request to the control socket rejected");
+                warn!(
+                    %error,
+                    "unknown request to the control socket rejected; run the command with the bridge's program"
+                );
                 let text = format!("unknown request ({error}); run the command with the bridge's program");
                 let answer = Answer::failed(Exit::Usage, text);
                 let _ = timeout(WRITE_LIMIT, write_line(&mut to_client, &answer)).await;

@@ -304,14 +304,17 @@ impl History {
             Ok(is_outdated) => {
                 inner.needs_rewrite |= is_outdated;
                 if inner.retry_at.take().is_some() {
-                    info!("writing the history has recovered");
+                    info!("the history can be written again");
                 }
             }
             Err(error) => {
                 self.write_errors.fetch_add(1, Ordering::Relaxed);
                 inner.needs_rewrite = true;
                 if inner.retry_at.replace(Instant::now() + RETRY_AFTER).is_none() {
-                    warn!(%error, "the history cannot be written; retrying, events are not affected");
+                    warn!(
+                        %error,
+                        "the history (history.ndjson in data_dir) cannot be written; retrying, events are not affected"
+                    );
                 }
             }
         }

@@ -50,7 +50,9 @@ impl<S: HistorySource> Recorder<S> {
         let state = Arc::clone(&self.state);
         let last = spawn_blocking(move || state.history().write());
         if timeout(LAST_WRITE_LIMIT, last).await.is_err() {
-            warn!("the history was not written in time; the next start may report a crash");
+            warn!(
+                "the history file was not written within {LAST_WRITE_LIMIT:?}; the next start may report this stop as a crash"
+            );
         }
     }
 }

@@ -30,7 +30,7 @@ impl History {
             .cloned()
             .collect();
         for gap in gaps {
-            let text = "left to the leader, which has fetched or reported the missed events";
+            let text = "gap left to the leader, which has fetched or reported the missed events";
             info!(source, gap_id = gap.id, "{text}");
             content.fill_gap(&gap, LEFT_TO_LEADER, gap.fetched);
             let entry = Entry::new(Kind::GapFilled, clock::now(), text).of_source(source);

@@ -80,7 +80,7 @@ pub(super) async fn accept(
                 }
                 Err(error) if is_of_client(&error) => debug!(%error, "HTTP connection closed before it was accepted"),
                 Err(error) => {
-                    warn!(%error, "HTTP server: accept failed");
+                    warn!(%error, "HTTP server cannot accept a connection; closing the oldest one and retrying");
                     connections.refuse(Refusal::AcceptError);
                     // A closed connection may free a file descriptor.
                     connections.evict_oldest();

@@ -53,7 +53,10 @@ impl StatusStream {
             }
             match serde_json::to_string(&Status::of(&state.view())) {
                 Ok(text) => drop(self.latest.send_replace(text.into())),
-                Err(error) => error!(%error, "status cannot be encoded"),
+                Err(error) => error!(
+                    %error,
+                    "the status cannot be encoded, which is a bug; clients of /status/stream receive no update"
+                ),
             }
         }
     }

@@ -90,7 +90,9 @@ async fn alternate(cluster: &Cluster, cold: &ColdStandby, state: &State) {
         if timeout(CLOSE_LIMIT, closed(state)).await.is_err() {
             warn!(
                 cluster = cluster.name(),
-                "connections of a source not closed in time: it may wait for room in the spool"
+                limit = ?CLOSE_LIMIT,
+                "connections to the feeds not closed within the limit, possibly because the spool is full; waiting until they \
+                 are closed"
             );
             closed(state).await;
         }

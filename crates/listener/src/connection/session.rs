@@ -228,7 +228,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     let text = self.secrets.clean(&text);
                     link.outlet.notice(Notice::Error(&text));
                     if let Some(suppressed) = link.throttle.allow("error") {
-                        warn!(source = %link.name, error = text, suppressed, "the feed reports an error");
+                        warn!(
+                            source = %link.name, error = text, suppressed,
+                            "the feed reports an error; the connection stays open"
+                        );
                     }
                     reading.platform_errors += 1;
                     reading.last_platform_error = Some(text);
@@ -303,7 +306,7 @@ fn warn_malformed<O: Outlet>(link: &mut SourceLink<O>, reason: MalformedReason, 
     if let Some(suppressed) = link.throttle.allow(reason.as_str()) {
         let reason = crate::error::sentence(&reason);
         // Without the text, which may be a damaged event with personal data.
-        warn!(source = %link.name, reason, length, suppressed, "malformed frame");
+        warn!(source = %link.name, reason, length, suppressed, "malformed frame; it is not delivered as an event");
     }
 }
 
