@@ -77,7 +77,9 @@ impl KafkaProducer {
                 if !end.flush.is_zero()
                     && let Err(error) = polled.flush(end.flush)
                 {
-                    debug!("some messages had no acknowledgement when the producer was closed: {error}");
+                    debug!(
+                        "some messages had no acknowledgement when the producer was closed; they are sent again: {error}"
+                    );
                 }
                 drop(polled);
                 // The last handle: dropping it here purges the remaining messages on this thread.
