@@ -269,7 +269,10 @@ impl Bridge {
             drained = timeout_at(deadline, self.drain()) => match drained {
                 Ok(failure) => cause = cause.or(failure),
                 Err(_) if self.state.view().sinks.iter().all(|sink| sink.ledger.pending == 0) => {}
-                Err(_) => warn!(timeout = ?self.drain_timeout, "drain timeout exceeded; pending events are not delivered before the exit"),
+                Err(_) => warn!(
+                    timeout = ?self.drain_timeout,
+                    "drain timeout exceeded; pending events are not delivered before the exit"
+                ),
             }
         }
         // The member leaves after its last message, so that the next leader continues at once.

@@ -76,7 +76,10 @@ impl Filler {
             Some(reason) if fetched > 0 => {
                 warn!(
                     source,
-                    gap_id, fetched, reason, "only a part of the missed events was fetched"
+                    gap_id,
+                    fetched,
+                    reason,
+                    "only a part of the missed events was fetched; no further attempt follows"
                 );
                 (
                     PARTLY,
@@ -84,7 +87,10 @@ impl Filler {
                 )
             }
             Some(reason) => {
-                warn!(source, gap_id, reason, "missed events were not fetched");
+                warn!(
+                    source,
+                    gap_id, reason, "missed events were not fetched; no further attempt follows"
+                );
                 (UNRECOVERED, format!("missed events were not fetched: {reason}"))
             }
         };
