@@ -223,7 +223,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn settled_events_are_counted(order in Just((1u64..=40).collect::<Vec<_>>()).prop_shuffle(), stop in 0usize..=40) {
+        fn events_settled_in_any_order_are_counted_once(
+            order in Just((1u64..=40).collect::<Vec<_>>()).prop_shuffle(),
+            stop in 0usize..=40,
+        ) {
             let mut tracker = AckTracker::new(Sequence::FIRST, SinkCounts::default());
             for number in 1..=40 {
                 tracker.track(sequence(number), Timestamp::UNIX_EPOCH);

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_that_of_the_call() {
+    fn time_is_never_before_the_time_of_the_call() {
         now();
         let before = Timestamp::now();
         assert!(now() >= before);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn lasting_step_is_adopted_and_step_back_immediately() {
+    fn lasting_forward_step_and_any_backward_step_are_adopted() {
         let mut clock = Setting::new();
         clock.offset = DAY;
         clock.advance(1);

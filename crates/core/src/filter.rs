@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn error_states_found_and_expected_text() {
+    fn invalid_filter_error_states_found_and_expected_value() {
         let error = |filter: &str| serde_json::from_str::<Filter>(filter).unwrap_err().to_string();
         assert_eq!(
             error(r#"{"space..id":[1]}"#),

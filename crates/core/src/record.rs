@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_detected() {
+    fn every_flipped_bit_and_every_truncation_is_detected() {
         let batch = sealed(&frames(1));
         let good = batch.bytes().to_vec();
         assert_eq!(verify(&good), Ok(good.len()));

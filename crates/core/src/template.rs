@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn error_states_found_and_expected_text() {
+    fn invalid_template_is_rejected_with_an_explanation() {
         let error = |template: &str| template.parse::<Template>().unwrap_err().to_string();
         assert_eq!(
             error("a.{result"),

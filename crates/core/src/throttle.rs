@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn number_of_kinds_is_bounded() {
+    fn number_of_remembered_kinds_is_bounded() {
         let mut throttle = Throttle::default();
         for kind in 0..=MAX_KINDS {
             assert_eq!(throttle.allow(&kind.to_string()), Some(None));

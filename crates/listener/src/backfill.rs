@@ -192,7 +192,7 @@ mod tests {
     const OTHER: &str = "wss://feed.example";
 
     #[test]
-    fn address_is_known_for_the_platform_or_configured() {
+    fn list_address_is_that_of_the_platform_or_configured() {
         let default = BackfillConfig::default();
         assert_eq!(default.address("wss://events.neuroio.com"), Some(PLATFORM_REST));
         assert_eq!(

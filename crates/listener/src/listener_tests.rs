@@ -49,7 +49,7 @@ fn described(message: &Message) -> String {
 }
 
 #[tokio::test]
-async fn stream_yields_all_kinds_in_order() {
+async fn stream_yields_all_kinds_of_messages_in_order() {
     let (listener, client) = platform().await;
     let server = async {
         let mut socket = accept(&listener).await;

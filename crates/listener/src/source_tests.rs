@@ -179,7 +179,7 @@ async fn no_server_fault_causes_a_hot_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_outcome_is_counted_and_shown() {
+async fn each_connection_outcome_is_counted_and_shown() {
     let status = |status| DialError::Status {
         target: "host:80".into(),
         status,

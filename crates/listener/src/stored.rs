@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_values_and_resume_value_are_bounded() {
+    fn waiting_acknowledgements_and_resume_value_are_bounded() {
         let stored = Arc::<StoredPosition>::default();
         let connection = stored.begin();
         let mut values = vec!["1".to_owned(); MAX_WAITING + 7];

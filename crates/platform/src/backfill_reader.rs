@@ -444,7 +444,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn skipped_entry_changes_a_complete_or_stopped_outcome() {
+    fn skipped_entry_replaces_a_complete_or_stopped_outcome() {
         for outcome in [Outcome::Complete, Outcome::Partly(StopReason::Stopped)] {
             let report = BackfillReport {
                 entries: 3,

@@ -320,7 +320,7 @@ fn page_in_opposite_order_ends_reading_with_an_error() {
 }
 
 #[test]
-fn event_later_than_the_gap_is_never_dropped_as_known() {
+fn event_after_the_start_of_a_gap_is_not_dropped_as_known() {
     for order in ["oldest_first", "newest_first"] {
         let mut list = list(&format!("order = \"{order}\""));
         // Event 900 is on the side of the known events, but later than the start of the gap.

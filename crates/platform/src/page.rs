@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn both_shapes_are_read() {
+    fn page_is_read_as_a_list_or_an_object_with_results() {
         let all = [Some(2), None, None, None, Some(5)];
         let list = r#"[{"x":{"id":9},"id":2},{},{"id":"7"},{"id":-1},{"id":1,"id":5}]"#;
         assert_eq!(ids(list), all);

@@ -207,7 +207,7 @@ fn stored_token_continues_at_its_age() {
 }
 
 #[test]
-fn age_includes_the_time_of_a_suspension() {
+fn age_of_a_token_includes_the_time_of_a_suspension() {
     let now = start();
     let mut renewal = created(now);
     let resumed = Now {

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn shown_fields_are_searchable() {
+    fn shown_fields_are_sorted_for_binary_search() {
         assert!(SHOWN.is_sorted());
     }
 }

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_have_their_actions() {
+    fn each_kind_of_frame_has_its_actions() {
         let mut neuroio = neuroio();
         for (frame, expected) in [
             (r#"{"error":"Invalid\ntoken"}"#, vec!["refused Invalid\ntoken"]),

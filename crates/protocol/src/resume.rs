@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn resume_field_begins_at_the_frame() {
+    fn path_of_the_resume_value_begins_at_the_frame() {
         let field = |declaration: &str| {
             let declaration: Declaration = serde_json::from_str(declaration).unwrap();
             declaration.resume_field().map(|field| field.to_string())
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn value_is_rewound_in_its_unit() {
+    fn resume_value_is_rewound_in_its_unit() {
         let five = Some(Rewind::Time(Duration::from_secs(5)));
         for (last, unit, rewind, expected) in [
             (

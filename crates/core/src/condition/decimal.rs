@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn other_notations_are_not_numbers() {
+    fn notations_that_json_lacks_are_not_numbers() {
         for text in [
             "", "-", "+1", "01", "1.", ".5", "1e", "1e+", "0x1", "NaN", " 1", "1 ", "1,5", "1e5x",
         ] {

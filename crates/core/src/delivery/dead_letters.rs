@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn first_dead_letter_is_due_at_once_then_a_sum_a_minute() {
+    async fn first_dead_letter_is_logged_at_once_then_a_sum_a_minute() {
         let [first, second] = [RejectionReason::TooLarge, RejectionReason::Invalid];
         let mut log = DeadLetterLog::default();
         let mut counts = RejectionCounts::default();

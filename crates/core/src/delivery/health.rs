@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reason_is_due_at_once_and_then_every_minute() {
+    async fn outage_reason_is_logged_at_once_and_then_every_minute() {
         let mut health = health();
         health.down(&fault(FaultKind::Unreachable, "refused"), true);
         let State::Down(outage) = &mut health.state else {
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn since_is_kept_while_the_state_is_unchanged() {
+    async fn since_changes_only_with_the_state_of_the_sink() {
         let mut health = health();
         health.failed(
             &fault(FaultKind::Unreachable, "refused"),

@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_doubles_up_to_its_bound() {
+    fn time_to_replacement_doubles_after_useless_replacements() {
         let after = |useless| patience(REPLACED_AFTER, useless).as_secs();
         assert_eq!([0, 1, 2, 3, u32::MAX].map(after), [30, 60, 120, 120, 120]);
         assert_eq!(patience(REPLACED_AFTER_GAP, 1), REPLACED_AFTER_GAP);

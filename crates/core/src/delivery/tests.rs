@@ -218,7 +218,7 @@ fn too_many_consecutive_dead_letters_stop_the_sink() {
 }
 
 #[test]
-fn dead_letters_with_a_certain_cause_stop_no_sink() {
+fn dead_letters_with_an_unambiguous_cause_stop_no_sink() {
     for keeps_dead_letters in [false, true] {
         let outcome = run(Setup {
             bad: |sequence| sequence < 30,

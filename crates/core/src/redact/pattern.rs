@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn error_states_found_and_expected_text() {
+    fn invalid_pattern_error_states_found_and_expected_text() {
         for bad in ["", ".", "a.", ".a", "a..b", " a", "a\n"] {
             assert!(bad.parse::<Pattern>().is_err(), "{bad:?}");
         }

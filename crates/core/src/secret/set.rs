@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_secret_is_replaced() {
+    fn secret_in_a_text_is_redacted_in_every_encoding() {
         let set = set(&["Zm9v/YmFyK/2J+hei9", "s3cret"]);
         for (text, expected) in [
             ("bad Zm9v/YmFyK/2J+hei9!", "bad [redacted]!"),

@@ -48,7 +48,7 @@ fn text_frame(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_up_to_the_close_frame_of_the_server_count() {
+async fn events_before_the_close_frame_of_the_server_are_received() {
     for (trigger, is_authenticated, reason, code) in [
         (PANG, true, DisconnectReason::BadPong, 1008),
         (
@@ -278,7 +278,7 @@ async fn full_channel_does_not_delay_the_close_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn room_freed_during_the_close_receives_events() {
+async fn channel_freed_during_the_close_receives_events() {
     let (mut link, mut batches) = link(1);
     let (session, mut platform) = authenticated_connection().await;
     link.items.try_send(vec!["in the way".into()]).unwrap();

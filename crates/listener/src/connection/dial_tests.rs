@@ -157,7 +157,7 @@ async fn clock_skew_is_derived_from_the_date_header() {
 }
 
 #[tokio::test]
-async fn data_in_the_packet_of_the_answer_is_read() {
+async fn data_sent_together_with_the_upgrade_answer_is_read() {
     let (listener, address) = listen().await;
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -287,7 +287,7 @@ async fn failed_address_starts_the_next_immediately() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answer_of_one_address_ends_the_attempt() {
+async fn http_error_of_one_address_ends_the_attempt() {
     let deadline = Instant::now() + Duration::from_secs(4);
     let attempts = std::cell::Cell::new(0);
     let failed = first_of(&addresses(3), deadline, |_| {

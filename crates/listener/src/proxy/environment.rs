@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn exceptions_are_names_networks_and_ports() {
+    fn no_proxy_matches_names_networks_and_ports() {
         for (url, exceptions, expected) in [
             ("wss://events.neuroio.com", "neuroio.com", true),
             ("wss://events.neuroio.com", ".neuroio.com", true),

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn proof_ends_before_a_gap_that_may_be_hidden() {
+    fn proof_of_life_ends_before_a_gap_that_may_be_hidden() {
         let mut bench = Bench::new(&[0, 1]);
         let proven = |bench: &Bench| {
             let (proven, may_hide_gap) = bench.coverage.proven().unwrap();
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn ended_periods_are_bounded() {
+    fn number_of_stored_ended_periods_is_bounded() {
         let mut bench = Bench::new(&[0, 1]);
         bench.end(0, 5);
         for second in 1..1000 {

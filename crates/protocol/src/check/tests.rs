@@ -208,7 +208,7 @@ fn declaration_without_events_is_refused() {
 }
 
 #[test]
-fn value_of_another_form_is_explained() {
+fn value_of_an_invalid_form_is_explained() {
     for (text, sentence) in [
         (
             "[event]\nid = []",

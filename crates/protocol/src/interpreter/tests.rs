@@ -26,7 +26,7 @@ fn actions(interpreter: &mut Interpreter, frame: &str) -> Vec<String> {
 }
 
 #[test]
-fn request_contains_secrets_and_resumes() {
+fn request_contains_secrets_and_the_resume_value() {
     let interpreter = interpreter(
         "secrets = { key = { variable = \"KEY\" } }\nresume = { value = \"id\", query = \"since\", rewind = 1 }\n\
          [request]\nheaders = { Authorization = \"Bearer {secret.key}\" }\nquery = { key = \"{secret.key}\", x = [1, \"a b&c\"] }\n\
@@ -123,7 +123,7 @@ fn event_that_answers_a_step_is_delivered_after_ready() {
 }
 
 #[test]
-fn element_is_an_event_in_its_own_frame() {
+fn each_element_of_an_array_is_an_event_with_its_own_frame() {
     let mut interpreter = interpreter("events = \"a.list\"");
     interpreter.begin(Secrets::new());
     assert_eq!(

@@ -50,7 +50,7 @@ async fn try_addresses(steps: &ConnectSteps) {
 }
 
 #[test]
-fn waiting_connect_has_a_reason_and_is_replaced() {
+fn connect_without_progress_has_a_reason_and_is_replaced() {
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let (reader, options) = ten_events(&cursor, "connecting");
     let progress = Arc::new(Progress::new(cursor));
