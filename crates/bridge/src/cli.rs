@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_grammar_of_faults_is_in_the_help() {
+    fn help_of_simulate_contains_the_grammar_of_faults() {
         let mut command = Cli::command();
         let help = command
             .find_subcommand_mut("simulate")

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn folder_that_others_may_enter_is_reported() {
+    fn folder_accessible_to_other_users_is_reported() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("data");
         assert_eq!(open_to_others(&folder), None, "the folder does not exist yet");

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn oldest_connection_makes_room_and_listeners_stay() {
+    async fn connection_over_the_limit_closes_the_oldest_idle_one() {
         let connections = Arc::new(Connections::default());
         let mut slots = Vec::new();
         for _ in 0..MAX_CONNECTIONS {

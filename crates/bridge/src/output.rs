@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn full_queue_drops_counts_and_reports_afterwards() {
+    fn full_queue_drops_texts_and_reports_their_number_later() {
         let held = held();
         let text = vec![b'x'; 64 * 1024];
         let mut queued = 0_u64;
@@ -304,7 +304,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn every_text_is_written_in_order_or_counted(sizes in prop::collection::vec(0_usize..400_000, 1..40)) {
+        fn every_text_is_written_in_order_or_counted_as_dropped(
+            sizes in prop::collection::vec(0_usize..400_000, 1..40),
+        ) {
             let held = held();
             let mut expected = Vec::new();
             for (number, size) in sizes.iter().enumerate() {

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_cut_by_columns() {
+    fn text_is_cut_to_a_number_of_columns() {
         assert_eq!(fit("short", 5), "short");
         assert_eq!(fit("longer", 5), "long…");
         // Wide characters take two columns each, and none is cut in half.

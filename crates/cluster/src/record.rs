@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_values_are_described() {
+    fn foreign_value_under_the_lease_key_is_described() {
         let shown = |value: &[u8]| lease(value).unwrap_err();
         assert_eq!(shown(b"hello\x1b[2J"), r#""hello\u{1b}[2J""#);
         assert_eq!(shown(&vec![b'a'; MAX_BYTES + 1]), "a value of 65537 bytes");

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn page_is_cut_at_the_bound_and_is_the_last() {
+    fn page_that_reaches_the_bound_is_cut_and_is_the_last() {
         let mut events = page(0..300);
         assert!(Bound::new("100", true).unwrap().cut(&mut events));
         assert_eq!(events.len(), 201);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_event_of_a_declared_feed_is_no_bound() {
+    fn event_of_a_declared_feed_bounds_no_list() {
         assert!(Bound::new("100", false).is_none());
     }
 

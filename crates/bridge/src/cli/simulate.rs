@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offset_may_be_negative() {
+    fn negative_clock_offset_is_accepted() {
         assert_eq!(offset("1h"), Ok(SignedDuration::from_hours(1)));
         assert_eq!(offset("-90s"), Ok(SignedDuration::from_secs(-90)));
         assert!(offset("--1s").is_err());

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sink_completion_runs_the_program() {
+    fn completion_scripts_run_the_program_for_sink_names() {
         // For `check`, `tail`, `spool replay` and two commands of `dead-letters`.
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let text = completions_for(shell);

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn page_is_complete_and_names_no_missing_page() {
+    fn manual_page_has_all_sections_and_names_no_other_page() {
         let page = page().unwrap();
         for section in [
             "COMMANDS",

@@ -166,7 +166,7 @@ async fn tails_beyond_the_limit_are_refused() {
 }
 
 #[tokio::test]
-async fn requests_are_answered_beside_tails() {
+async fn requests_are_answered_at_the_limit_of_tails() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let folder = tempfile::tempdir().unwrap();

@@ -77,7 +77,7 @@ fn gap_of_a_new_leader_begins_where_the_former_one_had_settled() {
 }
 
 #[test]
-fn own_later_connection_begins_the_gap() {
+fn takeover_gap_begins_at_the_later_own_proof_of_life() {
     let dir = tempfile::tempdir().unwrap();
     let history = History::open_standby(dir.path(), SOURCES);
     assert_eq!(resume_at_takeover(&history), None);
@@ -99,7 +99,7 @@ fn own_later_connection_begins_the_gap() {
 }
 
 #[test]
-fn later_proof_of_life_of_the_leader_is_kept() {
+fn later_settled_position_of_the_leader_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let history = History::open_standby(dir.path(), SOURCES);
     history.set_settled_by_leader("main", settled(50, "9", None));

@@ -54,7 +54,7 @@ fn kinds(content: &HistoryContent) -> Vec<&str> {
 }
 
 #[test]
-fn frequent_changes_displace_no_others() {
+fn entries_of_a_flapping_sink_displace_no_others() {
     let mut content = HistoryContent::default();
     content.add(down("quiet", 0));
     // The entries are two hours apart, so that none counts as a repetition.
@@ -194,7 +194,7 @@ fn gap_that_is_open_at_a_stop_keeps_its_cause() {
 }
 
 #[test]
-fn gap_of_a_source_that_continues_is_recovered() {
+fn gap_of_a_source_that_resumes_is_recovered() {
     let dir = tempfile::tempdir().unwrap();
     let first = History::open(dir.path(), &[("main", false)]);
     {
@@ -311,7 +311,7 @@ fn gap_of_a_removed_source_ends() {
 }
 
 #[test]
-fn newer_version_is_kept_aside_and_the_bridge_starts() {
+fn file_of_a_newer_version_is_renamed_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let newer = "{\"history\":{\"version\":9,\"next\":4}}\n{\"surprise\":1}\n";
     fs::write(dir.path().join(NAME), newer).unwrap();

@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subjects_name_three_parts_at_most() {
+    fn more_than_three_sources_are_counted_instead_of_named() {
         let all = ["a", "b", "c", "d"];
         let subjects: Vec<_> = (0..=4)
             .map(|count| subject(&all[..count]).map(|(names, are)| format!("{names} {are}")))

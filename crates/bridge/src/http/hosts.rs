@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_of_a_request_is_checked() {
+    fn each_host_name_of_a_request_is_checked() {
         let mut headers = HeaderMap::new();
         assert_eq!(hosts().foreign(None, &headers), None);
         headers.append(header::HOST, "localhost".parse().unwrap());
@@ -137,7 +137,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn name_is_accepted_only_if_configured(name in "[a-z0-9.-]{1,20}", port in "(:[0-9]{1,5})?") {
+        fn host_name_is_accepted_only_if_local_or_configured(name in "[a-z0-9.-]{1,20}", port in "(:[0-9]{1,5})?") {
             let is_known = name.parse::<IpAddr>().is_ok()
                 || ["localhost", "bridge.example.com"].contains(&name.strip_suffix('.').unwrap_or(&name));
             prop_assert_eq!(hosts().allows(&format!("{name}{port}")), is_known);

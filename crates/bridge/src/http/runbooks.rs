@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn each_anchor_is_unique_and_each_link_has_its_heading() {
+    fn anchors_are_unique_and_each_link_leads_to_an_anchor() {
         let document = include_str!("../../../../docs/operations.md");
         let anchors = attributes(&PAGE, " id=\"");
         let unique: BTreeSet<&str> = anchors.iter().copied().collect();

@@ -66,7 +66,7 @@ async fn rest(mut stream: TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn health_check_is_answered_beside_unfinished_heads() {
+async fn health_check_is_answered_despite_unfinished_heads() {
     let server = start().await;
     let mut clients = Vec::new();
     for _ in 0..3 * MAX_CONNECTIONS {

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_wrap_around() {
+    fn duplicates_are_detected_when_numbers_wrap_around() {
         let mut window = DeduplicationWindow {
             oldest: u32::MAX - 5,
             ..DeduplicationWindow::new(8)

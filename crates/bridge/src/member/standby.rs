@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn position_of_known_age_is_placed_by_the_own_clock() {
+    async fn settled_position_of_known_age_is_dated_by_the_own_clock() {
         let now = (
             Timestamp::from_second(1000).unwrap(),
             Instant::now() + Duration::from_secs(100),

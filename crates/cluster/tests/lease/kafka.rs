@@ -49,7 +49,7 @@ fn joined(lease: &Value, name: &str) -> Member {
 
 /// The program of the process that [`in_process`] starts. Does nothing in an ordinary run of the tests.
 #[test]
-fn member_process() {
+fn process_with_a_lease_variable_runs_a_member() {
     let Ok(lease) = env::var(LEASE_VARIABLE) else {
         return;
     };
@@ -71,7 +71,11 @@ fn member_process() {
 fn in_process(lease: &Value, scratch: &Scratch) -> Process {
     let mut command = Command::new(env::current_exe().unwrap());
     command
-        .args(["--exact", "kafka::member_process", "--nocapture"])
+        .args([
+            "--exact",
+            "kafka::process_with_a_lease_variable_runs_a_member",
+            "--nocapture",
+        ])
         .env(LEASE_VARIABLE, lease.to_string());
     Process::spawn("member", &mut command, &scratch.join("member.log")).unwrap()
 }

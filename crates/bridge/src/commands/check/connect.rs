@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn table_has_either_success_or_warnings_of_an_attempt() {
+    fn table_shows_success_or_warnings_or_failure_of_an_attempt() {
         let attempt = |name: &str, result| Attempt {
             kind: "sink",
             name: name.to_owned(),
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn http_address_in_use_warns_and_foreign_one_fails() {
+    async fn http_address_in_use_warns_and_nonlocal_one_fails() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
         assert_eq!(try_listening(address).await.unwrap().warnings.len(), 1);

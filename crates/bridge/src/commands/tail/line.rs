@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn line_shows_person_and_place() {
+    fn line_of_a_neuroio_event_shows_person_and_place() {
         insta::assert_snapshot!(line(FRAME, 120), @r"03:04:05.678  exact   ad9ad883  Head office / Tür \u{1b}[2J   83.34%  male 66  anger  liveness failed  #7");
         insta::assert_snapshot!(line(r#"{"id":"x","data":{}}"#, 120), @"03:04:05.678          -                                       #x");
     }

@@ -20,7 +20,7 @@ fn errors_of_a_cluster_are_reported_at_their_keys() {
 }
 
 #[test]
-fn parts_that_a_cluster_cannot_have_are_errors() {
+fn settings_unsuitable_for_a_cluster_are_errors() {
     let report = report(load(&format!(
         "{SOURCE}[sinks.many]\ntype = \"kafka\"\nbootstrap_servers = \"h:9092\"\ntopic = \"t.{{type}}\"\n\
          [sinks.core]\ntype = \"nats\"\nservers = [\"nats://h\"]\nmode = \"core\"\n[cluster]\nname = \"a\"\n\

@@ -10,7 +10,7 @@ fn parse(text: &str) -> Result<Document, Report> {
 }
 
 #[test]
-fn values_and_places_of_keys_are_known() {
+fn parsed_document_has_values_and_positions_of_its_keys() {
     let text = "a = 0x10\n[b.c]\n  d = [\n 1.5,\n true]\ne.f = { g = \"1979-05-27\" }\n";
     let document = parse(text).unwrap();
     assert_eq!(
@@ -32,7 +32,7 @@ fn values_and_places_of_keys_are_known() {
 }
 
 #[test]
-fn errors_name_the_place_and_never_quote_a_secret() {
+fn syntax_errors_state_the_line_and_never_quote_a_secret() {
     let report = parse("[sources.main]\ntoken = \"hunter2\nurl = = 1\n")
         .unwrap_err()
         .to_string();
@@ -44,7 +44,7 @@ fn errors_name_the_place_and_never_quote_a_secret() {
 }
 
 #[test]
-fn other_languages_are_named_instead_of_their_syntax_errors() {
+fn file_in_yaml_or_json_is_reported_by_its_language() {
     for (text, language) in [
         ("# comment\nsources:\n  main:\n    token: hunter2\n", "YAML"),
         ("---\ndata_dir: data\n", "YAML"),

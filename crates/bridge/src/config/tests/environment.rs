@@ -58,7 +58,7 @@ fn variables_of_kubernetes_are_ignored() {
 }
 
 #[test]
-fn single_underscores_are_reported_if_they_spell_a_key() {
+fn key_with_single_underscores_in_a_variable_is_reported() {
     let schema = crate::config::schema();
     let mut document = Document::default();
     let mut report = Report::default();
@@ -108,7 +108,7 @@ fn variable_with_an_empty_key_is_an_error() {
 }
 
 #[test]
-fn empty_path_of_a_file_is_an_error_of_its_variable() {
+fn empty_file_path_in_a_variable_is_reported_with_its_name() {
     let (_, report) = read(&[("NEUROBRIDGE__TLS__KEY_FILE", "")]);
     let report = report.to_string();
     assert!(report.contains("tls.key_file: found an empty value"), "{report}");
@@ -119,7 +119,7 @@ fn empty_path_of_a_file_is_an_error_of_its_variable() {
 }
 
 #[test]
-fn variable_replaces_the_places_of_an_array_in_the_file() {
+fn array_in_a_variable_replaces_value_and_origins_of_the_file() {
     let schema = crate::config::schema();
     let shape = Shape::root(&schema);
     let text = "[event]\nredact = [\"a\", \"b\"]\n";

@@ -25,7 +25,7 @@ fn shown(text: &str, key: &str) -> String {
 }
 
 #[test]
-fn marked_span_is_shown_and_secrets_are_hidden() {
+fn excerpt_shows_the_marked_span_and_hides_secrets() {
     for (text, key, expected) in [
         (
             "drain_timeout = 8 # hunter2",
@@ -142,7 +142,7 @@ proptest! {
     }
 
     #[test]
-    fn no_line_of_any_text_is_cut_within_a_character(
+    fn marked_span_of_any_text_has_character_boundaries(
         text in "[a-z\\[\\]=\"' #\n.é…0-9]{0,60}", start in 0usize..60, length in 0usize..20,
     ) {
         let schema = schema();

@@ -56,7 +56,7 @@ fn error_in_a_declaration_has_its_file_and_line() {
 }
 
 #[test]
-fn time_limit_of_neuroio_beside_a_declared_feed_is_an_error() {
+fn neuroio_key_beside_a_declared_feed_is_an_error() {
     let config = "[sources.main]\nfeed = \"okx\"\nping_interval = \"3s\"\n";
     let report = load_with(config, &[]).unwrap_err();
     assert!(
@@ -137,7 +137,7 @@ fn backfill_without_a_list_of_past_events_is_an_error() {
 }
 
 #[test]
-fn unknown_declaration_is_refused() {
+fn unknown_missing_or_invalid_declaration_is_an_error() {
     for (named, found) in [
         ("okex", "found \"okex\""),
         ("missing.toml", "file FOLDER/missing.toml cannot be read"),
@@ -157,7 +157,7 @@ fn unknown_declaration_is_refused() {
 }
 
 #[test]
-fn topic_and_subject_of_declared_feeds_name_the_source() {
+fn default_topic_and_subject_of_feeds_name_the_source() {
     let sinks = "[sinks.k]\ntype = \"kafka\"\nbootstrap_servers = \"localhost:9092\"\n\
                  [sinks.n]\ntype = \"nats\"\nservers = [\"nats://localhost\"]\nstream = { name = \"S\" }\n\
                  [sinks.o]\ntype = \"kafka\"\nbootstrap_servers = \"localhost:9092\"\ntopic = \"mine\"\n";

@@ -3,7 +3,7 @@
 use super::{SOURCE, load};
 
 #[test]
-fn fields_of_filters_topics_and_keys_are_named() {
+fn fields_named_in_filters_topics_and_keys_are_listed() {
     let loaded = load(&format!(
         "{SOURCE}[event]\nfilter = {{ result = [\"new\"] }}\n\
          [sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"localhost:9092\"\ntopic = \"entries.{{space.id}}\"\n\

@@ -7,7 +7,7 @@ use nix::{sys::stat::Mode, unistd::mkfifo};
 use super::*;
 
 #[test]
-fn unreadable_file_is_found_without_opening_a_pipe() {
+fn unreadable_path_is_detected_without_opening_a_pipe() {
     let dir = tempfile::tempdir().unwrap();
     let [file, pipe] = ["file", "pipe"].map(|name| dir.path().join(name));
     fs::write(&file, "secret").unwrap();

@@ -58,7 +58,7 @@ fn file(sink: &ConfiguredSink) -> &FileConfig {
 const SOURCE: &str = "[sources.main]\ntoken_file = \"/run/secrets/token\"\n";
 
 #[test]
-fn a_spool_larger_than_its_disk_is_warned_about() {
+fn spool_larger_than_its_disk_has_a_warning() {
     for (size, is_warned) in [("100000 TiB", true), ("64 MiB", false)] {
         let loaded = load(&format!(
             "{SOURCE}[spool]\ntype = \"disk\"\nmax_size = \"{size}\"\n"
@@ -87,7 +87,7 @@ fn source_alone_is_a_valid_configuration() {
 }
 
 #[test]
-fn the_environment_alone_is_enough() {
+fn variables_alone_are_a_valid_configuration() {
     let loaded = load_from(
         None,
         [],
@@ -116,7 +116,7 @@ fn first_default_path_with_a_file_is_used() {
 }
 
 #[test]
-fn a_named_file_that_is_missing_is_an_error() {
+fn missing_file_named_on_the_command_line_is_an_error() {
     // figment alone would treat a missing file as an empty one.
     let missing = Path::new("/nowhere/neurobridge.toml");
     let variables = environment(&[("NEUROBRIDGE__SOURCES__MAIN__TOKEN", "t")]);
@@ -130,7 +130,7 @@ fn a_named_file_that_is_missing_is_an_error() {
 }
 
 #[test]
-fn the_environment_sets_maps_key_by_key_and_arrays_whole() {
+fn variables_set_maps_key_by_key_and_arrays_as_a_whole() {
     let text = format!(
         "{SOURCE}[event]\nredact = [\"a\", \"b\"]\n[sinks.archive]\ntype = \"file\"\nmax_size = \"1 MiB\"\n"
     );
@@ -191,18 +191,18 @@ fn unknown_keys_are_all_reported_with_suggestions() {
 }
 
 #[test]
-fn key_of_another_type_reports_the_missing_line() {
+fn key_of_the_disk_spool_in_a_memory_spool_is_an_error() {
     insta::assert_snapshot!(report(load(&format!("{SOURCE}[spool]\nretain = \"2h\"\n"))));
 }
 
 #[test]
-fn key_of_another_type_than_the_given_one_is_an_error() {
+fn key_of_another_sink_type_is_an_error() {
     let text = format!("{SOURCE}[sinks.nats]\ntype = \"nats\"\nsubject = \"faces\"\ntopic = \"faces\"\n");
     insta::assert_snapshot!(report(load(&text)));
 }
 
 #[test]
-fn wrong_type_hides_no_other_error_of_its_table() {
+fn wrong_type_of_a_value_hides_no_other_error_of_its_table() {
     let report = report(load(&format!(
         "{SOURCE}[spool]\ntype = \"disc\"\nmax_size = \"10GB\"\nretian = \"1h\"\n[sinks.near]\ntype = \"fiel\"\nmax_size = 5\n\
          [sinks.far]\ntype = \"amqp\"\nmax_age = 5\nmax_sise = 1\nrequired = 1\n"
@@ -282,7 +282,7 @@ fn error_of_an_http_url_suggests_the_scheme_of_a_feed() {
 }
 
 #[test]
-fn log_level_is_one_word_and_log_filter_names_parts() {
+fn invalid_log_level_or_filter_is_an_error() {
     for wrong in ["warning", "verbose", "", "a=loud", "off"] {
         let report = report(load(&format!("{SOURCE}[log]\nlevel = \"{wrong}\"\n")));
         assert!(
@@ -351,7 +351,7 @@ fn invalid_toml_is_reported_without_its_values() {
 }
 
 #[test]
-fn one_file_under_two_spellings_is_an_error() {
+fn two_sinks_with_one_file_under_two_paths_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     fs::create_dir(&data).unwrap();
@@ -425,7 +425,7 @@ fn dates_are_errors_with_their_position() {
 
 #[cfg(not(feature = "kafka"))]
 #[test]
-fn sink_that_this_build_lacks_is_reported_as_such() {
+fn sink_type_missing_in_this_build_is_reported() {
     let report = report(load(&format!(
         "{SOURCE}[sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"localhost:9092\"\n"
     )));

@@ -23,7 +23,7 @@ fn schema() -> Value {
 }
 
 #[test]
-fn keys_are_known_through_references_and_alternatives() {
+fn keys_are_found_through_references_and_alternatives() {
     let schema = schema();
     let root = Shape::root(&schema);
     assert_eq!(root.keys(), ["name", "sinks", "token"]);
@@ -56,7 +56,7 @@ fn optional_table_knows_its_required_keys() {
 }
 
 #[test]
-fn word_default_and_example_stand_in_for_a_value() {
+fn stand_in_of_a_key_is_its_word_default_or_example() {
     let schema = json!({ "properties": {
         "choice": { "oneOf": [{ "type": "string", "const": "a" }, { "type": "string", "const": "b" }] },
         "words": { "type": "array", "default": [], "examples": [["x"]] },
@@ -73,7 +73,7 @@ fn word_default_and_example_stand_in_for_a_value() {
 }
 
 #[test]
-fn types_and_secrets_are_recognised() {
+fn types_and_secrets_are_read_from_the_schema() {
     let schema = schema();
     let root = Shape::root(&schema);
     assert!(root.child("name").allows("string") && !root.child("name").allows("integer"));

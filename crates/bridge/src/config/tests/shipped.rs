@@ -46,7 +46,7 @@ fn every_shipped_file_is_valid() {
 }
 
 #[test]
-fn every_key_is_explained_and_no_other() {
+fn complete_example_has_each_key_of_the_schema_and_no_other() {
     let schema = load::schema();
     let mut expected = BTreeSet::new();
     keys(&Shape::root(&schema), &all_keys().values, "", &mut expected);
@@ -235,7 +235,7 @@ fn examples_of_keys_are_valid_except_exclusive_pairs() {
 }
 
 #[test]
-fn value_of_any_type_is_reported_without_words_of_serde() {
+fn error_for_a_value_of_any_type_has_no_words_of_serde() {
     let schema = load::schema();
     let shape = Shape::root(&schema);
     let document = all_keys();

@@ -43,7 +43,7 @@ fn unknown_field_is_reported_with_a_suggestion() {
 }
 
 #[test]
-fn secret_file_key_is_not_a_secret() {
+fn path_of_a_secret_file_is_not_a_secret() {
     assert!(is_secret("sources.main.token_from.credential"));
     assert!(is_secret("sources.main.token") && is_secret("sinks.kafka.sasl.password"));
     assert!(!is_secret("sources.main.token_file") && !is_secret("sinks.kafka.tls.key_file"));
