@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn all_errors_are_reported() {
+    fn all_configuration_errors_are_reported() {
         let config: DeadLettersConfig =
             serde_json::from_str(r#"{"path":"","max_age":"1s","max_size_per_day":"1 KiB"}"#).unwrap();
         let keys: Vec<String> = config.check().into_iter().map(|(key, _)| key).collect();

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_have_texts_and_only_fencing_is_final() {
+    fn faults_are_explained_and_only_fencing_is_final() {
         for code in all().filter(|code| matches!(blame(*code), Blame::Sink(_))) {
             let fault = fault(code, Some("entries"), "");
             assert!(!fault.is_final, "{code:?}");

@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn roots_are_searched_and_passwords_read_each_time() {
+    fn changed_password_file_is_used_by_the_next_client() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("password");
         let mut config = config(&[]);

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_port_is_refused_and_an_open_one_is_enough() {
+    fn dial_reports_refused_and_open_addresses_separately() {
         let open = TcpListener::bind("127.0.0.1:0").unwrap();
         let closed = TcpListener::bind("127.0.0.1:0").unwrap();
         let [open_at, closed_at] = [&open, &closed].map(|one| one.local_addr().unwrap().to_string());

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn each_authentication_method_signs_in() {
+    fn each_authentication_method_proves_its_identity() {
         let folder = tempfile::tempdir().unwrap();
         let key = KeyPair::new_user();
         let path = folder.path().join("user.creds");

@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn by_id_a_message_expects_the_previous_id_and_place() {
+    fn chain_by_id_expects_the_previous_id_and_place() {
         let mut chain = chain(ChainedBy::Id, &[41]);
         assert!(has(&chain, 1) && has(&chain, 41) && !has(&chain, 42));
         insta::assert_snapshot!(message(&mut chain, 42, true).0, @r"
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn by_place_a_message_expects_the_previous_place() {
+    fn chain_by_place_expects_the_previous_place() {
         let mut chain = chain(ChainedBy::Place, &[41, 39]);
         assert!(
             has(&chain, 39) && has(&chain, 41) && !has(&chain, 40),

@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn all_errors_are_reported() {
+    fn all_configuration_errors_are_reported() {
         insta::assert_snapshot!(errors(serde_json::json!({
             "servers": ["nats://u:hunter2@localhost", "ws://localhost", "http://x", "nats://[::"],
             "subject": "entries.*.{pid}",

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn overtaken_acknowledgements_are_no_new_stream() {
+    fn acknowledgements_out_of_order_are_no_new_stream() {
         let mut places = Places::default();
         // Both were sent before anything was acknowledged.
         places.stored(0, 0, 2, 2);

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn echo_after_a_refusal_is_not_final() {
+    fn echo_after_a_refusal_confirms_no_event() {
         let statistics = Arc::new(Statistics::default());
         let receive = |text: &str| statistics.in_bytes.add(text.len() as u64, Ordering::Relaxed);
         receive("INFO {}\r\n");

@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_have_texts_and_none_is_final() {
+    fn faults_are_explained_and_none_is_final() {
         for err_code in (10_000..10_300)
             .filter(|err_code| !matches!(blame(&error(400, *err_code, "")), Blame::Message(_)))
         {

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn first_fault_is_kept() {
+    async fn first_fault_of_a_connection_is_kept() {
         let events = Arc::new(Events::default());
         events.record(&Event::Connected);
         assert!(events.fault().is_none());

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_cover_and_overlap() {
+    fn coverage_and_overlap_of_patterns_are_detected() {
         for (one, other, covered, overlapping) in [
             ("a.>", "a.*.b", true, true),
             ("a.>", "a", false, false),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_subjects_are_known() {
+    fn reserved_subjects_are_detected() {
         for reserved in [
             "_INBOX.x",
             "_INBOX",

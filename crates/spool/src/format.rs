@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_detected() {
+    fn every_flipped_bit_and_every_truncation_is_detected() {
         let (header, slot) = (header().encode().to_vec(), slot(Some("a note")).encode().unwrap());
         for bit in 0..header.len() * 8 {
             let mut bad = header.clone();

@@ -181,7 +181,7 @@ async fn flipped_bit_outside_the_segments_loses_no_event() {
 
 /// A lost cursor is not treated as a new sink: all events of the log are delivered, and the loss is reported.
 #[tokio::test]
-async fn cut_cursor_file_delivers_every_event() {
+async fn truncated_cursor_file_delivers_all_events_again() {
     let log = small_log().await;
     let path = log.path().join("spool/cursors/sink.cursor");
     let bytes = fs::read(&path).unwrap();

@@ -66,7 +66,7 @@ async fn lost_cursor_folder_restarts_at_the_oldest_record() {
 }
 
 #[tokio::test]
-async fn damaged_registry_makes_no_reader_new() {
+async fn reader_is_not_new_if_the_registry_is_damaged() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     fs::remove_file(root.path().join("spool/cursors/sink.cursor")).unwrap();

@@ -172,7 +172,7 @@ async fn full_log_drops_and_counts_the_oldest_events() {
 }
 
 #[tokio::test]
-async fn events_in_delivery_are_dropped_last_and_counted_once() {
+async fn full_log_drops_and_counts_events_in_flight_last() {
     let (spool, mut id) = (open(ByteSize::from_mib(1), WhenFull::DropOldest), 0);
     let mut reader = spool.reader("sink");
     let (mut handed, mut skipped, mut settled) = (0, 0, Sequence::FIRST);

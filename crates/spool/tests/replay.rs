@@ -84,7 +84,7 @@ async fn deleted_and_damaged_events_are_reported() {
 }
 
 #[tokio::test]
-async fn time_selects_a_position() {
+async fn position_is_selected_by_time_or_sequence() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     drop(spool.reader("sink"));

@@ -163,7 +163,7 @@ fn file_covers_one_period_and_is_removed_by_age() {
 }
 
 #[test]
-fn clock_set_back_is_harmless() {
+fn clock_set_back_loses_no_line() {
     let mut files = Files::new();
     files.limits.max_size = 4;
     files.limits.rotate_every = Some(HOUR);

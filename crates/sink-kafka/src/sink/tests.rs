@@ -134,7 +134,7 @@ async fn partition_of_a_key_equals_the_java_client() {
 }
 
 #[tokio::test]
-async fn full_queue_accepts_after_a_report() {
+async fn full_queue_accepts_messages_after_a_delivery_report() {
     let kafka = Kafka::start(1);
     let mut config = kafka.config();
     config.max_queue_size = neurobridge_core::units::ByteSize::from_mib(1);

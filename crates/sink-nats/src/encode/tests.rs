@@ -35,14 +35,14 @@ fn event_is_encoded_in_each_format() {
 }
 
 #[test]
-fn core_mode_has_no_message_id() {
+fn message_in_core_mode_has_no_message_id() {
     let mut config = config(Format::Raw);
     config.mode = Mode::Core;
     assert!(!config.preview(&event(42, FRAME), &spool()).contains(MESSAGE_ID));
 }
 
 #[test]
-fn event_without_fields_has_unknown_tokens() {
+fn missing_fields_are_unknown_in_the_subject() {
     insta::assert_snapshot!(
         config(Format::Cloudevents).preview(&event(42, r#"{"data":{"result":null}}"#), &spool())
     );

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_damage() {
+    fn every_flipped_bit_and_every_truncation_is_damage() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("file");
         assert_eq!(read(&path).unwrap(), Content::Missing);

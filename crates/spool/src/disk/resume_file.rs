@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn file_is_replaced_if_too_small_removed_or_cut() {
+    fn file_is_replaced_if_too_small_removed_or_truncated() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join(NAME);
         let mut file = ResumeFile::new(root.path(), SPOOL);

@@ -46,7 +46,7 @@ fn missing_lines_of_a_changed_file_are_counted_as_lost() {
 }
 
 #[test]
-fn moved_or_truncated_file_is_continued() {
+fn lines_are_appended_after_a_file_was_moved_or_truncated() {
     let files = Files::new();
     let mut log = files.open();
     log.append(b"one\n").unwrap();
