@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_depends_on_share_instead_of_real_time() {
+    fn limit_counts_processor_share_instead_of_real_time() {
         assert!(waiting(LIMIT, LIMIT, Duration::ZERO).check_with(|| 1.0).is_err());
         assert!(waiting(LIMIT, LIMIT, Duration::ZERO).check_with(|| 0.5).is_ok());
         assert!(waiting(LIMIT, LIMIT, LIMIT / 2).check_with(|| 0.5).is_err());

@@ -91,7 +91,7 @@ fn stuck_log_reader_blocks_no_event_or_signal() {
 }
 
 #[test]
-fn log_ends_with_the_ledger() {
+fn log_of_a_stopped_bridge_ends_with_the_ledger() {
     let dir = Scratch::new("whole-log").unwrap();
     let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();

@@ -405,7 +405,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn no_rate_loses_nothing_between_connections() {
+    fn feed_without_rate_loses_nothing_between_connections() {
         let (feed, now) = (Feed::new(None, false, Some(100), false), Instant::now());
         assert_eq!(feed.join(1, Start::Now, now), 1);
         assert_eq!(feed.allowance(1, now), Allowance::UpTo(100));
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn no_rate_waits_for_the_slowest_connection() {
+    fn feed_without_rate_waits_for_the_slowest_connection() {
         let (feed, now) = (Feed::new(None, false, None, false), Instant::now());
         feed.join(1, Start::Now, now);
         feed.join(2, Start::Now, now);
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn entry_sent_after_a_later_one_is_fresh() {
+    fn entry_sent_after_a_later_one_counts_as_newly_sent() {
         let (feed, now) = (Feed::new(Some(10.0), false, None, false), Instant::now());
         feed.join(1, Start::Now, now);
         assert_eq!(feed.mark_sent(1, 2..=2), [2..=2]);

@@ -90,7 +90,7 @@ async fn every_connection_receives_every_event() {
 }
 
 #[tokio::test]
-async fn no_rate_waits_for_the_slowest_reader() {
+async fn feed_without_rate_waits_for_the_slowest_reader() {
     let simulator = start_with(&[], Some(100_000)).await;
     simulator.handle.set_rate(Some(0.0)).unwrap();
     let (mut reader, idle) = (simulator.authenticated().await, simulator.authenticated().await);
@@ -141,7 +141,7 @@ async fn newest_id(simulator: &support::Running) -> u64 {
 }
 
 #[tokio::test]
-async fn no_rate_or_hold_loses_nothing_between_connections() {
+async fn feed_on_hold_loses_nothing_between_connections() {
     for rate in [None, Some(2_000.0)] {
         let faults = vec![
             "close=1001,after=100".parse().unwrap(),

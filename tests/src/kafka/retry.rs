@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fenced_broker_is_a_temporary_error() {
+    fn errors_of_a_fenced_broker_are_temporary() {
         for code in [
             RDKafkaErrorCode::InvalidReplicationFactor,
             RDKafkaErrorCode::AllBrokersDown,

@@ -79,7 +79,7 @@ fn without(json: &str, fields: &[&str]) -> String {
 }
 
 #[test]
-fn expected_text_replaces_only_the_fields() {
+fn expected_body_replaces_only_the_redacted_fields() {
     let json = r#"{"id":1,"data":{"pid":"a","full_image":"x","initial_full_image":"y","age":5}}"#;
     assert_eq!(
         without(json, &["full_image", "age"]),

@@ -60,7 +60,7 @@ const ORDERS: Feed = Feed {
 };
 
 #[test]
-fn missed_events_of_a_declared_feed_are_fetched_once_and_in_order() {
+fn missed_events_of_declared_feeds_are_fetched_once_in_order() {
     let dir = Scratch::new(ORDERS.name).unwrap();
     let path = declaration_file(&dir, OFFSET);
     let args = ["--feed", &path, "--rest-order", "oldest"];

@@ -25,7 +25,7 @@
 //! | spool full | `full_spool`, all of it |
 //! | no space on the disk, a failed sync | sink-file, `full_disk_leaves_no_partial_line`, `full_disk_is_a_temporary_fault`, `failed_sync_loses_and_repeats_no_event`; spool, `every_error_of_a_sync_is_final` |
 //! | too many open files | [`exhausted_file_descriptors_are_retried`] |
-//! | the clock steps | core, `reverted_forward_step_is_never_adopted`, `lasting_step_is_adopted_and_step_back_immediately`; sink-file, `clock_set_back_is_harmless` |
+//! | the clock steps | core, `reverted_forward_step_is_never_adopted`, `lasting_forward_step_and_any_backward_step_are_adopted`; sink-file, `clock_set_back_loses_no_line` |
 //! | repeated ids | [`repeated_events_are_counted_as_duplicates`] |
 
 mod broken;

@@ -145,7 +145,7 @@ fn metrics_reference_matches_the_bridge() {
 
 /// The table abbreviates some metric names with `…`. Only complete names are checked.
 #[test]
-fn metrics_to_start_with_exist() {
+fn documented_metrics_to_start_with_are_exported() {
     let exported = exported();
     let operations = read("docs/operations.md");
     let (_, section) = operations.split_once("\n## Metrics to start with\n").unwrap();

@@ -108,7 +108,7 @@ fn files_below(folder: &Path) -> impl Iterator<Item = PathBuf> {
 
 /// The first stage of the Dockerfile must create a workspace that cargo can read, with a file for each program in a manifest.
 #[test]
-fn manifests_suffice_to_compile_dependencies() {
+fn cargo_manifests_suffice_to_compile_dependencies() {
     let scratch = Scratch::new("image").unwrap();
     for line in read(".dockerignore")
         .lines()
@@ -248,7 +248,7 @@ fn assert_pods_are_unprivileged(file: &str, deployment: &Value) {
 }
 
 #[test]
-fn configuration_in_the_manifests_is_valid() {
+fn configuration_in_kubernetes_manifests_is_valid() {
     for (file, kind) in [(ALONE, "Deployment"), (CLUSTER, "StatefulSet")] {
         assert_configuration_is_valid(file, kind);
     }
@@ -274,7 +274,7 @@ fn assert_configuration_is_valid(manifest: &str, kind: &str) {
 }
 
 #[test]
-fn manifests_have_only_expected_objects() {
+fn kubernetes_manifests_have_only_expected_objects() {
     let kinds = |file: &str| -> Vec<String> {
         let objects = manifest(file);
         let kinds = objects.iter().map(|object| object["kind"].as_str().unwrap());

@@ -154,7 +154,7 @@ fn within_base64(bytes: &[u8], before: usize) -> Vec<u8> {
 }
 
 #[test]
-fn search_finds_every_form_and_parts_of_it() {
+fn search_finds_a_secret_in_every_encoding_and_in_parts() {
     let name = "Zoë Ångström-Müller";
     let picture: Vec<u8> = (0..2000_u32).map(|n| (n * n % 251) as u8).collect();
     let search = Search::new(&[Known::new("the name", name), Known::new("the picture", &picture)]);

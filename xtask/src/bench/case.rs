@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn empty_selection_means_all() {
+    fn empty_selection_selects_all_cases() {
         let names = |sinks: &[Sink], formats: &[Format]| -> Vec<String> {
             Case::all(sinks, formats).iter().map(Case::to_string).collect()
         };

@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn seed_of_ci_contains_series_and_fences() {
+    fn seed_of_ci_has_freeze_series_and_broker_fences() {
         let faults = draw(1, TWO_MINUTES, false);
         for victim in [Victim::Kafka, Victim::Nats] {
             let freezes = faults

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_becomes_the_only_element_of_the_array() {
+    fn built_event_is_the_only_element_of_its_array() {
         let when = r#"{"ev":"T","$.arg.channel":"trades"}"#;
         assert_eq!(
             built(when, Some("data")).1,

@@ -47,7 +47,7 @@ fn default_event_has_about_600_bytes() {
 }
 
 #[test]
-fn all_values_appear_and_persons_return() {
+fn generated_entries_have_all_values_and_repeat_persons() {
     let entries = entries(3, None);
     let all: Vec<Entry> = (1..=5_000).map(|id| entries.describe(id)).collect();
     let results: BTreeSet<EntryResult> = all.iter().map(|entry| entry.result).collect();
@@ -130,7 +130,7 @@ proptest! {
 }
 
 #[test]
-fn start_is_fixed_at_first_access() {
+fn creation_times_begin_at_the_first_call_of_begin() {
     let entries = Entries::new(1, None, Duration::from_secs(1), None);
     entries.begin();
     let begun = Timestamp::now().as_microsecond();

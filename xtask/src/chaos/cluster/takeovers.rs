@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn cause_is_the_fault_of_the_leader() {
+    fn cause_of_a_takeover_is_the_fault_of_the_leader() {
         let found = |faults: &[Injected]| Cause::of(&takeover(0, 100, 200), Link::Nats, faults);
         let kill = fault(Target::Member(0), Kind::Kill, 105, 150);
         assert_eq!(found(&[kill]), Cause::Crash);
