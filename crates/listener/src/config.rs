@@ -343,7 +343,7 @@ impl SourceConfig {
             && feed.event.id.is_none()
         {
             let message = "found several connections to a feed whose events have no id, expected 1, or an id in \"feed.event\": \
-                           without it each event would be delivered several times";
+                           without an id each event would be delivered several times";
             errors.push(("connections", message.to_owned()));
         }
         let size = self.max_frame_size;
@@ -393,7 +393,8 @@ impl SourceConfig {
                 ("token_from", self.token_from.is_some()),
             ] {
                 if is_given {
-                    let message = "a declared feed has no token here, expected it in \"feed.secrets\"";
+                    let message =
+                        "found in the source of a declared feed, expected the token in \"feed.secrets\"";
                     errors.push((key, message.to_owned()));
                 }
             }
@@ -405,8 +406,8 @@ impl SourceConfig {
                 errors.push(("token_from", message.to_owned()));
             }
             if self.exit_on_refused_token {
-                let message = "found true together with `token_from`, expected false: another token is created in place of a \
-                               refused one";
+                let message = "found true together with `token_from`, expected false: the bridge replaces a refused \
+                               token by a new token";
                 errors.push(("exit_on_refused_token", message.to_owned()));
             }
             errors.extend(token_from.check());

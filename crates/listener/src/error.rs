@@ -140,7 +140,7 @@ pub(crate) enum ConnectionEnd {
     AuthTimeout { timeout: Duration, step: Option<usize> },
     #[error("the connection ended during backpressure")]
     Blocked { source: Box<ConnectionEnd> },
-    #[error("the frames after an unreadable one were discarded")]
+    #[error("the frames after an unreadable frame were discarded")]
     Unread { source: Box<ConnectionEnd> },
 }
 
@@ -316,16 +316,17 @@ fn is_too_many_open_files(error: &io::Error) -> bool {
 const fn explain_status(status: u16) -> &'static str {
     match status {
         401 => {
-            "authentication required, but the feed authenticates with a token after the upgrade; check for a gateway in between"
+            "authentication required, but the feed authenticates with a token after the upgrade; check for a gateway \
+             between the bridge and the feed"
         }
         403 => "access forbidden; check whether this address or network is allowed",
         404 => "no feed at this path; check `url`",
-        407 => "a proxy requires a password; set `proxy`",
+        407 => "a proxy requires a password; set the user and the password in `proxy`",
         429 => "too many connections or requests; retrying less often",
         500..=599 => "the server is temporarily unavailable",
         300..=399 => "the feed has moved; check `url`",
         200 => "not a WebSocket server; check `url`",
-        _ => "expected 101, the upgrade to a WebSocket",
+        _ => "expected 101, the upgrade to a WebSocket; check `url`",
     }
 }
 

@@ -191,7 +191,10 @@ impl EventListener {
             return Err(SourceError::Config {
                 name: name.to_string(),
                 key: "feed".to_owned(),
-                message: "found a declared feed, expected none: an EventListener reads NeuroIO's feed, a Source any feed".to_owned(),
+                message:
+                    "found a declared feed, expected none: an EventListener reads only NeuroIO's feed; use a Source \
+                     for a declared feed"
+                        .to_owned(),
             });
         }
         let setup = Setup::new(&name, self.config, &event::projected_fields(), self.live)?;

@@ -71,7 +71,9 @@ pub(crate) enum ProxyError {
     },
     #[error("no valid answer to CONNECT from the proxy {proxy}")]
     Answer { proxy: String, source: HeadError },
-    #[error("the proxy {proxy} requires a valid user and password (HTTP 407)")]
+    #[error(
+        "the proxy {proxy} requires a valid user and password (HTTP 407); correct the user and the password of the proxy"
+    )]
     AuthenticationRequired { proxy: String },
     #[error("the proxy {proxy} refused to connect to {target}: HTTP {status}")]
     Refused {
@@ -352,7 +354,7 @@ mod tests {
         for (answer, expected) in [
             (
                 "HTTP/1.1 407 X\r\n\r\n",
-                "requires a valid user and password (HTTP 407)",
+                "requires a valid user and password (HTTP 407); correct the user and the password of the proxy",
             ),
             (
                 "HTTP/1.0 403 X\r\nA: b\r\n\r\n",

@@ -23,7 +23,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 pub(crate) enum TlsError {
     #[error(transparent)]
     Setup(#[from] TlsSetupError),
-    #[error("\"{host}\" is not a name that a certificate can be issued for")]
+    #[error("\"{host}\" is not a valid name for a certificate; expected a host name or an IP address")]
     Name { host: String },
     #[error("the certificate of {host} {what}")]
     Certificate {
@@ -118,7 +118,10 @@ fn describe_alert(alert: AlertDescription) -> &'static str {
         | AlertDescription::CertificateUnknown
         | AlertDescription::UnknownCA
         | AlertDescription::DecryptError
-        | AlertDescription::AccessDenied => "refused the client certificate, or requires one",
+        | AlertDescription::AccessDenied => {
+            "refused the client certificate, or requires a client certificate: check `tls.cert_file` and \
+             `tls.key_file`"
+        }
         _ => "refused the TLS handshake",
     }
 }

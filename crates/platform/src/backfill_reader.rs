@@ -129,15 +129,18 @@ pub enum StopReason {
         delay: Duration,
     },
     /// Entries without an id were skipped.
-    #[error("{count} entries were skipped, because they have no whole number as `id`")]
+    #[error(
+        "entries of the list were skipped, because they have no whole number as `id` (skipped: {count}); check \
+         `backfill.url`"
+    )]
     WithoutId {
         /// The number of skipped entries.
         count: u64,
     },
     /// Entries of a declared list were skipped.
     #[error(
-        "{count} entries of the list were skipped, because they yield no event with an id; compare `feed.backfill.frame` with \
-         `feed.rules` and `feed.event.id`"
+        "entries of the list were skipped, because with `feed.backfill.frame`, `feed.rules` and `feed.event.id` they \
+         yield no event with an id (skipped: {count}); correct these keys"
     )]
     NoEvents {
         /// The number of skipped entries.

@@ -23,7 +23,9 @@ pub enum RequestError {
     #[error(transparent)]
     Secrets(#[from] SecretsError),
     /// The address of the next page contains a character that no URL contains.
-    #[error("the address of the next page is not a valid URL")]
+    #[error(
+        "the address of the next page in the list of past events is not a valid URL; check `feed.backfill.pages`"
+    )]
     Target,
     /// No connection could be opened.
     #[error(transparent)]
@@ -37,7 +39,10 @@ pub enum RequestError {
         source: hyper::Error,
     },
     /// The answer was not complete in time.
-    #[error("{host} did not answer completely within {}; raise `backfill.timeout` if it is slow", format_duration(*timeout))]
+    #[error(
+        "{host} did not answer completely within {}; raise `backfill.timeout` if the server is slow",
+        format_duration(*timeout)
+    )]
     Timeout {
         /// The host of the interface.
         host: String,
@@ -45,7 +50,10 @@ pub enum RequestError {
         timeout: Duration,
     },
     /// The answer is larger than the limit.
-    #[error("the answer of {host} is larger than {limit}")]
+    #[error(
+        "the answer of {host} is larger than {limit}; check the address of the interface, or request fewer entries \
+         on a page"
+    )]
     TooLarge {
         /// The host of the interface.
         host: String,
@@ -53,7 +61,7 @@ pub enum RequestError {
         limit: ByteSize,
     },
     /// The platform does not accept the token.
-    #[error("{host} refused the token (HTTP 401){answer}; expected a valid token")]
+    #[error("{host} refused the token (HTTP 401){answer}; replace the token")]
     Unauthorised {
         /// The host of the interface.
         host: String,

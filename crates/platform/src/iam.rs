@@ -101,7 +101,7 @@ impl Iam {
                 return self.client.not_json(b"(not shown: it may contain a token)");
             }
             let (line, column) = (error.line(), error.column());
-            let problem = format!("found another value at line {line}, column {column}");
+            let problem = format!("found an unexpected value at line {line}, column {column}");
             self.client.other_shape(&problem, TOKEN)
         })?;
         if token.is_active == Some(false) || token.key.expose().is_empty() {

@@ -58,7 +58,8 @@ impl MissedEvent {
 pub enum PagingError {
     /// The server returned a page again.
     #[error(
-        "the page at offset {offset} is the same as the two before; expected the list to continue with `offset`"
+        "the page at offset {offset} has the same entries as the two pages before; expected the next entries of the \
+         list: check that the server of `backfill.url` supports the parameter `offset`"
     )]
     SamePage {
         /// The offset that was requested.
@@ -66,7 +67,8 @@ pub enum PagingError {
     },
     /// The server returned a page of a declared list again.
     #[error(
-        "the answer for {position} is the same as an earlier one; expected the list to continue, or an empty page at its end"
+        "the answer for {position} is the same as an earlier answer; expected the next entries of the list, or an \
+         empty page at the end of the list: check `feed.backfill.pages`"
     )]
     Repeated {
         /// The position that was requested.
@@ -77,7 +79,8 @@ pub enum PagingError {
     OtherOrigin(#[from] OtherOrigin),
     /// The ids are not in one order.
     #[error(
-        "id {found} follows id {before}; expected all ids of the list in one order, ascending or descending"
+        "the list of missed events has id {found} after id {before}; expected all ids of the list in one order, \
+         ascending or descending"
     )]
     MixedOrder {
         /// The id before it.
@@ -87,8 +90,8 @@ pub enum PagingError {
     },
     /// The events of a page of a declared list are in the opposite order.
     #[error(
-        "a page of the list begins with {first} and ends with {last}; expected the {order} first: set `feed.backfill.order`, or \
-         request another order"
+        "a page of the list begins with {first} and ends with {last}; expected the {order} first: set \
+         `feed.backfill.order`, or request this order in `feed.backfill.query`"
     )]
     OtherOrder {
         /// The word for the events that are first in the list.

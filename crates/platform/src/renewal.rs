@@ -18,7 +18,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 /// to that of [`RETRY`].
 const WITHOUT_TOKEN: Duration = Duration::from_secs(10);
 
-/// The minimum and maximum delay before another token is created in place of a refused one.
+/// The minimum and maximum delay before the bridge replaces a refused token by a new token.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// The age from which a token counts as having worked before it was refused: the delays start again at the minimum.
 const STABLE: Duration = Duration::from_secs(600);

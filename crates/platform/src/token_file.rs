@@ -21,7 +21,7 @@ use crate::iam::CreatedToken;
 /// The version of the format.
 const VERSION: u32 = 1;
 /// The consequence of an unusable file, for error texts.
-const CREATE_ANOTHER: &str = "expected the token that this bridge stored; another one is created";
+const NEW_TOKEN: &str = "expected the token that this bridge stored; a new token is created";
 
 /// A stored token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct TokenFile {
 #[non_exhaustive]
 pub enum TokenFileError {
     /// The file cannot be read.
-    #[error("the stored token in {} cannot be read, {CREATE_ANOTHER}", path.display())]
+    #[error("the stored token in {} cannot be read, {NEW_TOKEN}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -55,15 +55,15 @@ pub enum TokenFileError {
         source: io::Error,
     },
     /// The file has been changed or is incomplete.
-    #[error("the stored token in {} is damaged, {CREATE_ANOTHER}", path.display())]
+    #[error("the stored token in {} is damaged, {NEW_TOKEN}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
     },
     /// The file was written by a newer program.
     #[error(
-        "the stored token in {} has version {version}, written by a newer neurobridge, expected {VERSION}; another one is \
-         created",
+        "the stored token in {} has version {version}, written by a newer neurobridge, expected version {VERSION}; a \
+         new token is created",
         path.display()
     )]
     Newer {
@@ -73,7 +73,11 @@ pub enum TokenFileError {
         version: u32,
     },
     /// Others may have read the token.
-    #[error("the stored token in {} is readable for other users (mode {mode:o}), expected 600; another one is created", path.display())]
+    #[error(
+        "the stored token in {} is readable for other users (mode {mode:o}), expected mode 600; a new token is \
+         created",
+        path.display()
+    )]
     OpenToOthers {
         /// The file.
         path: PathBuf,
@@ -81,13 +85,16 @@ pub enum TokenFileError {
         mode: u32,
     },
     /// The token belongs to another scope.
-    #[error("the stored token in {} belongs to another account, space or address; another one is created", path.display())]
+    #[error(
+        "the stored token in {} was created for a different account, space or address; a new token is created",
+        path.display()
+    )]
     OtherScope {
         /// The file.
         path: PathBuf,
     },
     /// The file cannot be written.
-    #[error("the token cannot be stored in {}; a restart will create another one", path.display())]
+    #[error("the token cannot be stored in {}; after a restart the bridge will create a new token", path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,

@@ -53,14 +53,17 @@ fn unusable_file_is_described_without_the_token() {
         ("{\"version\":1}", "is damaged"),
         (&negative, "is damaged"),
         (&newer, "has version 2"),
-        (&good.replace("account", "space 7"), "belongs to another account"),
+        (
+            &good.replace("account", "space 7"),
+            "was created for a different account",
+        ),
         (&good.replace("key-2-hunter2", ""), "is damaged"),
         (&"x".repeat(100_000), "cannot be read"),
     ] {
         fs::write(&path, text).unwrap();
         let error = file.read().unwrap_err().to_string();
         assert!(
-            error.contains(expected) && error.contains("another one is created"),
+            error.contains(expected) && error.contains("a new token is created"),
             "{error}"
         );
         assert!(!error.contains("hunter2"), "{error}");
@@ -68,7 +71,7 @@ fn unusable_file_is_described_without_the_token() {
     fs::write(&path, &good).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let error = file.read().unwrap_err().to_string();
-    assert!(error.contains("(mode 640), expected 600"), "{error}");
+    assert!(error.contains("(mode 640), expected mode 600"), "{error}");
     file.write(&stored()).unwrap();
     assert!(file.read().unwrap().is_some());
 }

@@ -158,8 +158,8 @@ async fn each_fault_of_a_declared_list_has_its_reason() {
     rest-cut,times=1: 60 events, complete
     rest-no-json: 0 events, failed: the answer of HOST is not JSON: found "<html><body>Please sign in</body></html>"; check the address of the interface
     rest-other-shape: 0 events, failed: the answer of HOST has an unknown shape: found a table at "backfill.list" (the answer itself); expected an array at the path `feed.backfill.list`, or the answer itself as an array
-    rest-same-page: 20 events, partly: the answer for offset 38 is the same as an earlier one; expected the list to continue, or an empty page at its end
-    another key: failed: HOST refused the token (HTTP 401): the parameter "key" is missing or has another value (error 601); expected a valid token
+    rest-same-page: 20 events, partly: the answer for offset 38 is the same as an earlier answer; expected the next entries of the list, or an empty page at the end of the list: check `feed.backfill.pages`
+    another key: failed: HOST refused the token (HTTP 401): the parameter "key" is missing or differs from the declared value (error 601); replace the token
     "#);
 }
 

@@ -68,7 +68,7 @@ impl Counterpart {
     /// sent, without `?`; `header` returns the values of a header; `offered` are the offered sub-protocols.
     ///
     /// # Errors
-    /// A header, a parameter or a sub-protocol is missing or has another value.
+    /// A header, a parameter or a sub-protocol is missing or differs from the declared value.
     pub fn check_request(
         &self,
         query: &str,
@@ -85,7 +85,7 @@ impl Counterpart {
             if !header(name).iter().any(is_right) {
                 return Err(error(
                     text,
-                    format!("the header \"{name}\" is missing or has another value"),
+                    format!("the header \"{name}\" is missing or differs from the declared value"),
                 ));
             }
         }
@@ -97,7 +97,7 @@ impl Counterpart {
             if !pairs.iter().any(is_right) {
                 return Err(error(
                     text,
-                    format!("the parameter \"{name}\" is missing or has another value"),
+                    format!("the parameter \"{name}\" is missing or differs from the declared value"),
                 ));
             }
         }
@@ -116,7 +116,7 @@ impl Counterpart {
     /// Compares a request for the list of past events with the declared one; `None` if `path` is not the path of the list.
     ///
     /// # Errors
-    /// A header or a parameter is missing or has another value.
+    /// A header or a parameter is missing or differs from the declared value.
     pub fn check_list_request(
         &self,
         path: &str,
@@ -132,7 +132,7 @@ impl Counterpart {
         let wrong = |text: &crate::text::Text, what: &str, name: &str| {
             Some(Err(RequestError {
                 is_secret: text.has_secret(),
-                message: format!("the {what} \"{name}\" is missing or has another value"),
+                message: format!("the {what} \"{name}\" is missing or differs from the declared value"),
             }))
         };
         for (name, text) in &list.headers {

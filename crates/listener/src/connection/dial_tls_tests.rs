@@ -90,7 +90,7 @@ async fn certificate_errors_state_host_and_cause() {
     assert_eq!(error.outcome(), ConnectionOutcome::TlsFailed);
     let text = sentence(&error);
     assert!(
-        text.starts_with("the certificate of 127.0.0.1 is for another name"),
+        text.starts_with("the certificate of 127.0.0.1 is for a different host name"),
         "{text}"
     );
 

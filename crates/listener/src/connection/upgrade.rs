@@ -22,9 +22,14 @@ pub(crate) enum UpgradeError {
     #[error("the upgrade request cannot be created")]
     Request(#[source] tungstenite::Error),
     // Without the value, which may contain a secret.
-    #[error("the header \"{0}\" contains a character that HTTP does not allow; check the secrets in it")]
+    #[error(
+        "the header \"{0}\" contains a character that HTTP does not allow; check the secrets in this header"
+    )]
     Header(String),
-    #[error("the query contains a character that HTTP does not allow, or is too long")]
+    #[error(
+        "the query of the URL contains a character that HTTP does not allow, or is too long; check `url` and \
+         `feed.request.query`"
+    )]
     Query,
     #[error("the request could not be sent")]
     Send(#[source] io::Error),
@@ -40,7 +45,8 @@ pub(crate) enum UpgradeError {
     #[error("the answer lacks `Sec-WebSocket-Accept`")]
     NoAccept,
     #[error(
-        "`Sec-WebSocket-Accept` does not match the request: a cache or proxy in between may have answered"
+        "`Sec-WebSocket-Accept` does not match the request: a cache or proxy between the bridge and the server may \
+         have answered"
     )]
     WrongAccept,
     // Without the value, which the server may choose freely.

@@ -275,6 +275,6 @@ async fn request_contains_the_declared_additions() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the header \"X-Key\" contains a character that HTTP does not allow; check the secrets in it"
+        "the header \"X-Key\" contains a character that HTTP does not allow; check the secrets in this header"
     );
 }

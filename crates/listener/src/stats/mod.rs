@@ -405,8 +405,8 @@ impl Inner {
 
 fn no_event(frames: u64) -> String {
     format!(
-        "{frames} frames were received and none is an event: compare the rules of the declaration with the frames of the feed \
-         (neurobridge check --frames)"
+        "none of the received frames is an event (received: {frames}): compare the rules of the declaration with the \
+         frames of the feed (neurobridge check --frames)"
     )
 }
 

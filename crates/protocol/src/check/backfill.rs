@@ -65,7 +65,8 @@ impl Check<'_> {
         if declaration.event.id.is_none() {
             self.add(
                 &["event", "id"],
-                "missing: a fetched event is recognised as a duplicate by its id, expected its path, or no \"backfill\"",
+                "missing: a fetched event is recognised as a duplicate by its id, expected the path of the id, or no \
+                 \"backfill\"",
             );
         }
         if let Some(pages) = &list.pages {

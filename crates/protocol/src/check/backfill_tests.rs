@@ -58,7 +58,7 @@ fn each_error_of_a_list_is_explained_at_its_key() {
         (
             id,
             "url = \"https://{from}.h/\"".into(),
-            "backfill.url: found characters in the host that no host name has",
+            "backfill.url: found characters in the host that a host name cannot contain",
         ),
         (
             id,
