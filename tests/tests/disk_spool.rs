@@ -162,7 +162,7 @@ fn spool_commands_list_sinks_and_report_damage() {
         .lines()
         .find(|line| line.starts_with(segment.to_str().unwrap()))
         .unwrap();
-    assert!(finding.ends_with(": 1 events are unreadable"), "{finding}");
+    assert!(finding.ends_with(": unreadable events: 1"), "{finding}");
     assert!(text.contains("1999 intact events"), "{text}");
 
     fs::write(

@@ -105,7 +105,7 @@ pub fn describe_scheme(scheme: Option<&str>) -> String {
     match scheme {
         None => "found no scheme".to_owned(),
         Some(scheme) => known_scheme(scheme).map_or_else(
-            || "found another scheme".to_owned(),
+            || "found an unknown scheme".to_owned(),
             |known| format!("found the scheme {known}://"),
         ),
     }
@@ -138,7 +138,7 @@ fn host_and_port(place: &str) -> Result<(&str, Option<u16>), String> {
     }
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
     if !host.chars().all(is_of_name) {
-        return Err("found characters in the host that no host name has".into());
+        return Err("found characters in the host that a host name cannot contain".into());
     }
     let port = match port {
         None => None,
@@ -209,7 +209,7 @@ mod tests {
             );
         }
         assert_eq!(describe_scheme(Some("SOCKS5")), "found the scheme socks5://");
-        assert_eq!(describe_scheme(Some("hunter2")), "found another scheme");
+        assert_eq!(describe_scheme(Some("hunter2")), "found an unknown scheme");
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
                     prop_assert_eq!(address.host, "proxy", "{}", text);
                 }
                 // The password contains `://`, so the text before it counts as the scheme, which callers reject.
-                Ok(address) => prop_assert_eq!(describe_scheme(address.scheme), "found another scheme"),
+                Ok(address) => prop_assert_eq!(describe_scheme(address.scheme), "found an unknown scheme"),
                 Err(error) => prop_assert!(!error.contains("hunter2"), "{}", error),
             }
         }

@@ -184,7 +184,10 @@ impl<T: Clone + Send + 'static> Calls<T> {
         // A hundred files may be read at the same time at a start.
         let hanging = pending.values().filter(|call| call.is_hanging());
         if hanging.count() >= MAX_HANGING {
-            let message = format!("not opened, because {MAX_HANGING} other files are hanging");
+            let message = format!(
+                "the file was not opened, because the reads of {MAX_HANGING} other files hang; check the disks of \
+                 these files"
+            );
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
         }
         let call = Arc::new(Call {

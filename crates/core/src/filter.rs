@@ -40,7 +40,7 @@ pub enum FilterError {
         found: String,
     },
     /// The list of allowed values is empty, so that no event would ever pass.
-    #[error("found no value for \"{path}\", expected at least one value, or no condition on this field")]
+    #[error("no value is allowed for \"{path}\"; expected at least one value, or remove the condition")]
     NoValues {
         /// The path of the field.
         path: String,

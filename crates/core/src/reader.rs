@@ -130,6 +130,6 @@ pub enum ReadError {
         source: std::io::Error,
     },
     /// The log has failed, or the program is stopping.
-    #[error("the spool has stopped")]
+    #[error("the spool has stopped: an earlier operation has failed, or the program is stopping")]
     Stopped,
 }

@@ -266,16 +266,18 @@ impl ServerCertVerifier for AnyCertificate {
 pub fn describe_certificate_error(error: &CertificateError, address_key: &str) -> String {
     let words = match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "comes from an authority that is not trusted here: set `tls.ca_file` where it is one of your own"
+            "comes from an authority that this machine does not trust: set `tls.ca_file` if the authority is your own"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            return format!("is for another name: look at the host in `{address_key}`");
+            return format!(
+                "is for a different host name: correct the certificate, or the host in `{address_key}`"
+            );
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "has expired (or the clock here is wrong)"
+            "has expired (or the clock of this machine is wrong)"
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "is not valid yet (or the clock here is wrong)"
+            "is not valid yet (or the clock of this machine is wrong)"
         }
         CertificateError::Revoked => "is revoked",
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {

@@ -288,7 +288,7 @@ fn missing_at_end(folder: &Path, id: SpoolId, next: Sequence) -> Result<Option<F
         from,
         events: end.since(from),
         what: format!(
-            "{} events at the end of the spool are missing or unreadable since the last orderly stop",
+            "missing or unreadable events at the end of the spool since the last orderly stop: {}",
             end.since(from)
         ),
     }))
@@ -422,7 +422,7 @@ impl Entries {
                 offset,
                 from,
                 events: to.since(from),
-                what: format!("{} events are unreadable", to.since(from)),
+                what: format!("unreadable events: {}", to.since(from)),
             };
             match current
                 .scan

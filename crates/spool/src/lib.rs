@@ -154,11 +154,11 @@ pub enum OpenError {
 /// Returns the operator's next step for a log of another version.
 const fn advice(is_older: bool) -> &'static str {
     if is_older {
-        "an older neurobridge wrote it, and nothing was changed. Start that version again, and stop it while all sinks are up. \
-         When the ledger that it prints at its end has 0 pending for each sink, move the folder of the spool away and start this \
-         version"
+        "an older neurobridge wrote this file, and nothing was changed. Start the older version again, and stop it \
+         while all sinks are up. When the ledger that the older version prints at its end has 0 pending for each \
+         sink, move the folder of the spool away and start the new version"
     } else {
-        "a newer neurobridge wrote it, and nothing was changed; start that version"
+        "a newer neurobridge wrote this file, and nothing was changed; start the newer version"
     }
 }
 

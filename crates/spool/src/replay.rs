@@ -152,7 +152,8 @@ impl ReplayReader {
         let epochs = epochs::read(&folder)?.ok_or_else(|| {
             let damaged = io::Error::new(
                 io::ErrorKind::InvalidData,
-                "its checksum is wrong; a bridge replaces the file when it next stores an event in this spool",
+                "the checksum of the file is wrong; a bridge replaces the file when it next stores an event in this \
+                 spool",
             );
             DiskError::of("read", &epochs::path(&folder))(damaged)
         })?;

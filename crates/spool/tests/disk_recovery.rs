@@ -124,7 +124,7 @@ async fn log_of_an_older_format_is_refused_and_unchanged() {
     );
     let text = error.to_string();
     assert!(
-        text.contains("an older neurobridge wrote it") && text.contains("0 pending"),
+        text.contains("an older neurobridge wrote this file") && text.contains("0 pending"),
         "{text}"
     );
     let error = inspect::verify(&folder).unwrap_err();

@@ -234,7 +234,7 @@ fn without_event(body: Body, refusal: &Rejection) -> Result<Body, SinkFault> {
         return Ok(Body::Omitted);
     }
     let reason = format!(
-        "the destination for dead letters rejects them: {}; fix it, no event is lost meanwhile",
+        "the destination for dead letters rejects a dead letter: {}; fix the destination; no event is lost meanwhile",
         refusal.detail
     );
     Err(SinkFault::new(FaultKind::Other, reason))
@@ -242,6 +242,8 @@ fn without_event(body: Body, refusal: &Rejection) -> Result<Body, SinkFault> {
 
 /// Returns the fault for a refused event whose body is not in memory any more.
 pub(super) fn missing(sequence: Sequence) -> SinkFault {
-    let reason = format!("event {sequence} was refused and is no longer in memory; it is read again");
+    let reason = format!(
+        "event {sequence} was rejected and is no longer in memory; the event is read again from the spool"
+    );
     SinkFault::new(FaultKind::Other, reason)
 }

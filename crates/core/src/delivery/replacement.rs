@@ -114,7 +114,7 @@ impl Watch {
             )
         } else if gap >= patience(REPLACED_AFTER_GAP, self.without_first) {
             format!(
-                "event {} was not acknowledged for {} seconds, although later events were",
+                "event {} was not acknowledged for {} seconds, although later events were acknowledged",
                 self.first,
                 gap.as_secs()
             )

@@ -226,7 +226,9 @@ impl<M: CommitMode> Window<M> {
             }
             let sequence = self.inbox.position();
             let (event, length) = record::decode(rest, sequence).map_err(|error| {
-                let reason = format!("a record of the spool cannot be decoded: {error}; this is a bug");
+                let reason = format!(
+                    "the record of event {sequence} in the spool cannot be decoded: {error}; this is a bug"
+                );
                 SinkFault::fatal(FaultKind::Other, reason)
             })?;
             if self.outstanding.track(sequence, event.received_at) {
