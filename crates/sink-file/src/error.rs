@@ -26,7 +26,7 @@ pub enum FileError {
         source: io::Error,
     },
     /// The disk, or the quota, is full.
-    #[error("no space left to {action} {}; continues when space is available", path.display())]
+    #[error("no space left to {action} {}; free space, and writing continues", path.display())]
     NoSpace {
         /// The operation.
         action: &'static str,
@@ -47,7 +47,7 @@ pub enum FileError {
     },
     /// Another process writes to the file, perhaps this bridge with another spelling of the path.
     #[error(
-        "another process writes to {}; stop it, or configure a separate path for each",
+        "another process writes to {}; stop that process, or configure a separate path for each process",
         path.display()
     )]
     Locked {
@@ -56,7 +56,11 @@ pub enum FileError {
     },
     /// A sync failed, so the written bytes may not be on the disk, and no later sync can report that: the system may have
     /// marked them as clean. The file is not written again; events without an acknowledgement are written to a new file.
-    #[error("{} could not be synced to the disk; retried in a new file. Check the disk", path.display())]
+    #[error(
+        "{} could not be synced to the disk; events without an acknowledgement are written to a new file. Check the \
+         disk",
+        path.display()
+    )]
     Sync {
         /// The file or folder.
         path: PathBuf,
@@ -77,7 +81,11 @@ pub enum FileError {
     },
     /// The write was not performed, or its result is lost: the program is stopping, the file was opened again in the meantime,
     /// or the writer has panicked.
-    #[error("the write to {} was abandoned", path.display())]
+    #[error(
+        "the write to {} was abandoned, because the program is stopping, the file was opened again, or the writer \
+         has failed",
+        path.display()
+    )]
     Abandoned {
         /// The file.
         path: PathBuf,

@@ -251,7 +251,8 @@ impl Log {
         }
         let lost = position.lines.saturating_sub(there.unwrap_or(0));
         let what = format!(
-            "the file \"{}\" was removed or changed by another program since the last write; appending to the current one",
+            "the file \"{}\" was removed or changed by another program since the last write; appending to the \
+             current file",
             position.file
         );
         self.changes.note(&what, lost);

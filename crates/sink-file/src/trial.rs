@@ -47,7 +47,9 @@ pub(crate) fn try_out(config: &FileConfig, data_dir: &Path) -> Result<Option<Str
     access(folder, AccessFlags::W_OK | AccessFlags::X_OK)
         .map_err(|error| FileError::io("create files in", folder)(error.into()))?;
     Ok(is_locked(&lock_file).then(|| {
-        "another process writes to the file; unless that is this bridge, give each a separate path".to_owned()
+        "another process writes to the file; if that process is not this bridge, configure separate paths for \
+         the two"
+            .to_owned()
     }))
 }
 

@@ -388,8 +388,8 @@ impl Connection {
 
     fn too_large(&self, topic: &str, found: usize, most: usize) -> Rejection {
         let advice = match self.config.oversize {
-            OversizeAction::DeadLetter => "raise its max.message.bytes, or set oversize = \"strip\"",
-            OversizeAction::Strip => "raise its max.message.bytes",
+            OversizeAction::DeadLetter => "raise max.message.bytes of the topic, or set oversize = \"strip\"",
+            OversizeAction::Strip => "raise max.message.bytes of the topic",
         };
         let detail = format!(
             "found a message of {found} bytes, expected at most {most} for the topic \"{topic}\"; {advice}"
@@ -475,7 +475,7 @@ async fn inspected(
 }
 
 fn ended() -> SinkFault {
-    SinkFault::new(FaultKind::Other, "the producer has ended; a new one is created")
+    SinkFault::new(FaultKind::Other, "the producer ended; a new producer is created")
 }
 
 fn start(

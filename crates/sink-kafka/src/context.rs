@@ -229,7 +229,8 @@ impl ProducerContext for Context {
                 let topic = message.topic();
                 let length = message.payload_len();
                 let detail = format!(
-                    "the topic \"{topic}\" rejects a message of {length} bytes, possibly because of another message ({code})"
+                    "the topic \"{topic}\" rejects a message of {length} bytes, possibly because of another message \
+                     in the same batch ({code})"
                 );
                 let outcome = Outcome::RetryAlone(Rejection { reason, detail });
                 self.reports.push(Ack { sequence, outcome }, length);

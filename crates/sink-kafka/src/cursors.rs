@@ -122,8 +122,8 @@ impl Cursors<'_> {
         while self.end(&consumer)? < end {
             if Instant::now() >= deadline {
                 let reason = format!(
-                    "in the topic \"{}\" an open transaction of another sink hides the cursor of this one; expected the \
-                     transaction to end within {limit:?}; waiting again",
+                    "in the topic \"{}\" an open transaction of another sink hides the cursor of this sink; expected \
+                     the transaction to end within {limit:?}; waiting again",
                     self.topic
                 );
                 return Err(SinkFault::new(FaultKind::Unavailable, reason));
@@ -186,7 +186,7 @@ impl Cursors<'_> {
         let fault = error::fault(code, Some(self.topic), "reading the cursor");
         let reason = match fault.kind {
             FaultKind::Unauthorised => format!(
-                "{}; exactly_once also needs Read on it, and Describe and Write on the transactional id",
+                "{}; exactly_once also needs Read on the topic, and Describe and Write on the transactional id",
                 fault.reason
             ),
             _ => fault.reason.clone(),
@@ -198,8 +198,8 @@ impl Cursors<'_> {
         SinkFault::fatal(
             FaultKind::Other,
             format!(
-                "the record with the key \"{id}\" at offset {offset} of the topic \"{}\" is not a cursor ({error}), expected \
-                 one that this program wrote; choose another transaction.cursor_topic",
+                "the record with the key \"{id}\" at offset {offset} of the topic \"{}\" is not a cursor ({error}), \
+                 expected a cursor that neurobridge wrote; choose another transaction.cursor_topic",
                 self.topic
             ),
         )

@@ -123,7 +123,8 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
     let kind = match blame(code) {
         Blame::Fenced => {
             let reason = format!(
-                "another instance of this sink has taken over and fenced this one ({detail}); stop one of the two, then restart"
+                "another instance of this sink has taken over and fenced this instance ({detail}); stop one of the \
+                 two instances, then restart the bridge"
             );
             return SinkFault::fatal(FaultKind::Fenced, reason);
         }
@@ -134,7 +135,7 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
     let advice = match (kind, code) {
         (FaultKind::Unauthorised, Code::SSL) => "check the certificates on both sides, and tls.ca_file",
         (FaultKind::Unauthorised, Code::TopicAuthorizationFailed) => {
-            "grant this user Write and Describe on it"
+            "grant this user Write and Describe on the topic"
         }
         (FaultKind::Unauthorised, Code::ClusterAuthorizationFailed) => {
             "grant this user Write on the topic, or IdempotentWrite on the cluster"
@@ -204,7 +205,8 @@ pub(crate) fn outdated(detail: &str) -> SinkFault {
     SinkFault::new(
         FaultKind::Fenced,
         format!(
-            "Kafka considers this producer outdated ({detail}): its transaction exceeded the time limit, or another instance of this sink has taken over; the next connect determines which"
+            "Kafka considers this producer outdated ({detail}): its transaction exceeded the time limit, or another \
+             instance of this sink has taken over; the next connect determines which of the two is the cause"
         ),
     )
 }
@@ -284,7 +286,7 @@ mod tests {
             let fault = fault(code, None, "");
             assert!(fault.is_final && fault.kind == FaultKind::Fenced, "{fault}");
         }
-        insta::assert_snapshot!(fault(Code::TopicAuthorizationFailed, Some("entries"), ""), @r#"the topic "entries" denies access (Broker: Topic authorization failed); grant this user Write and Describe on it"#);
+        insta::assert_snapshot!(fault(Code::TopicAuthorizationFailed, Some("entries"), ""), @r#"the topic "entries" denies access (Broker: Topic authorization failed); grant this user Write and Describe on the topic"#);
         insta::assert_snapshot!(fault(Code::UnknownTopic, Some("entries"), ""), @r#"the topic "entries" does not exist (Local: Unknown topic); create it, or set create = true with partitions and replicas"#);
         let away = "localhost:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT, 1 identical error(s) suppressed)";
         insta::assert_snapshot!(fault(Code::BrokerTransportFailure, None, away), @"Kafka cannot be reached (localhost:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused); check bootstrap_servers, the brokers' advertised listeners and the network");

@@ -54,7 +54,7 @@ impl Positions {
             None => replace(self.topics.entry(topic.to_owned()).or_default(), index, offset),
         };
         if offset <= before {
-            let found = format!("partition {partition} continues at offset {offset}, after {before}");
+            let found = format!("partition {partition} continues at offset {offset}, previously at {before}");
             self.recreated(sink, topic, &found);
             return;
         }
@@ -99,7 +99,10 @@ impl Positions {
         } = position;
         let found = match end {
             Some(end) if end > *offset => return,
-            Some(end) => format!("partition {partition} ends at offset {end}, after {}", offset + 1),
+            Some(end) => format!(
+                "partition {partition} ends at offset {end}, previously at {}",
+                offset + 1
+            ),
             None => format!("partition {partition} no longer exists"),
         };
         self.recreated(sink, topic, &found);

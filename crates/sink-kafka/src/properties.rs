@@ -56,15 +56,15 @@ const OWN_KEYS: &[(&str, &str)] = &[
 const FIXED: &[(&str, &str)] = &[
     (
         "acks",
-        "it is always \"all\": with less, an acknowledged event may be lost with one broker",
+        "the bridge always sets \"all\": with less, an acknowledged event may be lost with one broker",
     ),
     (
         "request.required.acks",
-        "it is always \"all\": with less, an acknowledged event may be lost with one broker",
+        "the bridge always sets \"all\": with less, an acknowledged event may be lost with one broker",
     ),
     (
         "enable.idempotence",
-        "it is always on: without it, a retry may store events twice and out of order",
+        "the bridge always enables idempotence: otherwise a retry may store events twice and out of order",
     ),
     (
         "enable.gapless.guarantee",
@@ -80,19 +80,19 @@ const FIXED: &[(&str, &str)] = &[
     ),
     ("retries", "a batch is retried without limit"),
     ("message.send.max.retries", "a batch is retried without limit"),
-    ("max.in.flight", "idempotence limits it to 5"),
+    ("max.in.flight", "idempotence limits the requests in flight to 5"),
     (
         "max.in.flight.requests.per.connection",
-        "idempotence limits it to 5",
+        "idempotence limits the requests in flight to 5",
     ),
     (
         "partitioner",
-        "it is always \"murmur2_random\", which chooses the same partition as Java clients",
+        "the bridge always sets \"murmur2_random\", which chooses the same partition as Java clients",
     ),
     ("queuing.strategy", "events are sent in their order"),
     (
         "isolation.level",
-        "the bridge chooses it for each topic that it reads",
+        "the bridge chooses the isolation level for each topic that it reads",
     ),
     (
         "delivery.report.only.error",
@@ -100,7 +100,7 @@ const FIXED: &[(&str, &str)] = &[
     ),
     (
         "statistics.interval.ms",
-        "the bridge reads them every 2 seconds for the state of the brokers",
+        "the bridge reads the statistics every 2 seconds for the state of the brokers",
     ),
 ];
 
@@ -114,7 +114,7 @@ pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
             let name = name.replace('\0', "\u{fffd}");
             errors.push((
                 name,
-                "found a NUL character, expected text without any".to_owned(),
+                "found a NUL character, expected text without NUL characters".to_owned(),
             ));
         } else if let Some((_, own)) = OWN_KEYS.iter().find(|(property, _)| property == name) {
             errors.push((
@@ -135,7 +135,7 @@ pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
         allowed.remove(&name);
         errors.push((
             name,
-            format!("librdkafka rejects it: {}", without_value(&message)),
+            format!("librdkafka rejects this property: {}", without_value(&message)),
         ));
     }
     errors
@@ -324,7 +324,7 @@ fn resolve(
         && secret.expose().contains('\0')
     {
         let reason = format!(
-            "{key}: found a NUL character in \"{}\", expected text without any; write the file again",
+            "{key}: found a NUL character in \"{}\", expected text without NUL characters; write the file again",
             file.display()
         );
         return Err(SinkFault::new(FaultKind::Unauthorised, reason));

@@ -204,7 +204,9 @@ pub(crate) fn client_creation_fault(error: &KafkaError) -> SinkFault {
     // Mostly caused by certificate and key files, which may be corrected meanwhile.
     SinkFault::new(
         FaultKind::Other,
-        format!("librdkafka rejects this sink's configuration: {reason}; expected readable files"),
+        format!(
+            "librdkafka rejects this sink's configuration: {reason}; check the certificate and key files of the sink"
+        ),
     )
 }
 
@@ -291,7 +293,8 @@ impl Inspection {
             .map(MetadataTopic::name)
             .find(|other| *other != name && folded(other) == folded(name))?;
         Some(format!(
-            "the topic \"{name}\" cannot exist beside \"{other}\": Kafka treats \".\" and \"_\" in names as equal"
+            "the topic \"{name}\" cannot exist beside \"{other}\": Kafka treats \".\" and \"_\" in names as equal; \
+             rename one of the two topics"
         ))
     }
 
@@ -439,7 +442,7 @@ impl Inspection {
                 return Err(error::fault(
                     Code::LeaderNotAvailable,
                     Some(name),
-                    "it was created just now",
+                    "the topic was created just now",
                 ));
             }
             std::thread::sleep(PAUSE);

@@ -118,7 +118,7 @@ fn key_pair(seed: &str, key: &str) -> Result<KeyPair, SinkFault> {
         SinkFault::new(
             FaultKind::Unauthorised,
             format!(
-                "{key}: found a text that is not the seed of an nkey ({error}), expected one such as SU…"
+                "{key}: found a text that is not the seed of an nkey ({error}), expected a seed such as SU…"
             ),
         )
     })

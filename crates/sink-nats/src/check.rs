@@ -26,7 +26,7 @@ impl NatsConfig {
         if self.servers.is_empty() {
             error(
                 "servers",
-                "found none, expected one or more such as \"nats://localhost:4222\"".into(),
+                "found none, expected one or more addresses such as \"nats://localhost:4222\"".into(),
             );
         }
         for (index, server) in self.servers.iter().enumerate() {
@@ -140,8 +140,8 @@ impl NatsConfig {
         match stream.max_age {
             None => error(
                 "stream.max_age",
-                "found none, expected a duration such as \"7d\": create = true requires it, so that faces are not stored for \
-                 ever by accident"
+                "found none, expected a duration such as \"7d\": create = true requires this limit, so that faces \
+                 are not stored for ever by accident"
                     .into(),
             ),
             Some(age) if age < MIN_DUPLICATE_WINDOW => error(
@@ -163,7 +163,7 @@ impl NatsConfig {
                 .map_or("none".to_owned(), |found| found.to_string());
             error(
                 "stream.replicas",
-                format!("found {found}, expected 1 to 5: create = true needs it"),
+                format!("found {found}, expected 1 to 5: create = true needs the number of replicas"),
             );
         }
         if let Some(window) = stream.duplicate_window
@@ -194,7 +194,8 @@ impl NatsConfig {
             error(
                 "stream.subjects",
                 format!(
-                    "found none that covers all of \"{pattern}\", expected one: this pattern covers the sink's subjects"
+                    "found no subject that covers all of \"{pattern}\", expected such a subject: this pattern covers \
+                     the sink's subjects"
                 ),
             );
         }
@@ -222,7 +223,7 @@ impl NatsConfig {
 
 /// Returns the error of a server's address; `None` for a valid one.
 fn address_error(server: &str) -> Option<String> {
-    const EXAMPLE: &str = "expected one such as \"nats://localhost:4222\"";
+    const EXAMPLE: &str = "expected an address such as \"nats://localhost:4222\"";
     // The parts of a valid URL are shown in logs and in /status. An invalid one may contain a password and is not shown.
     if server.is_empty() {
         return Some(format!("found an empty text, {EXAMPLE}"));
@@ -256,7 +257,7 @@ fn address_error(server: &str) -> Option<String> {
         let found = if is_scheme {
             scheme + "://"
         } else {
-            "another scheme".into()
+            "an unknown scheme".into()
         };
         return Some(format!("found {found}, expected nats:// or tls://"));
     }

@@ -45,10 +45,10 @@ impl Destination {
         let place = stream.last_place();
         let found = match &before.created {
             Some(created) if *created != stream.created => {
-                format!("created {}, before {created}", stream.created)
+                format!("created {}, previously {created}", stream.created)
             }
             _ if place < before.place => {
-                format!("its last message is number {place}, before {}", before.place)
+                format!("its last message is number {place}, previously {}", before.place)
             }
             _ => return,
         };
@@ -72,7 +72,7 @@ impl Destination {
         };
         known.created = None;
         known.place = place;
-        let found = format!("an event was stored as its message {place}, after message {before}");
+        let found = format!("an event was stored as message {place}, after message {before}");
         self.recreations.note(sink, &described(&known.stream), &found);
     }
 

@@ -164,9 +164,10 @@ impl Encoder {
         });
         let detail = if subject.len() > self.max_subject {
             let limit = if self.max_subject < subject::MAX_LENGTH {
-                "the server closed the connection for a longer one: raise its max_control_line and restart the bridge"
+                "the server closed the connection for a longer subject: raise max_control_line of the server and \
+                 restart the bridge"
             } else {
-                "a field in it is too long"
+                "a field in the subject is too long"
             };
             format!(
                 "found a subject of {} bytes, expected at most {}: {limit}",

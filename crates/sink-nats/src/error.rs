@@ -104,7 +104,7 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
         (FaultKind::Missing, 10060) => "configure only one stream with the subjects of this sink",
         (FaultKind::Missing, _) => "create it, or set stream.create = true with max_age and replicas",
         (FaultKind::Unavailable, 10077) => {
-            "free space in it: it is full, and its discard policy rejects new messages"
+            "free space in the stream: it is full, and its discard policy rejects new messages"
         }
         (FaultKind::Unavailable, 10109) => "use another stream",
         (FaultKind::Unavailable, 10167) => "lower max_in_flight, or raise the server's max_buffered_msgs",
@@ -142,8 +142,8 @@ pub(crate) fn misplaced(stream: &str, expected: u64, found: u64) -> SinkFault {
     SinkFault::new(
         FaultKind::Other,
         format!(
-            "the stream \"{stream}\" has stored an event at {found}, expected {expected}: its server ignores \
-             Nats-Expected-Last-Sequence; update it, or set order = \"relaxed\""
+            "the stream \"{stream}\" has stored an event at {found}, expected {expected}: the server ignores \
+             Nats-Expected-Last-Sequence; update the server, or set order = \"relaxed\""
         ),
     )
 }
@@ -153,8 +153,8 @@ pub(crate) fn no_responders(what: &str, sequence: Sequence, subject: &str) -> Si
     SinkFault::new(
         FaultKind::Unavailable,
         format!(
-            "no stream accepts {what} {sequence} (\"{subject}\") now: its stream has no leader or was removed, or JetStream is \
-             disabled; check the servers; retried"
+            "no stream accepts {what} {sequence} (\"{subject}\") now: the stream of this subject has no leader or \
+             was removed, or JetStream is disabled; check the servers; retried"
         ),
     )
 }
@@ -164,8 +164,8 @@ pub(crate) fn of_request(kind: RequestErrorKind) -> SinkFault {
     match kind {
         RequestErrorKind::NoResponders => SinkFault::new(
             FaultKind::Missing,
-            "JetStream does not answer: it is disabled on this server or for this account, or its cluster has no leader; \
-             enable it, or set mode = \"core\"",
+            "JetStream does not answer: it is disabled on this server or for this account, or its cluster has no \
+             leader; enable JetStream, or set mode = \"core\"",
         ),
         RequestErrorKind::TimedOut => SinkFault::new(
             FaultKind::Timeout,
@@ -186,7 +186,7 @@ pub(crate) fn unreadable(what: &str, cause: &serde_json::Error) -> SinkFault {
     SinkFault::new(
         FaultKind::Other,
         format!(
-            "JetStream's answer to {what} cannot be read: {cause}; expected that of a nats-server of 2.9 or later"
+            "JetStream's answer to {what} cannot be read: {cause}; expected an answer of nats-server 2.9 or later"
         ),
     )
 }
@@ -205,7 +205,7 @@ pub(crate) fn of_event(event: &Event) -> Option<SinkFault> {
         // messages of the leader may exceed it.
         Event::SlowConsumer(_) => Some(SinkFault::new(
             FaultKind::Other,
-            "the client's buffer for received messages is full, so some were dropped; reconnecting",
+            "the client's buffer for received messages is full, so some messages were dropped; reconnecting",
         )),
         // After announcing lame-duck mode the server closes the connection; only then does the sink look for another server.
         // Reports about the client's reconnects are ignored: the client is configured not to reconnect.
@@ -249,7 +249,7 @@ fn of_server(error: &ServerError) -> Option<SinkFault> {
         let advice = if lower.contains("for subscription") {
             "grant this user the right to subscribe to _INBOX.>, and in a cluster without JetStream to the subjects of the events"
         } else {
-            "grant this user the right to publish there"
+            "grant this user the right to publish to this subject"
         };
         return Some(unauthorised(text, advice));
     }
@@ -301,7 +301,10 @@ pub(crate) fn of_connect(error: &ConnectError, server: &str) -> SinkFault {
             FaultKind::Unauthorised,
             format!("TLS fails ({detail}); check tls"),
         ),
-        ConnectErrorKind::ServerParse => SinkFault::new(FaultKind::Other, format!("{detail}; check servers")),
+        ConnectErrorKind::ServerParse => SinkFault::new(
+            FaultKind::Other,
+            format!("an address in servers cannot be parsed ({detail}); check servers"),
+        ),
         _ if detail.to_lowercase().contains("authentication") => unauthorised(&detail, "check auth"),
         _ => SinkFault::new(
             FaultKind::Unreachable,
@@ -402,7 +405,7 @@ mod tests {
                 "{fault}"
             );
         }
-        insta::assert_snapshot!(fault(&error(503, 10077, "maximum messages exceeded"), "ENTRIES"), @r#"the stream "ENTRIES" accepts no messages now: maximum messages exceeded (error 10077); free space in it: it is full, and its discard policy rejects new messages"#);
+        insta::assert_snapshot!(fault(&error(503, 10077, "maximum messages exceeded"), "ENTRIES"), @r#"the stream "ENTRIES" accepts no messages now: maximum messages exceeded (error 10077); free space in the stream: it is full, and its discard policy rejects new messages"#);
         insta::assert_snapshot!(fault(&error(404, 10059, "stream not found"), "ENTRIES"), @r#"the stream "ENTRIES" does not exist: stream not found (error 10059); create it, or set stream.create = true with max_age and replicas"#);
     }
 

@@ -50,7 +50,8 @@ impl Limits {
             return Err(PublishError::Rejected(Rejection {
                 reason: RejectionReason::TooLarge,
                 detail: format!(
-                    "found a message of {size} bytes with its headers, expected at most {}, {}; raise it, or set oversize = \"strip\"",
+                    "found a message of {size} bytes with its headers, expected at most {}, {}; raise this limit, or \
+                     set oversize = \"strip\"",
                     limit.bytes, limit.whose
                 ),
             }));

@@ -46,8 +46,9 @@ impl ReceiveLimit {
             events.fail(SinkFault::new(
                 FaultKind::Other,
                 format!(
-                    "the server has sent more than {limit} bytes of a message or a line without an end; the connection is closed, \
-                     and unacknowledged events are sent again. Check that a NATS server listens at this address"
+                    "the server has sent more than {limit} bytes of a message or a line without an end; the \
+                     connection is closed, and unacknowledged events are sent again. Check that a NATS server \
+                     listens at the addresses of servers"
                 ),
             ));
         }))

@@ -246,7 +246,7 @@ impl Sink for NatsSink {
         let warnings = match (&dialled.stream, self.config.jetstream()) {
             (Some(stream), _) => stream.warnings(&self.config),
             (None, Some(stream)) => vec![format!(
-                "the stream \"{}\" does not exist; the bridge creates it when it starts",
+                "the stream \"{}\" does not exist; the bridge creates the stream when it starts",
                 stream.name
             )],
             (None, None) => Vec::new(),

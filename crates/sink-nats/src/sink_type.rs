@@ -48,7 +48,7 @@ impl SinkConfig for NatsConfig {
         if self.order() == Order::Relaxed && window < LONG_OUTAGE {
             let message = format!(
                 "events that are sent again after an outage of more than {} are stored twice; a window longer than the longest \
-                 expected outage, or order = \"strict\", prevents it",
+                 expected outage, or order = \"strict\", prevents these duplicates",
                 units::format_duration(window)
             );
             warnings.push(("stream.duplicate_window", message));

@@ -271,7 +271,7 @@ impl Api<'_> {
             Err(error) if error.err_code == error::STREAM_NAME_IN_USE => Err(SinkFault::new(
                 FaultKind::Unavailable,
                 format!(
-                    "the stream \"{}\" was created by another client at the same time; it is checked again",
+                    "the stream \"{}\" was created by another client at the same time; the stream is checked again",
                     stream.name
                 ),
             )),
@@ -424,7 +424,8 @@ impl Stream {
             return Err(SinkFault::new(
                 FaultKind::Missing,
                 format!(
-                    "the stream \"{name}\" accepts {:?}, expected \"{pattern}\" among them; add it, or change subject",
+                    "the stream \"{name}\" accepts {:?}, expected \"{pattern}\" among them; add this subject to the \
+                     stream, or change the subject of the sink",
                     self.config.subjects
                 ),
             ));
@@ -432,15 +433,15 @@ impl Stream {
         if self.config.sealed {
             return Err(SinkFault::new(
                 FaultKind::Unavailable,
-                format!("the stream \"{name}\" is sealed and accepts no messages; choose another one"),
+                format!("the stream \"{name}\" is sealed and accepts no messages; choose another stream"),
             ));
         }
         if self.config.no_ack {
             return Err(SinkFault::new(
                 FaultKind::Other,
                 format!(
-                    "the stream \"{name}\" acknowledges nothing (no_ack), expected a stream that does: otherwise it is unknown \
-                     which events are stored"
+                    "the stream \"{name}\" acknowledges nothing (no_ack), expected a stream that acknowledges \
+                     messages: otherwise it is unknown which events are stored"
                 ),
             ));
         }

@@ -59,13 +59,14 @@ pub(crate) fn error_of(subject: &str, wildcards: bool) -> Option<String> {
     }
     if subject.len() > MAX_LENGTH {
         return Some(format!(
-            "found {} bytes, expected at most {MAX_LENGTH}",
+            "found a subject of {} bytes, expected at most {MAX_LENGTH}",
             subject.len()
         ));
     }
     if is_reserved(subject) {
         return Some(format!(
-            "found \"{subject}\", expected a subject that does not begin with $, {}: servers and clients use these",
+            "found \"{subject}\", expected a subject that does not begin with $, {}: servers and clients use these \
+             subjects",
             RESERVED.join(", ")
         ));
     }

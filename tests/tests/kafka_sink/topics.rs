@@ -60,7 +60,7 @@ async fn topic_is_created_only_if_configured() {
         assert_eq!(
             tried(config.clone()).await.unwrap(),
             [&topic, &format!("{topic}.dead")].map(|name| format!(
-                "the topic \"{name}\" does not exist; the bridge creates it when it starts"
+                "the topic \"{name}\" does not exist; the bridge creates the topic when it starts"
             ))
         );
     }

@@ -92,7 +92,7 @@ async fn nonexistent_stream_is_reported_as_missing() {
     for _ in 0..2 {
         assert_eq!(
             tried(creating(&nats.url(), STREAM)).await.unwrap(),
-            ["the stream \"ENTRIES\" does not exist; the bridge creates it when it starts"]
+            ["the stream \"ENTRIES\" does not exist; the bridge creates the stream when it starts"]
         );
     }
     let fault = connect(NatsConfig::new(nats.url(), STREAM)).await.unwrap_err();

@@ -37,7 +37,10 @@ impl KafkaConfig {
         }
         for (key, text) in self.texts() {
             if text.contains('\0') {
-                error(key, "found a NUL character, expected text without any".into());
+                error(
+                    key,
+                    "found a NUL character, expected text without NUL characters".into(),
+                );
             }
         }
         if self.missing_topic == MissingTopic::DeadLetter && self.topic.constant().is_some() {
@@ -181,7 +184,7 @@ impl KafkaConfig {
             let found = found(self.partitions);
             error(
                 "partitions",
-                format!("found {found}, expected a number of 1 or more: create = true needs it"),
+                format!("found {found}, expected a number of 1 or more: create = true needs this number"),
             );
         }
         if !self
@@ -191,7 +194,7 @@ impl KafkaConfig {
             let found = found(self.replicas);
             error(
                 "replicas",
-                format!("found {found}, expected a number of 1 or more: create = true needs it"),
+                format!("found {found}, expected a number of 1 or more: create = true needs this number"),
             );
         }
     }
@@ -291,7 +294,7 @@ fn check_server(server: &str) -> Result<(), &'static str> {
         Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => {
             let port = rest
                 .strip_prefix(':')
-                .ok_or("something else than a port after \"]\"")?;
+                .ok_or("text other than a port after \"]\"")?;
             ("", Some(port))
         }
         Some(_) => return Err("no IPv6 address between brackets"),
@@ -303,10 +306,10 @@ fn check_server(server: &str) -> Result<(), &'static str> {
     };
     let is_host = |character: char| character.is_alphanumeric() || matches!(character, '.' | '-' | '_');
     if !host.chars().all(is_host) {
-        return Err("a character that no host has");
+        return Err("a character that a host name cannot contain");
     }
     match port {
-        Some(port) if !port.bytes().all(|byte| byte.is_ascii_digit()) => Err("a port that is no number"),
+        Some(port) if !port.bytes().all(|byte| byte.is_ascii_digit()) => Err("a port that is not a number"),
         Some(port) if !port.parse::<u16>().is_ok_and(|port| port > 0) => {
             Err("a port that is not between 1 and 65535")
         }
@@ -319,7 +322,7 @@ fn check_topic(topic: &Template) -> Result<(), String> {
     for person in ["pid", "initial_pid"] {
         if topic.uses(person) {
             return Err(format!(
-                "found \"{topic}\", expected a topic without {{{person}}}: put it into the key"
+                "found \"{topic}\", expected a topic without {{{person}}}: use this field in key instead"
             ));
         }
     }
@@ -353,7 +356,7 @@ fn check_topic_name(name: &str) -> Result<(), String> {
     }
     if is_internal(name) {
         return Err(format!(
-            "found \"{name}\", which is a topic of Kafka itself, expected another one"
+            "found \"{name}\", which is a topic of Kafka itself, expected another topic"
         ));
     }
     Ok(())

@@ -59,9 +59,9 @@ pub(crate) struct Claim {
 }
 
 /// The warning of a trial about a topic that is a template.
-const TEMPLATED: &str = "the topic is a template: its topics are known only from events, and each one must exist, or \
-                         missing_topic decides what happens to its events (create = true creates it); `neurobridge check \
-                         --event FILE --sink NAME` shows the topic of an event";
+const TEMPLATED: &str = "the topic is a template: its topics are known only from events. Each topic must exist or be \
+                         created (create = true); otherwise missing_topic decides what happens to the events; \
+                         `neurobridge check --event FILE --sink NAME` shows the topic of an event";
 
 impl Open {
     /// Opens the connection. Blocks until the topics are known.
@@ -191,7 +191,7 @@ impl Open {
         match inspected {
             Err(fault) if fault.kind == FaultKind::Missing && self.is_trial && self.config.create => {
                 absent.push(format!(
-                    "the topic \"{name}\" does not exist; the bridge creates it when it starts"
+                    "the topic \"{name}\" does not exist; the bridge creates the topic when it starts"
                 ));
                 Ok(None)
             }
@@ -208,8 +208,8 @@ impl Claim {
             return Ok(());
         }
         let reason = format!(
-            "another instance of this sink has taken over the transactional id \"{id}\" and fenced this one; stop one of \
-             the two, or give each its own transaction.id, then restart"
+            "another instance of this sink has taken over the transactional id \"{id}\" and fenced this instance; \
+             stop one of the two instances, or set a separate transaction.id for each, then restart the bridge"
         );
         Err(SinkFault::fatal(FaultKind::Fenced, reason))
     }
@@ -300,7 +300,8 @@ fn inspect_cursors(
         .map_err(|fault| {
             let reason = match fault.kind {
                 FaultKind::Missing => format!(
-                    "{}; exactly_once stores its cursor there: the topic needs one partition and cleanup.policy=compact",
+                    "{}; exactly_once stores its cursor in this topic: the topic needs one partition and \
+                     cleanup.policy=compact",
                     fault.reason
                 ),
                 _ => fault.reason.clone(),

@@ -50,7 +50,8 @@ impl KafkaConfig {
             return None;
         };
         Some(rejection(format!(
-            "found the topic \"{topic}\", which is {whose}, expected one for events; change the template of the sink's topic"
+            "found the topic \"{topic}\", which is {whose}, expected a topic for events; change the template of the \
+             sink's topic"
         )))
     }
 }

@@ -371,7 +371,7 @@ impl PartitionState {
             };
         }
         let is_long = hidden >= limits.open;
-        Ok(is_long.then(|| topic_to_read.hidden("end it, or wait until Kafka aborts it")))
+        Ok(is_long.then(|| topic_to_read.hidden("end the transaction, or wait until Kafka aborts it")))
     }
 }
 

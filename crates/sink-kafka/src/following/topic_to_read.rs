@@ -273,7 +273,9 @@ impl TopicToRead {
         let deadline = Instant::now() + limit;
         while self.watermarks(consumer, partition, ANSWER_LIMIT)?.1 < end {
             if Instant::now() >= deadline {
-                return Err(self.hidden(&format!("expected its end within {limit:?}; waiting again")));
+                return Err(self.hidden(&format!(
+                    "expected the transaction to end within {limit:?}; waiting again"
+                )));
             }
             steps.progress();
             // No event of the client announces the end of a transaction; the end has to be requested again.

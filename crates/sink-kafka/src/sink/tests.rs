@@ -356,7 +356,7 @@ async fn oversize_event_is_rejected_or_stripped_before_sending() {
     let mut sink = connected(config.clone()).await;
     let rejection = rejected(sink.publish(&event(1, &large), &Bytes::new()));
     assert_eq!(rejection.reason, RejectionReason::TooLarge);
-    insta::assert_snapshot!(rejection.detail, @r#"found a message of 1100358 bytes, expected at most 1048588 for the topic "neuroio.entries"; raise its max.message.bytes, or set oversize = "strip""#);
+    insta::assert_snapshot!(rejection.detail, @r#"found a message of 1100358 bytes, expected at most 1048588 for the topic "neuroio.entries"; raise max.message.bytes of the topic, or set oversize = "strip""#);
 
     config.oversize = OversizeAction::Strip;
     let mut sink = connected(config).await;

@@ -25,7 +25,8 @@ impl Stream {
             .any(|subject| subject::covers(subject, &pattern))
         {
             warnings.push(format!(
-                "no subject of the stream covers all of \"{pattern}\": an event with another subject {}, found {:?}",
+                "no subject of the stream covers all of \"{pattern}\": an event whose subject the stream does not \
+                 accept {}, found {:?}",
                 match config.missing_stream {
                     MissingStream::Wait => "stops the sink (missing_stream = \"wait\")",
                     MissingStream::DeadLetter => "becomes a dead letter (missing_stream = \"dead_letter\")",

@@ -52,11 +52,11 @@ async fn impossible_topic_rejects_only_its_events() {
     for id in [1, 2] {
         let reason = unroutable(outcome(&mut sink, id, "x.a").await.unwrap());
         insta::allow_duplicates! {
-            insta::assert_snapshot!(reason, @r#"the topic "x.a" cannot exist beside "x_a": Kafka treats "." and "_" in names as equal"#);
+            insta::assert_snapshot!(reason, @r#"the topic "x.a" cannot exist beside "x_a": Kafka treats "." and "_" in names as equal; rename one of the two topics"#);
         }
     }
     let reason = unroutable(outcome(&mut sink, 3, "__consumer_offsets").await.unwrap());
-    insta::assert_snapshot!(reason, @r#"found the topic "__consumer_offsets", which is a topic of Kafka itself, expected one for events; change the template of the sink's topic"#);
+    insta::assert_snapshot!(reason, @r#"found the topic "__consumer_offsets", which is a topic of Kafka itself, expected a topic for events; change the template of the sink's topic"#);
     assert_eq!(outcome(&mut sink, 4, "x_a").await.unwrap(), Outcome::Delivered);
 }
 
