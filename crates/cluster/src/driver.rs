@@ -266,7 +266,8 @@ impl<E: Engine> Driver<E> {
             Err(SinkFault::new(
                 FaultKind::Timeout,
                 format!(
-                    "no answer within {}; check the servers and the network",
+                    "no answer to a request for the lease of the cluster within {}; check the servers of \
+                     cluster.lease and the network",
                     neurobridge_core::units::format_duration(limit)
                 ),
             ))

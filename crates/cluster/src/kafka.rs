@@ -281,8 +281,8 @@ impl GroupDriver {
             ) => Ok(()),
             Some(Code::InvalidSessionTimeout) => Err(SinkFault::new(
                 FaultKind::Other,
-                "the brokers refuse the ttl of the lease; expected one between their group.min.session.timeout.ms (6 s by default) \
-                 and group.max.session.timeout.ms",
+                "the brokers refuse the ttl of the lease; expected cluster.lease.ttl between their \
+                 group.min.session.timeout.ms (6 s by default) and group.max.session.timeout.ms",
             )),
             _ => Err(self.fault(error)),
         }

@@ -220,7 +220,10 @@ impl Limits {
         };
         Err(SinkFault::new(
             FaultKind::Other,
-            format!("the bucket \"{bucket}\" of the lease {problem}; change it, or use another bucket"),
+            format!(
+                "the bucket \"{bucket}\" of the lease {problem}; change the bucket, or set cluster.lease.bucket to \
+                 the name of another bucket"
+            ),
         ))
     }
 }

@@ -20,7 +20,10 @@ impl ClusterConfig {
             LeaseConfig::Nats(ref lease) => {
                 let engine = NatsEngine::new(lease.clone(), self.name.clone(), member.to_owned());
                 let exists = engine.probe().await?;
-                let created = format!("the bucket \"{}\" does not exist; run creates it", lease.bucket);
+                let created = format!(
+                    "the bucket \"{}\" does not exist; the bridge creates the bucket when it starts",
+                    lease.bucket
+                );
                 Ok(if exists { Vec::new() } else { vec![created] })
             }
         }

@@ -128,7 +128,9 @@ fn check_connect_reports_the_state_of_the_lease() {
     let (code, text) = check(&config);
     assert_eq!(code, Some(0), "{text}");
     assert!(
-        text.contains(&format!("the bucket \"{bucket}\" does not exist; run creates it")),
+        text.contains(&format!(
+            "the bucket \"{bucket}\" does not exist; the bridge creates the bucket when it starts"
+        )),
         "{text}"
     );
 

@@ -63,8 +63,8 @@ impl ClusterConfig {
             _ if self.standby == Standby::Hot => Ok(()),
             #[cfg(feature = "nats")]
             LeaseConfig::Nats(ref lease) if lease.ttl < MIN_COLD_TTL => Err(format!(
-                "found \"cold\" with lease.ttl = \"{}\", expected at least \"{}\": within a fifth of it a leader has to close its \
-                 connections to the feeds",
+                "found \"cold\" with lease.ttl = \"{}\", expected at least \"{}\": within a fifth of the ttl a \
+                 leader has to close its connections to the feeds",
                 format_duration(lease.ttl),
                 format_duration(MIN_COLD_TTL)
             )),
@@ -101,7 +101,7 @@ impl KafkaLease {
         {
             error(
                 &format!("properties.{property}"),
-                "found a value, expected no value: the lease depends on it".into(),
+                "found a value, expected no value: the bridge itself sets this property for the lease".into(),
             );
         }
         if self.group.is_empty() || self.group.len() > 249 || self.group.chars().any(char::is_control) {
@@ -121,7 +121,7 @@ impl KafkaLease {
             _ => error(
                 "topic",
                 format!(
-                    "found \"{}\", expected the name of a topic without fields",
+                    "found \"{}\", expected the fixed name of a topic, without fields in braces",
                     neurobridge_core::foreign_text::clean(&self.topic)
                 ),
             ),
@@ -171,11 +171,11 @@ impl NatsLease {
             ),
             (true, None) => error(
                 "replicas",
-                "found none, expected 1, 3 or 5: create = true needs it".into(),
+                "found none, expected 1, 3 or 5: create = true needs the number of replicas".into(),
             ),
             (true, Some(found)) if !matches!(found, 1 | 3 | 5) => error(
                 "replicas",
-                format!("found {found}, expected 1, 3 or 5: create = true needs it"),
+                format!("found {found}, expected 1, 3 or 5: create = true needs the number of replicas"),
             ),
             _ => {}
         }
@@ -254,7 +254,7 @@ mod tests {
         lease.auth: found 0 kinds of credentials, expected one of user and password, token, nkey, credentials_file
         lease.tls: found one of cert_file and key_file, expected both or none
         lease.bucket: found "a.b", expected a name of letters, digits, "-" and "_"
-        lease.replicas: found 2, expected 1, 3 or 5: create = true needs it
+        lease.replicas: found 2, expected 1, 3 or 5: create = true needs the number of replicas
         lease.ttl: found "10ms", expected "1s" to "5m"
         "#);
     }
@@ -271,7 +271,7 @@ mod tests {
         lease.bootstrap_servers: found no broker, expected host:port such as "localhost:9092"
         lease.sasl.username: found an empty text, expected the user's name
         lease.sasl.password: found neither password nor password_file, expected one of them
-        lease.properties.group.instance.id: found a value, expected no value: the lease depends on it
+        lease.properties.group.instance.id: found a value, expected no value: the bridge itself sets this property for the lease
         lease.group: found "", expected a name of 1 to 249 printable characters
         lease.topic: found ' ' in "a b", expected letters, digits, ".", "_" and "-" only
         lease.ttl: found "1s", expected "6s" to "5m"

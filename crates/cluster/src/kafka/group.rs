@@ -77,7 +77,7 @@ impl GroupDriver {
                 FaultKind::Missing,
                 format!(
                     "the topic \"{topic}\" of the lease does not exist; create it with one partition, or set cluster.lease.topic to an \
-                     existing topic with one partition. Nothing is written to it"
+                     existing topic with one partition. The bridge writes nothing to this topic"
                 ),
             )),
             more => Err(SinkFault::new(
