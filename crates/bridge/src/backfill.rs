@@ -215,7 +215,9 @@ impl Filler {
         let left = state.history.filling(&self.source.name);
         self.fetched.retain(|id, _| left.iter().any(|gap| gap.id == *id));
         if !left.is_empty() && !is_waiting {
-            error.get_or_insert_with(|| "a gap was extended meanwhile".to_owned());
+            error.get_or_insert_with(|| {
+                "the gap was extended before all of its events were fetched".to_owned()
+            });
         }
         Ok(is_waiting)
     }

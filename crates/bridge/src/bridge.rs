@@ -93,8 +93,8 @@ impl Bridge {
             .await
             .with_context(|| {
                 format!(
-                    "cannot listen on http.listen = \"{}\"; if another bridge runs there, stop it or give this one another \
-                     address",
+                    "cannot listen on http.listen = \"{}\"; if another bridge runs there, stop it, or set \
+                     http.listen of this bridge to another address",
                     config.http.listen
                 )
             })
@@ -414,7 +414,8 @@ impl Bridge {
         }
         if is_durable {
             return Some(format!(
-                "{in_flight} events were not stored in the spool within drain_timeout and are lost"
+                "{in_flight} events were not stored in the spool within drain_timeout and are lost; increase \
+                 drain_timeout"
             ));
         }
         Some(format!(

@@ -440,6 +440,8 @@ pub(crate) async fn open_dead_letters(config: &Config, path: &Path) -> Result<Ar
     };
     let dead_letters = FileDeadLetters::open(&place, &config.data_dir).await;
     Ok(Arc::new(
-        dead_letters.context("dead letters").or_exit(Exit::Disk)?,
+        dead_letters
+            .context("the file for dead letters cannot be used")
+            .or_exit(Exit::Disk)?,
     ))
 }

@@ -5,7 +5,7 @@ use std::{fmt, process::ExitCode};
 use neurobridge_spool::OpenError;
 
 /// The advice if another process has locked the data folder or the spool.
-pub(crate) const STOP_OTHER: &str = "stop that process, or give this one a data_dir of its own";
+pub(crate) const STOP_OTHER: &str = "stop that process, or set a separate data_dir for this bridge";
 
 /// An exit code. The numbers are those of `sysexits.h` and a stable interface: a supervisor should restart the program
 /// after 69 and 75, and should not after 64 and 78.

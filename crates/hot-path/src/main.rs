@@ -98,7 +98,7 @@ fn main() -> Result<()> {
                 "publish" => Step::Publish,
                 other => bail!("found step {other:?}, expected read, store or publish"),
             };
-            case.run(step, events.parse().context("EVENTS")?)
+            case.run(step, events.parse().context("EVENTS is not a number")?)
         }
         _ => bail!("usage: neurobridge-hot-path CASE STEP EVENTS"),
     }

@@ -210,7 +210,7 @@ fn damaged_dead_letter_does_not_stop_the_replay() {
             "its event is damaged",
             "lines omitted",
             "damaged=1",
-            "1 dead letters contain no valid event",
+            "dead letters without a valid event: 1",
         ] {
             assert!(log.contains(part), "no {part:?} in {log}");
         }

@@ -87,7 +87,10 @@ impl Bridge {
             ),
             Some(None) => (
                 Exit::Config,
-                format!("sources.{source}.backfill: the bridge runs without the address of a REST interface"),
+                format!(
+                    "sources.{source}.backfill: the bridge runs without the address of a REST interface; configure \
+                     the address and reload the bridge"
+                ),
                 request,
             ),
             Some(Some(requests)) => match requests.try_send(request) {
@@ -193,7 +196,10 @@ impl Bridge {
     /// Returns the exit code and the report if the configuration is invalid or needs a restart. Nothing is changed then.
     async fn reload(&mut self, colours: bool, width: usize) -> Result<Vec<Pending>, (Exit, String)> {
         let Some(reloader) = &self.reloader else {
-            return Err((Exit::Usage, "this bridge has no configuration file".to_owned()));
+            return Err((
+                Exit::Usage,
+                "this bridge has no configuration file; restart the bridge to apply changes".to_owned(),
+            ));
         };
         let named = reloader.named.clone();
         let loaded = joined(spawn_blocking(move || config::load_with_keys(named.as_deref())).await);

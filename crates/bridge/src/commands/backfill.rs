@@ -58,7 +58,7 @@ async fn store(config: &Config, flags: &BackfillFlags) -> Result<(), Failure> {
         send_request(
             &config.data_dir,
             request,
-            "start it, or show the events with --dry-run",
+            "start the bridge, or show the events with --dry-run",
         )
         .await?,
     )

@@ -14,5 +14,5 @@ pub(super) async fn run(config: &Config, flags: &ClusterFlags) -> Result<(), Fai
     } else {
         Request::Cluster
     };
-    print(send_request(&config.data_dir, request, "start it").await?)
+    print(send_request(&config.data_dir, request, "start the bridge").await?)
 }

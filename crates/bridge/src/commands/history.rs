@@ -95,7 +95,8 @@ fn read(config: Option<&Path>) -> Result<(HistoryContent, Config), Failure> {
             "no history in the data_dir {place}: no bridge has run there"
         )),
         FileState::Newer(version) => Some(format!(
-            "the history in the data_dir {place} has version {version}, written by a newer neurobridge"
+            "the history in the data_dir {place} has version {version}, written by a newer neurobridge; run this \
+             command with the newer version"
         )),
     };
     match unusable {

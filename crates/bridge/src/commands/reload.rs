@@ -46,8 +46,8 @@ pub(super) async fn run(flags: &ConfigFlag) -> Result<Exit, Failure> {
         None => Err(Failure::message(
             Exit::Unavailable,
             format!(
-                "no bridge runs with the data_dir {}; start it, or if data_dir was changed in the configuration, restart the \
-                 bridge",
+                "no bridge runs with the data_dir {}; start the bridge, or, if data_dir was changed in the \
+                 configuration, restart the bridge",
                 data_dir.display()
             ),
         )),

@@ -47,7 +47,7 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
     let _lock = lock_for_strict_order(entry, &config.data_dir, Some(&folder)).await?;
     let listing = inspect::list(&folder).or_exit(Exit::Disk)?;
     let id = listing.id.ok_or_else(|| {
-        let message = "spool id missing or damaged; a start of the bridge repairs it";
+        let message = "the id of the spool is missing or damaged; start the bridge, which repairs the id";
         Failure::message(Exit::Disk, message)
     })?;
     let (first, end) = replay_range(&folder, &listing, flags)?;
@@ -202,7 +202,9 @@ fn replay_range(
     let oldest = listing.segments.first().map(|segment| segment.first);
     let oldest = oldest.ok_or_else(|| Failure::message(Exit::Usage, "the spool is empty"))?;
     if first < oldest {
-        let message = format!("event {first} was removed: the oldest in the spool is {oldest}");
+        let message = format!(
+            "event {first} was removed: the oldest event in the spool is {oldest}; choose a later event"
+        );
         return Err(Failure::message(Exit::Usage, message));
     }
     let mut cursors = listing.cursors.iter();
@@ -211,7 +213,7 @@ fn replay_range(
         .and_then(|state| state.cursor.as_ref());
     let settled = cursor.map(|cursor| cursor.next).ok_or_else(|| {
         let message = format!(
-            "the spool has no cursor of sink \"{}\": with start = \"oldest\" the bridge sends all events to it",
+            "the spool has no cursor of sink \"{}\": with start = \"oldest\" the bridge sends all events to this sink",
             flags.sink
         );
         Failure::message(Exit::Usage, message)
@@ -229,7 +231,7 @@ fn replay_range(
     let end = end.min(settled);
     if first >= end {
         let message =
-            format!("no events to replay: the first one is {first}, and the sink's cursor is at {settled}");
+            format!("no events to replay: the first event is {first}, and the sink's cursor is at {settled}");
         return Err(Failure::message(Exit::Usage, message));
     }
     Ok((first, end))

@@ -84,7 +84,7 @@ fn declared_feed(flags: &FeedFlags) -> Result<Option<DeclaredFeed>, Failure> {
                     .or_exit(Exit::Usage)?,
             };
             Script::parse(&text)
-                .with_context(|| format!("--script: {named}"))
+                .with_context(|| format!("--script: invalid script {named}"))
                 .or_exit(Exit::Usage)?
         }
     };

@@ -121,7 +121,8 @@ fn check_cluster(cluster: &ClusterConfig, config: &Config, errors: &mut Vec<Conf
             InCluster::Shared {
                 needs_reports: true, ..
             } if !cluster.lease.has_reports() => {
-                "its members need each other's reports, which a lease in Kafka does not transport; set a lease in NATS"
+                "the members of the cluster need each other's reports, which a lease in Kafka does not transport; \
+                 set a lease in NATS"
             }
             InCluster::OwnDestination | InCluster::Shared { .. } => continue,
         };
@@ -139,7 +140,7 @@ fn check_access(config: &Config, errors: &mut Vec<ConfigError>) {
         )),
         (Some(password), None) if password.expose().is_empty() => errors.push(ConfigError::new(
             ["http", "password"],
-            "found an empty password, expected at least one character; without the key no password is needed",
+            "found an empty password, expected at least one character; remove the key to require no password",
         )),
         _ => {}
     }
@@ -147,7 +148,7 @@ fn check_access(config: &Config, errors: &mut Vec<ConfigError>) {
     if http.user.is_empty() || http.user.contains(':') {
         errors.push(ConfigError::new(
             ["http", "user"],
-            "expected a name of at least one character, without a colon",
+            "found an empty name or a name with a colon, expected at least one character and no colon",
         ));
     }
 }

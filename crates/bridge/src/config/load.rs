@@ -190,7 +190,8 @@ fn find(named: Option<&Path>, paths: &[&Path], shape: &Shape<'_>) -> Result<Docu
             Err(ReadError::Io(error)) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {}
             Err(ReadError::Io(error)) => {
                 let message = format!(
-                    "file cannot be read: {error}, expected a configuration file; -c or {FILE_VARIABLE} names another one"
+                    "file cannot be read: {error}, expected a configuration file; -c or {FILE_VARIABLE} names \
+                     another file"
                 );
                 return Err(Report::of_file(path, message));
             }

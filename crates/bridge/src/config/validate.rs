@@ -183,7 +183,9 @@ fn mismatch(value: &Value, at: &KeyPath, shape: &Shape<'_>) -> Option<ConfigErro
     // A value in place of a table may be a token, an address may have a password.
     let is_table = !shape.allows_scalar() && !shape.allows("array");
     let found = match value {
-        _ if shape.is_secret() => "another type (not shown, it may be the secret)".to_owned(),
+        _ if shape.is_secret() => {
+            "a value of another type (not shown, because it may be the secret)".to_owned()
+        }
         Value::Null => "a date or a time".to_owned(),
         Value::Object(_) => "a table".to_owned(),
         Value::Array(_) => "an array".to_owned(),

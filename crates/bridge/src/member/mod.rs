@@ -38,7 +38,7 @@ pub(crate) async fn hand_over(cluster: &Cluster, state: &State) -> Answer {
     {
         return Answer::failed(
             Exit::TryLater,
-            "no other member is alive, so this one remains the leader; start another member first",
+            "no other member is alive, so this member remains the leader; start another member first",
         );
     }
     info!(

@@ -157,11 +157,11 @@ impl Rules {
             .better_since
             .is_some_and(|since| now.duration_since(since) >= FAULT_LIMIT);
         let reason = if let Some((name, _)) = better.filter(|_| has_been_down) {
-            format!("the member \"{name}\" has sinks up that are down here")
+            format!("the member \"{name}\" has sinks up that are down at this member")
         } else if own.lag_ms < whole_milliseconds(FAULT_LIMIT) {
             // With a backlog here, the others wait for the events of this backlog, and a hand-over would not help.
             let name = waits.first()?;
-            format!("the member \"{name}\" waits for events that this one has not published")
+            format!("the member \"{name}\" waits for events that this member has not published")
         } else {
             return None;
         };

@@ -259,7 +259,9 @@ impl Events {
         let count = ids.len();
         ids.dedup();
         if ids.len() < count {
-            return Err(FeedError::new("two generated events have the same id"));
+            return Err(FeedError::new(
+                "two generated events have the same id; expected different values at the paths of \"event.id\"",
+            ));
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ impl Service {
         let query = uri.query().unwrap_or_default();
         let checked = self.counterpart().check_list_request(uri.path(), query, &values);
         let (Some(checked), Some(list)) = (checked, &self.declaration().backfill) else {
-            return not_found("the list of past events has another path");
+            return not_found("unknown path, expected the path of the list of past events");
         };
         if request.method() != Method::GET {
             return not_found("the list of past events is requested with GET");

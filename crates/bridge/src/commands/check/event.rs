@@ -67,7 +67,10 @@ pub(super) fn render(
             .read(&frame)
             .with_context(|| format!("--event: {} is not JSON, {expected}", file.display()))
             .or_exit(Exit::Usage)?;
-        let message = format!("--event: found another message in {}, {expected}", file.display());
+        let message = format!(
+            "--event: found a message that is not an event in {}, {expected}",
+            file.display()
+        );
         Err(Failure::message(Exit::Usage, message))
     })
 }

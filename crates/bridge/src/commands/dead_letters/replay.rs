@@ -126,9 +126,10 @@ pub(in super::super) async fn replay(
     }
     if failure.is_none() && damaged > 0 {
         let message = format!(
-            "{damaged} dead letters contain no valid event; expected a frame of the feed as \"event\""
+            "dead letters without a valid event: {damaged}; expected a frame of the feed as \"event\""
         );
-        let step = "see the warnings for their ids and files; `neurobridge dead-letters show ID` prints one";
+        let step = "the warnings name the ids and files of these dead letters; `neurobridge dead-letters show ID` \
+                    prints a dead letter";
         failure = Some(Failure::message(Exit::Disk, message).with_step(step));
     }
     print_until_signal(summary, &mut signals).await?;

@@ -36,7 +36,9 @@ pub(super) fn read(data_dir: &Path) -> Result<Replayed, Failure> {
             .map(|Line { id, at }| (id, at))
             .collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Replayed::new()),
-        Err(error) => Err(error).context(FILE).or_exit(Exit::Disk),
+        Err(error) => Err(error)
+            .with_context(|| format!("{FILE} in the data_dir cannot be read"))
+            .or_exit(Exit::Disk),
     }
 }
 
@@ -62,7 +64,7 @@ impl ReplayedList {
         };
         if !is_locked {
             let error = anyhow!("another process replays dead letters of this data_dir");
-            return Err(Failure::new(Exit::TryLater, error).with_step("wait until it has ended"));
+            return Err(Failure::new(Exit::TryLater, error).with_step("wait until that process has ended"));
         }
         let replayed = read(data_dir)?;
         let ends_whole = fs::read(&path)

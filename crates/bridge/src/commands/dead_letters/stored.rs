@@ -214,7 +214,7 @@ pub(super) fn select(
             .filter(|found| found.id.starts_with(id.as_str()));
         let message = match found.count() {
             1 => continue,
-            0 => format!("no dead letter has the id {id}; `neurobridge dead-letters ls` lists them"),
+            0 => format!("no dead letter has the id {id}; `neurobridge dead-letters ls` lists all ids"),
             many => format!("{many} dead letters have ids that begin with \"{id}\"; enter more digits"),
         };
         return Err(Failure::message(Exit::Usage, message));

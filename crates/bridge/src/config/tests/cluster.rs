@@ -28,7 +28,7 @@ fn settings_unsuitable_for_a_cluster_are_errors() {
     )));
     for expected in [
         "spool.type: found a spool in memory",
-        "sinks.core: this sink cannot be part of a cluster: its members need each other's reports",
+        "sinks.core: this sink cannot be part of a cluster: the members of the cluster need each other's reports",
         "sinks.many: this sink cannot be part of a cluster: a follower reads one topic",
         "cluster.standby: found \"cold\" with a lease in Kafka",
     ] {

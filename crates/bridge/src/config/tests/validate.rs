@@ -42,7 +42,7 @@ fn all_errors_are_found_and_invalid_values_replaced() {
     number: found -1, expected a whole number from 0 to 255
     other: unknown key, expected one of "choice", "flag", "inner", "name", "number", "servers", "token", "words"
     servers: found a text, expected an array
-    token: found another type (not shown, it may be the secret), expected a text
+    token: found a value of another type (not shown, because it may be the secret), expected a text
     words.1: found 7, expected a text
     name: missing key: The name
     "#);
