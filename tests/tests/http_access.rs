@@ -266,7 +266,7 @@ fn unusable_files_and_passwords_are_explained() {
             format!("password = \"a\"\npassword_file = {empty:?}"),
             ["http.password", "found together with password_file"],
         ),
-        ("user = \"a:b\"".to_owned(), ["http.user", "without a colon"]),
+        ("user = \"a:b\"".to_owned(), ["http.user", "no colon"]),
         (
             files(&missing, &tls.server_key),
             ["cannot read `tls.cert_file`", "missing"],

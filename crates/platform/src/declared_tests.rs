@@ -189,15 +189,18 @@ proptest! {
 #[test]
 fn server_that_ignores_the_position_is_detected() {
     for (kind, expected) in [
-        (KINDS[0], "the answer for offset 4 is the same as an earlier one"),
-        (KINDS[1], "the answer for page 3 is the same as an earlier one"),
+        (
+            KINDS[0],
+            "the answer for offset 4 is the same as an earlier answer",
+        ),
+        (KINDS[1], "the answer for page 3 is the same as an earlier answer"),
         (
             KINDS[2],
-            "the answer for the next page is the same as an earlier one",
+            "the answer for the next page is the same as an earlier answer",
         ),
         (
             KINDS[3],
-            "the answer for the next page is the same as an earlier one",
+            "the answer for the next page is the same as an earlier answer",
         ),
     ] {
         let mut list = list(kind);
@@ -373,7 +376,7 @@ fn repeated_page_is_recognised_by_its_ids() {
         })
         .collect();
     let (_, result) = read_bodies(&mut list(KINDS[3]), &window(None), &bodies);
-    assert!(result.unwrap_err().contains("is the same as an earlier one"));
+    assert!(result.unwrap_err().contains("is the same as an earlier answer"));
 }
 
 #[test]

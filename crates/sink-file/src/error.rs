@@ -164,7 +164,7 @@ mod tests {
         let fault = SinkFault::from(FileError::sync(path)(io::Error::from_raw_os_error(5)));
         assert!(!fault.is_final);
         assert!(
-            fault.reason.contains("in a new file") && fault.reason.ends_with("(os error 5)"),
+            fault.reason.contains("to a new file") && fault.reason.ends_with("(os error 5)"),
             "{fault}"
         );
         for (code, text) in [

@@ -162,7 +162,7 @@ mod tests {
         positions.stored("kafka", "t", 1, 0);
         let last = positions.recreations().last.unwrap();
         assert!(
-            last.contains("the topic \"t\" was recreated") && last.contains("offset 0, after 9"),
+            last.contains("the topic \"t\" was recreated") && last.contains("offset 0, previously at 9"),
             "{last}"
         );
         for (partition, offset) in [(0, 0), (0, 1), (1, 1), (2, 0)] {

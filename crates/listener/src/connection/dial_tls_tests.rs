@@ -100,7 +100,9 @@ async fn certificate_errors_state_host_and_cause() {
     });
     let text = sentence(&failure(&distrusting).await);
     assert!(
-        text.starts_with("the certificate of localhost comes from an authority that is not trusted"),
+        text.starts_with(
+            "the certificate of localhost comes from an authority that this machine does not trust"
+        ),
         "{text}"
     );
 
