@@ -288,7 +288,7 @@ fn each_failed_start_has_its_exit_code() {
 }
 
 #[test]
-fn tail_without_a_bridge_prints_frames_until_pipe_closes() {
+fn tail_without_a_bridge_prints_frames_until_the_pipe_closes() {
     let dir = Scratch::new("tail").unwrap();
     let platform = Platform::start(&dir, &["--count", "100"]).unwrap();
     let file = dir.join("c.toml");

@@ -233,7 +233,7 @@ impl Cluster {
         if timeout(LEAVE_LIMIT, self.membership.ended()).await.is_err() {
             warn!(
                 cluster = self.name,
-                "lease not released; another member can lead only after it has expired"
+                "lease not released; another member can lead only after the lease has expired"
             );
         }
     }

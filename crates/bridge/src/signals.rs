@@ -106,7 +106,7 @@ impl Ignored {
         if self.has(kind) {
             info!(
                 signal = name,
-                "this signal was ignored when the process started, for example by nohup, and stays ignored"
+                "this signal was ignored when the process started, for example by nohup, and stays ignored; send another signal"
             );
             return Ok(None);
         }

@@ -66,7 +66,7 @@ impl<E: Engine> Driver<E> {
                 warn!(
                     cluster = self.cluster,
                     reason = "no answer from NATS",
-                    "lease not released; another member can lead only after it has expired"
+                    "lease not released; another member can lead only after the lease has expired"
                 );
             }
         }

@@ -176,7 +176,7 @@ impl GroupDriver {
                 warn!(
                     cluster = self.cluster,
                     %error,
-                    "lease not released; another member can lead only after it has expired"
+                    "lease not released; another member can lead only after the lease has expired"
                 );
             }
         }

@@ -59,8 +59,8 @@ pub enum RecordError {
         /// The checksum of the bytes.
         expected: u32,
     },
-    /// The checksum matches but the content is invalid: it was written by another version or another program.
-    #[error("the record's {what} is not valid")]
+    /// The record is not damaged, but a part of it is invalid: another version or another program wrote it.
+    #[error("the record has an unknown format ({what}): another version or another program wrote it")]
     Content {
         /// The invalid part.
         what: &'static str,

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn secret_is_never_shown() {
+    fn secret_is_redacted_in_debug_and_json() {
         let secret = Secret::new("hunter2");
         assert_eq!(
             format!("{secret:?} {:?}", Some(&secret)),

@@ -101,7 +101,7 @@ fn every_key_has_a_description_in_the_schema() {
 }
 
 #[test]
-fn several_connections_to_a_feed_without_id_are_an_error() {
+fn several_connections_to_a_feed_without_event_ids_are_an_error() {
     let text = r#"{ "connections": 2, "feed": { "url": "ws://localhost", "rules": [{ "is": "event" }] } }"#;
     let config: SourceConfig = serde_json::from_str(text).unwrap();
     assert_eq!(keys(&config), ["connections"]);

@@ -22,14 +22,14 @@ pub(crate) fn authorities(path: &Path) -> Result<String, SinkFault> {
         let reason = format!("tls.ca_file: found no certificate (PEM) in {}", path.display());
         return Err(SinkFault::new(FaultKind::Other, reason));
     }
-    // The readable certificates may be sufficient.
+    // Only a warning, because the readable certificates may be sufficient.
     if let Some(words) = found.skipped_message(&path.display().to_string(), &[]) {
         warn!("tls.ca_file: {words}");
     }
     Ok(found.readable.iter().map(Certificate::pem).collect())
 }
 
-/// Returns the text of the file in a key of the table `tls`.
+/// Returns the text of the file that a key of the table `tls` names.
 ///
 /// # Errors
 /// The file cannot be read, or not in time.

@@ -1,7 +1,7 @@
 //! Closes connections that the client does not close.
 //!
 //! The task of a client owns the socket and gives no access to it. The task notices that its client was dropped only when
-//! there is nothing to receive, which a server can prevent.
+//! there is nothing to receive. A server that keeps sending prevents this.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ pub(crate) fn close_to(addresses: &[SocketAddr]) {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     for number in numbers {
-        // The duplicate is checked and closed, because the number may belong to another descriptor by then.
+        // A duplicate is checked and shut down, because the number may by then belong to another descriptor.
         let Some(socket) = duplicate(number).map(TcpStream::from) else {
             continue;
         };

@@ -10,7 +10,7 @@ const BUFFER: usize = 16 << 10;
 
 /// Creates subjects as consecutive slices of a buffer, which is freed with its last subject.
 ///
-/// Separate subjects would need two allocations each, freed by another thread, which is a large part of the cost of a small
+/// Separate subjects would need two allocations each, and another thread would free them: a large part of the cost of a small
 /// message.
 #[derive(Debug, Default)]
 pub(crate) struct Subjects {
@@ -35,8 +35,8 @@ impl Subjects {
     }
 }
 
-/// A subject that is moved to the client. The client takes it through a reference; a clone would update a shared reference
-/// count twice per message, on two processors.
+/// A subject that is moved to the client. The client takes a subject by reference and would clone it, and each clone costs two
+/// updates of a reference count that two processors share.
 pub(crate) struct MovedSubject(Cell<Subject>);
 
 impl From<Subject> for MovedSubject {

@@ -29,10 +29,10 @@ fn kill_within_transactions_delivers_each_event_once() {
     let mut seen = 0;
     for kill in 0..5 {
         let mut bridge = Bridge::start(&dir, &config).unwrap();
-        let reached = seen + 2_000 + 777 * kill;
+        let target = seen + 2_000 + 777 * kill;
         let status = bridge
             .wait("events in Kafka", LIMIT, |status| {
-                status.delivered("kafka") > reached
+                status.delivered("kafka") > target
             })
             .unwrap();
         seen = status.delivered("kafka");
@@ -86,9 +86,9 @@ fn committed_cursor_replaces_an_older_saved_cursor() {
     );
 }
 
-/// A power cut may lose the end of a log that is not synced after each write, although Kafka has these events. Other
-/// events then get the same sequences, in an epoch that never reaches Kafka. The next epoch must not treat these events as
-/// delivered.
+/// A power cut may lose the end of a log that is not synced after each write, although Kafka has these events. After the cut, new
+/// events get the same sequences, and the bridge is killed before it publishes them. At the next start, the bridge must not take
+/// the new events for the delivered ones.
 #[test]
 fn power_cut_keeps_events_with_reused_sequences_apart() {
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
@@ -113,8 +113,8 @@ fn power_cut_keeps_events_with_reused_sequences_apart() {
     let spool = bridge.data_dir().join("spool");
     let saved = in_kafka(&bridge, 500);
     copy_files(&spool.join("cursors"), &cursor_copy);
-    // Half of the log has more events than the copied cursor has passed, and Kafka has clearly more than half of the log, even
-    // if delivery is slow.
+    // More than three times `saved`, so that half of the log reaches beyond the copied cursor. More than two thirds of the log and
+    // a thousand events, so that Kafka has events that the halved log has lost.
     let status = bridge.wait("more than half of the log in Kafka", LIMIT, |status| {
         let stored = status.sink("kafka").ledger.stored;
         status.delivered("kafka") > 3 * saved && 3 * status.delivered("kafka") > 2 * stored + 3_000
@@ -237,8 +237,8 @@ fn new_topics_of_events_lose_no_event() {
             status.delivered("kafka") > 1_000
         })
         .unwrap();
-    // The kill follows a commit: Kafka 4.3 does not end the transaction in partitions that have no leader at that time
-    // (KAFKA-20734), until the next commit in the same partition. So the test needs events after the kill.
+    // The kill directly follows a commit. In partitions without a leader at that time, Kafka 4.3 leaves the transaction open until
+    // the next commit in the same partition (KAFKA-20734). So the test needs events after the kill.
     kafka.kill().unwrap();
     kafka.start_again().unwrap();
     let status = bridge
@@ -249,7 +249,7 @@ fn new_topics_of_events_lose_no_event() {
     assert_eq!(status.sink("kafka").ledger.dead_lettered, 0, "{status:#}");
     let counts = finish(bridge);
     assert_eq!(counts.stored, counts.delivered, "{counts:?}");
-    // A transaction is committed before each of its partitions has recorded the commit, and consumers wait for these records.
+    // A transaction is committed before all of its partitions have recorded the commit, and consumers wait for these records.
     wait_until("all events to be readable", LIMIT, || {
         let in_topic = |result: &&str| read_topic(&kafka.bootstrap(), &format!("faces.{result}"), LIMIT);
         let found: usize = RESULTS.iter().map(|result| in_topic(result).unwrap().len()).sum();

@@ -12,7 +12,7 @@
 //! | `{"error":…}` before authentication, or an `auth` other than `ok` | [`refused::error_answer_is_token_refused`], [`refused::wrong_auth_answer_is_token_refused`]; readiness and exit code 77: `signals_and_exits`, `refused_token_exits_with_77_only_if_configured` |
 //! | no answer to AUTH | [`refused::missing_auth_answer_is_a_timeout`] |
 //! | HTTP 401, 403, 429, 503 instead of an upgrade | [`refused::http_401_is_unauthorized`] and the following ones; `Retry-After`: [`retry_after_delays_the_next_attempt`] |
-//! | increasing delays | [`no_hot_loop::attempts_after_refusals_are_delayed`] and the following ones |
+//! | increasing delays | [`no_hot_loop::attempts_after_refused_tokens_are_delayed`] and the following ones |
 //! | `{"error":…}` later | [`error_after_auth_is_shown_and_keeps_the_connection`] |
 //! | no pong, a wrong pong, a half-open connection | [`broken::missing_pong_reconnects_without_loss`], [`broken::wrong_pong_reconnects`], [`broken::half_open_reconnects_without_loss`]; with a full spool: `full_spool`, `full_spool_blocks_reading_until_space_is_free`, and the listener's `backpressure_continues_pings_and_ignores_silence` |
 //! | first of several addresses does not answer | listener, `each_address_has_a_limited_head_start` |

@@ -18,7 +18,7 @@ fn assert_delays(rule: &str, counted: &str) {
 }
 
 #[test]
-fn attempts_after_refusals_are_delayed() {
+fn attempts_after_refused_tokens_are_delayed() {
     assert_delays("refuse-token", CONNECTIONS);
 }
 

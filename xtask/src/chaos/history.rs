@@ -19,7 +19,7 @@ pub(super) struct StatusHistory {
 }
 
 impl StatusHistory {
-    /// Adds a response, whose ledgers balance. Returns an error if stored events disappeared, or if an event was filtered,
+    /// Adds a response. The caller has checked that its ledgers balance. Returns an error if stored events disappeared, or if an event was filtered,
     /// dead-lettered, dropped or damaged.
     pub(super) fn enter(&mut self, status: Status) -> Result<()> {
         self.answers += 1;
@@ -55,7 +55,8 @@ impl StatusHistory {
         Ok(())
     }
 
-    /// Sets a lower bound for the durable events, because this many were seen on the disk.
+    /// Adds the number of events found on the disk, below which later responses must not fall. Returns an error if fewer events were
+    /// found than had been reported as durable.
     pub(super) fn expect(&mut self, durable: u64) -> Result<()> {
         ensure!(
             durable >= self.durable,
@@ -66,7 +67,7 @@ impl StatusHistory {
         Ok(())
     }
 
-    /// Returns the highest sequence that was reported as durable.
+    /// Returns the highest sequence that was reported as durable or found on the disk.
     pub(super) const fn durable(&self) -> u64 {
         self.durable
     }

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use jiff::Timestamp;
 use neurobridge_platform::{MissedEvent, StopReason, Window};
 
-/// The largest distance in ids by which an event may be received after a later one. Events that are read twice are dropped
-/// as duplicates.
+/// Events may arrive out of order: an event may arrive after one whose id is up to this much higher. Events that are read twice are
+/// dropped as duplicates.
 pub(super) const ID_OVERLAP: u64 = 100;
 
 /// The result of reading a part of the list.
@@ -20,13 +20,13 @@ pub(super) struct Fetched {
     pub(super) sent: u64,
 }
 
-/// The event of the feed up to which the events of a gap are fetched: the feed has sent the rest.
+/// The highest id that is fetched for a gap. The connection after the gap receives the events with higher ids.
 pub(super) struct Bound(u64);
 
 impl Bound {
     /// Returns the bound for an event that the feed sent after a gap: [`ID_OVERLAP`] after this event, because events may be
-    /// received out of order. `None` unless ids are numbers in the order of the list (`counts_ids`): other feeds may send an
-    /// event from before the gap again.
+    /// received out of order. `None` unless ids are numbers in the order of the list (`counts_ids`): the first event of another
+    /// feed may be older than the gap, and as a bound, would end the reading too early.
     pub(super) fn new(next: &str, counts_ids: bool) -> Option<Self> {
         let number = next.parse::<u64>().ok().filter(|_| counts_ids)?;
         Some(Self(number.saturating_add(ID_OVERLAP)))
@@ -49,14 +49,16 @@ pub(super) struct Mark {
 impl Mark {
     /// Makes a window begin with this event.
     pub(super) fn start(self, window: &mut Window) {
+        // Only a window that begins after an id is selected by ids.
         window.after = window.after.take().and(Some(self.id));
         window.from = self.time.map_or(window.from, |time| time.max(window.from));
-        // The event was passed to the intake already, so its copy is recognised as a duplicate.
+        // No known event has to be skipped: the intake has the event at which the window begins, and drops its copy as a duplicate.
         window.skips_known = false;
     }
 }
 
-/// Finds the event at which a second reading begins: an event that is followed by more than `settling` others.
+/// Finds the event at which the second reading of the list begins. The list may show an event some seconds late, among newer ones,
+/// so at least the `settling` newest events of the first reading are read again.
 pub(super) struct Marks {
     /// The number of newest events that the second reading repeats at least.
     settling: u64,

@@ -33,7 +33,7 @@ pub(super) type KeyPath = Vec<String>;
 /// The values of a file, overridden by those of the environment.
 #[derive(Debug, Default)]
 pub(super) struct Document {
-    /// The values. A date or a time, which is never valid, is null.
+    /// The values. A date or a time is null, because no key accepts one.
     pub(super) values: Map<String, Value>,
     /// The origin of each key.
     pub(super) key_origins: BTreeMap<KeyPath, KeyOrigin>,
@@ -48,16 +48,17 @@ pub(super) struct TextFile {
     pub(super) text: String,
 }
 
-/// The file or the variable that sets a key. An item of an array is its own key.
+/// The file or the variable that sets a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeyOrigin {
-    /// The index of the file, and the byte ranges of the key and of its value in it.
+    /// The index of the file, and the byte ranges of the key and of its value in the file. For an item of an array, both ranges are
+    /// that of the item.
     File {
         file: usize,
         key: Range<usize>,
         value: Range<usize>,
     },
-    /// An environment variable; for a table, one of those that set its keys.
+    /// An environment variable; for a table that several variables set, one of them.
     Variable(String),
 }
 
@@ -99,7 +100,7 @@ impl Document {
         }
     }
 
-    /// Adds a file, and returns its values, whose keys are below `key`.
+    /// Adds a file that is included at the key `key`, and returns its values.
     fn add_file(
         &mut self,
         key: &mut KeyPath,
@@ -169,6 +170,7 @@ impl Document {
             }
             value => {
                 table.insert(last.clone(), value);
+                // The keys of a replaced table no longer exist.
                 self.key_origins.retain(|known, _| !known.starts_with(path));
             }
         }
@@ -185,7 +187,7 @@ impl Document {
             })
     }
 
-    /// Returns the origin of the key or of the nearest enclosing table, and that key.
+    /// Returns the origin of the key, or else of the nearest enclosing table that has an origin, and the key whose origin it is.
     pub(super) fn origin<'k>(&self, key: &'k [String]) -> (Origin, &'k [String]) {
         let origin = |file: usize, offset: Option<usize>| match self.files.get(file) {
             Some(file) => Origin::File {
@@ -290,6 +292,7 @@ fn other_language(text: &str) -> Option<&'static str> {
     if first.starts_with('{') {
         return Some("JSON");
     }
+    // A line without a colon is not YAML: "-" is neither empty nor begins with a blank.
     let (key, value) = first.split_once(':').unwrap_or((first, "-"));
     let is_word = |key: &str| key.chars().all(|c| c.is_alphanumeric() || "_-.".contains(c));
     let is_yaml = is_word(key) && (value.is_empty() || value.starts_with(' ')) || first == "---";

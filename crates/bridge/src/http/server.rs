@@ -172,7 +172,7 @@ impl Connection {
             } else if error.is_timeout() && has_read.load(Ordering::Relaxed) {
                 self.connections.refuse(Refusal::HeadTimeout);
             }
-            debug!(%error, "HTTP connection ended");
+            debug!(%error, "HTTP connection ended with an error");
         }
     }
 

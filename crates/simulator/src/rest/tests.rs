@@ -80,7 +80,7 @@ fn pages_start_with_the_newest_entry() {
 }
 
 #[test]
-fn options_set_order_shape_and_page_size() {
+fn options_determine_order_shape_and_page_size() {
     let platform = with_rest(RestOptions {
         shape: RestShape::List,
         order: RestOrder::OldestFirst,

@@ -23,6 +23,11 @@ async fn hand_over_is_faster_than_the_ttl_and_not_reverted() {
     })
     .await;
     assert!(took < Duration::from_secs(1), "{took:?}");
+    sleep(TTL * 2).await;
+    assert!(
+        processes[follower].leadership().is_some(),
+        "the hand-over was reverted"
+    );
 
     processes[follower].stop.cancel();
     processes[follower].membership.ended().await;
@@ -96,7 +101,10 @@ async fn settled_positions_reach_followers_and_later_members() {
     let lease = record::lease(&world.value(LEASE).bytes.unwrap()).unwrap();
     assert!(lease.settled.contains_key("main"), "{lease:?}");
     let of_follower = second.membership.settled_stored([&main]);
-    assert!(timeout(TTL, of_follower).await.is_err(), "it has stored no lease");
+    assert!(
+        timeout(TTL, of_follower).await.is_err(),
+        "a follower stores no lease, so it waits"
+    );
     until(TTL, "the position is known", || known(&second).is_some()).await;
     let found = known(&second).unwrap();
     assert_eq!((&found.event, found.at_ms), (&settled.event, 5000));
@@ -112,7 +120,7 @@ async fn settled_positions_reach_followers_and_later_members() {
     until(TTL, "the follower leads", || second.leadership().is_some()).await;
     second.stop.cancel();
     second.membership.ended().await;
-    // Longer than any time that a member measures. Costs no real time, because the clock is paused.
+    // Longer than all time limits of a member. Costs no real time, because the clock is paused.
     sleep(TTL * 10).await;
     let third = Process::start(&world, "c", "same", 3);
     until(TTL, "the last lease is known", || known(&third).is_some()).await;
