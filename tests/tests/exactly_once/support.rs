@@ -1,6 +1,11 @@
 //! A bridge with a disk spool that delivers exactly once, and checks of the events that a consumer finds.
 
-use std::{collections::HashMap, fs, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use neurobridge_tests::{
     audit, bridge::Bridge, kafka::records::read_topic, platform::Platform, platform::Sent,
@@ -121,18 +126,28 @@ pub(crate) fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-/// Removes the second half of the data in a log's only segment.
-pub(crate) fn halve_log(spool: &Path) {
-    let segments: Vec<_> = fs::read_dir(spool)
+/// Returns the number of bytes that are written in a log's only segment.
+pub(crate) fn log_length(spool: &Path) -> u64 {
+    let written = fs::read(only_segment(spool)).unwrap();
+    let last = written.iter().rposition(|byte| *byte != 0).unwrap();
+    last as u64 + 1
+}
+
+/// Truncates a log's only segment.
+pub(crate) fn truncate_log(spool: &Path, length: u64) {
+    let segment = fs::OpenOptions::new()
+        .write(true)
+        .open(only_segment(spool))
+        .unwrap();
+    segment.set_len(length).unwrap();
+}
+
+fn only_segment(spool: &Path) -> PathBuf {
+    let mut segments: Vec<_> = fs::read_dir(spool)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
         .collect();
-    let [segment] = &segments[..] else {
-        panic!("expected one segment, found {segments:?}");
-    };
-    let written = fs::read(segment).unwrap();
-    let end = written.iter().rposition(|byte| *byte != 0).unwrap();
-    let file = fs::OpenOptions::new().write(true).open(segment).unwrap();
-    file.set_len(end as u64 / 2).unwrap();
+    assert_eq!(segments.len(), 1, "expected one segment, found {segments:?}");
+    segments.remove(0)
 }
