@@ -39,7 +39,7 @@ impl Draws {
         low + i64::try_from(self.below(width)).unwrap_or(0)
     }
 
-    /// Picks one value from a table whose second column is the weight of the value.
+    /// Selects one value from a table whose second column is the weight of the value.
     pub(crate) fn weighted<T: Copy>(&mut self, table: &[(T, u64)]) -> T {
         let mut left = self.below(table.iter().map(|(_, weight)| weight).sum());
         for (value, weight) in table {

@@ -132,18 +132,7 @@ impl Log {
 
     /// Ends the comparison with existing lines. Remaining lines, whose events the spool does not resend, stay in the file.
     fn end_comparison(&mut self) -> Result<(), FileError> {
-        if let Some(mut resumed) = self.resumed.take() {
-            let kept = resumed.count_rest()?;
-            if kept > 0 {
-                warn!(
-                    path = %self.place.active.display(),
-                    lines = kept,
-                    "the file has lines after the sink's cursor whose events the spool does not contain, probably because the \
-                     spool was restored from an older copy; the lines stay, and new lines are appended after them"
-                );
-            }
-        }
-        Ok(())
+        self.resumed.take().map_or(Ok(()), Resumed::end)
     }
 
     /// Returns the total size of the active file and of the rotated files that were written within this time.

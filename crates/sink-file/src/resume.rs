@@ -13,6 +13,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use tracing::warn;
 
 use crate::{
     error::FileError,
@@ -89,8 +90,22 @@ impl Resumed {
         Ok(true)
     }
 
+    /// Ends the comparison, and warns of the lines after the position, which stay.
+    pub(crate) fn end(mut self) -> Result<(), FileError> {
+        let lines = self.count_rest()?;
+        if lines > 0 {
+            warn!(
+                path = %self.path().display(),
+                lines,
+                "the file has lines after the sink's cursor whose events the spool does not contain, probably because the spool \
+                 was restored from an older copy; the lines stay, and new lines are appended after them"
+            );
+        }
+        Ok(())
+    }
+
     /// Returns the number of lines after the position, and moves the position to the end.
-    pub(crate) fn count_rest(&mut self) -> Result<u64, FileError> {
+    fn count_rest(&mut self) -> Result<u64, FileError> {
         let mut count = 0;
         while self.is_before_line()? {
             count += count_lines(&self.file, self.offset, self.length)

@@ -40,8 +40,8 @@ impl Topic {
         let mut warnings = self.replication_warnings();
         if self.is_compacted() {
             warnings.push(format!(
-                "the topic \"{name}\" is compacted (cleanup.policy): it rejects events without a key, which become dead \
-                 letters, and stores only the newest event of each key; expected cleanup.policy=delete"
+                "the topic \"{name}\" is compacted (cleanup.policy): it rejects events without a key, which become \
+                 dead letters, and stores only the newest event of each key; expected cleanup.policy=delete"
             ));
         }
         if let Some(retention @ 0..MIN_RETENTION_MS) = self.retention_ms {

@@ -186,7 +186,7 @@ fn member_config(url: &str) -> String {
     )
 }
 
-/// Starts a platform that authenticates clients, sends no events, and has a clock that is an hour behind. Returns the
+/// Starts a platform that authenticates clients, sends no events, and has a clock that is an hour slow. Returns the
 /// URL of the platform.
 fn platform_with_a_late_clock() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

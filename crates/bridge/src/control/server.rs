@@ -48,7 +48,7 @@ const MAX_REQUEST_BYTES: u64 = 16 << 10;
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// The delay after a failed accept, for example because too many files are open.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// The time without progress after which a tail is disconnected: its process is stopped, or nobody scrolls in its pager.
+/// The time without progress after which a tail is disconnected: its process is stopped, or its pager waits for a key.
 const WRITE_LIMIT: Duration = Duration::from_secs(300);
 /// The root user has the same access as the owner.
 const ROOT: u32 = 0;

@@ -2,8 +2,8 @@
 //!
 //! With transactions, events are settled ahead of the cursor between two commits. Every failure rolls back to the cursor: after
 //! a fault of the sink, the next connection does so; after a refused message, the transaction is aborted. The order of events is
-//! kept: an event that was refused together with others is published alone at its position, and a rejected event becomes a dead
-//! letter.
+//! kept: an event that was refused together with others is published alone at its position, and a rejected one is stored as a
+//! dead letter.
 
 use jiff::Timestamp;
 

@@ -72,16 +72,20 @@ async fn unsuitable_certificates_are_rejected_with_a_reason() {
     );
 }
 
+/// Returns the key of a client and its certificate (PEM).
+fn client_certificate() -> (KeyPair, String) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["client".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    (key, certificate)
+}
+
 #[test]
 fn encrypted_or_missing_private_key_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let (cert_file, key_file) = (folder.path().join("client.pem"), folder.path().join("client.key"));
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["client".to_owned()])
-        .unwrap()
-        .self_signed(&key)
-        .unwrap();
-    std::fs::write(&cert_file, certificate.pem()).unwrap();
+    let (key, certificate) = client_certificate();
+    std::fs::write(&cert_file, certificate).unwrap();
     let files = TlsFiles {
         ca_file: Some(cert_file.clone()),
         cert_file: Some(cert_file),
@@ -116,12 +120,7 @@ fn encrypted_or_missing_private_key_is_reported() {
 fn damaged_certificate_of_a_chain_is_reported_with_its_position() {
     let folder = tempfile::tempdir().unwrap();
     let (cert_file, key_file) = (folder.path().join("client.pem"), folder.path().join("client.key"));
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["client".to_owned()])
-        .unwrap()
-        .self_signed(&key)
-        .unwrap()
-        .pem();
+    let (key, certificate) = client_certificate();
     let damaged = certificate.replace("MII", "!!!");
     std::fs::write(&cert_file, format!("{certificate}{damaged}")).unwrap();
     std::fs::write(&key_file, key.serialize_pem()).unwrap();

@@ -12,7 +12,7 @@ const $ = id => document.getElementById(id);
 const SILENCE = 2000;
 // The delay after a failed connection to the stream, and the time limit of a request, in ms.
 const RETRY = 1000;
-// With more sources and sinks than MANY, the page is updated only every INTERVAL ms: nobody reads a hundred rows twice a second.
+// With more sources and sinks than MANY, the page is updated only every INTERVAL ms, because a person cannot read a hundred rows twice a second.
 const MANY = 20, INTERVAL = 950;
 // The largest number of lines in the list of changes.
 const MOST_CHANGES = 50;

@@ -23,6 +23,7 @@ async fn hand_over_is_faster_than_the_ttl_and_not_reverted() {
     })
     .await;
     assert!(took < Duration::from_secs(1), "{took:?}");
+    // A reverted hand-over would happen within this time. Costs no real time, because the clock is paused.
     sleep(TTL * 2).await;
     assert!(
         processes[follower].leadership().is_some(),
